@@ -1,0 +1,90 @@
+"""Pictures with their ratings, prepared as the networks read them: the dataset of the training scripts."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from models.base import Inputs
+from models.preprocessing import CHROMA_MAPS, Preprocess
+from utils.images import read_rgb
+
+_DIMENSIONS = ("CF", "SCC", "PR")
+
+
+class RatedPictures(Dataset):
+    """One item is one prepared picture, its MOS and its sub-scores.
+
+    Prepared pictures are kept in memory once read (200 kB each, shared between loader processes), unless they would take more
+    than ``cache_bytes``.
+
+    Args:
+        frame: A MOS table with ``image`` relative to ``frame.attrs["root"]``, or with an absolute path in ``path``.
+        preprocess: The preprocessing of the network.
+        target: The column with the MOS, or None where pictures carry no rating.
+        scores: CF and SCC of each row, shape (N, 2), for the realism branch.
+        chroma: Whether the chroma maps are wanted.
+        cache_bytes: The most memory that prepared pictures may take.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        preprocess: Preprocess,
+        target: str | None,
+        scores: np.ndarray | None = None,
+        chroma: bool = False,
+        cache_bytes: int = 8 << 30,
+    ) -> None:
+        self.paths = [Path(p) for p in picture_paths(frame)]
+        self.preprocess = preprocess
+        self.mos = torch.tensor(frame[target].to_numpy(np.float32) if target else np.full(len(frame), np.nan, np.float32))
+        self.scores = None if scores is None else torch.tensor(scores, dtype=torch.float32)
+        self.chroma = chroma
+        count, size, grid = len(frame), preprocess.size, preprocess.grid
+        per_picture = 3 * size**2 + (4 * len(CHROMA_MAPS) * grid**2 if chroma else 0)
+        self.cached = count * per_picture <= cache_bytes
+        if self.cached:
+            self.filled = torch.zeros(count, dtype=torch.bool).share_memory_()
+            self.rgb = torch.empty(count, 3, size, size, dtype=torch.uint8).share_memory_()
+            maps = torch.empty(count, len(CHROMA_MAPS), grid, grid) if chroma else None
+            self.maps = None if maps is None else maps.share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def inputs(self, index: int) -> Inputs:
+        """Prepared picture, from memory where it was read before."""
+        if self.cached and self.filled[index]:
+            item = {"rgb": self.rgb[index].float() / 255}
+            if self.chroma:
+                item["chroma"] = self.maps[index].clone()
+            return item
+        pixels = torch.from_numpy(read_rgb(self.paths[index])).permute(2, 0, 1)
+        item = self.preprocess(pixels, chroma=self.chroma)
+        if self.cached:
+            self.rgb[index] = (item["rgb"] * 255).round().to(torch.uint8)
+            if self.chroma:
+                self.maps[index] = item["chroma"]
+            self.filled[index] = True
+        return item
+
+    def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
+        """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
+        scores = torch.empty(0) if self.scores is None else self.scores[index]
+        return self.inputs(index), self.mos[index], scores, index
+
+
+def picture_paths(frame: pd.DataFrame) -> list[str]:
+    """Absolute path of each picture of a MOS table, or of several tables joined (which carry ``path``)."""
+    if "path" in frame:
+        return list(frame["path"])
+    return [str(Path(frame.attrs["root"]) / name) for name in frame["image"]]
+
+
+def with_paths(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with the absolute path of each picture as a column, which survives joining tables."""
+    return frame.assign(path=picture_paths(frame))

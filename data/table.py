@@ -1,0 +1,184 @@
+"""Any dataset: a CSV table of images and scores, or a folder whose layout is recognized."""
+
+import csv
+import math
+import posixpath
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from data.hecd import find_ratings, load_hecd
+from data.icqa2k import DIMENSIONS, SPLITS, load_icqa2k, split_folder, unit_mos
+
+_COLUMNS = ("image", "scene", "method", *DIMENSIONS)
+_UNIT_RANGE = (-1.0, 1.0)
+
+
+def load_table(path: Path | str, mos_range: tuple[float, float] = _UNIT_RANGE, root: Path | str | None = None) -> pd.DataFrame:
+    """A CSV file with the columns image, scene, method, CF, SCC, PR as a MOS table.
+
+    Only ``image`` and one dimension are required. Without ``scene`` the file name without folder and extension is the
+    scene, with a warning; without ``method`` it is empty; an absent dimension and an empty cell are NaN.
+
+    Args:
+        path: The CSV file: UTF-8, comma separated, one header line.
+        mos_range: Lowest and highest possible score in the file, for every dimension, mapped linearly to [-1, 1].
+        root: Folder that ``image`` is relative to; the folder of the CSV file if None.
+
+    Returns:
+        One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``attrs`` holds "root" and "name",
+        the file name without extension.
+
+    Raises:
+        FileNotFoundError: If the table or an image is missing.
+        ValueError: If the table cannot be read as described; the error names the image or the line.
+    """
+    path = Path(path)
+    root = path.parent if root is None else Path(root)
+    header, rows = _read_csv(path)
+    _check_header(header, path)
+
+    records = []
+    seen: set[str] = set()
+    for line, row in rows:
+        image = _relative_image(row["image"], f"{path}, line {line}")
+        if image in seen:
+            raise ValueError(f"{path}, line {line}: {image} is listed twice")
+        seen.add(image)
+        if not (root / image).is_file():
+            raise FileNotFoundError(
+                f"{path}, line {line}: no file {root / image}; image paths are relative to {root}, give another root "
+                "if they should not be"
+            )
+        scene = row.get("scene", posixpath.splitext(posixpath.basename(image))[0])
+        if not scene:
+            raise ValueError(f"{path}, line {line}: {image} has no scene; fill the cell, or leave out the whole column")
+        scores = {
+            dimension: _score(row.get(dimension, ""), mos_range, f"{path}: {dimension} of {image}") for dimension in DIMENSIONS
+        }
+        records.append({"image": image, "scene": scene, "method": row.get("method", ""), **scores})
+
+    if "scene" not in header:
+        warnings.warn(
+            f"{path} has no column scene: each image counts as its own scene by its file name, so splits cannot keep "
+            "the colorizations of one photograph on one side",
+            stacklevel=2,
+        )
+    frame = pd.DataFrame(records, columns=list(_COLUMNS)).sort_values("image", ignore_index=True)
+    frame.attrs = {"root": str(root), "name": path.stem}
+    return frame
+
+
+def load_dataset(source: Path | str, split: str | None = None, mos_range: tuple[float, float] = _UNIT_RANGE) -> pd.DataFrame:
+    """The MOS table of HECD, ICQA-2K or a CSV file, whichever the path holds.
+
+    Args:
+        source: A folder with ``mean_zscores.csv`` in it or below (HECD), a folder with ``ICQA_2K_train`` or
+            ``ICQA_2K_test`` (ICQA-2K), or a file that ends in ``.csv`` (see ``load_table``).
+        split: "train" or "test" of ICQA-2K. None takes every split that is there; ``image`` is then relative to
+            ``source`` and a column ``split`` is added.
+        mos_range: Range of the scores in an ICQA-2K or CSV file, mapped linearly to [-1, 1].
+
+    Returns:
+        MOS table as of ``load_hecd``, ``load_icqa2k`` or ``load_table``.
+
+    Raises:
+        FileNotFoundError: If the path does not exist.
+        ValueError: If the path holds none of these, or an argument does not apply to what it holds.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"no file or folder {source}")
+
+    present = [part for part in SPLITS if (source / split_folder(part)).is_dir()]
+    if present:
+        if split is not None:
+            return load_icqa2k(source, split, mos_range)
+        return _load_icqa2k_splits(source, present, mos_range)
+    if split is not None:
+        raise ValueError(
+            f"got split {split!r}, but only ICQA-2K has given splits and {source} holds neither "
+            f"{split_folder('train')} nor {split_folder('test')}; leave split out and use data/splits.py"
+        )
+    if source.is_file() and source.suffix.lower() == ".csv" and source.name != "mean_zscores.csv":
+        return load_table(source, mos_range)
+    if source.is_dir() and find_ratings(source) is not None:
+        if tuple(mos_range) != _UNIT_RANGE:
+            raise ValueError(f"{source} is HECD, whose z-scores have a fixed mapping; leave out --mos-range")
+        return load_hecd(source)
+    raise ValueError(
+        f"{source} is not a known dataset; looked for {split_folder('train')} or {split_folder('test')} in it "
+        "(ICQA-2K), mean_zscores.csv in it or below (HECD; give the folder, not the file), and a file that ends in "
+        ".csv (table)"
+    )
+
+
+def _load_icqa2k_splits(source: Path, splits: list[str], mos_range: tuple[float, float]) -> pd.DataFrame:
+    frames = []
+    for split in splits:
+        frame = load_icqa2k(source, split, mos_range)
+        frames.append(frame.assign(image=f"{split_folder(split)}/" + frame["image"], split=split))
+    both = pd.concat(frames).sort_values("image", ignore_index=True)
+    both.attrs = {"root": str(source), "name": "ICQA-2K"}
+    return both
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header, and each row with its line number; cells are stripped text."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            for cells in reader:
+                if not cells:
+                    continue  # a blank line, often the last one
+                if len(cells) != len(header):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: expected {len(header)} cells as in the header, got {len(cells)}"
+                    )
+                rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a comma-separated UTF-8 table ({error}); export it as CSV, UTF-8") from error
+    if not rows:
+        raise ValueError(f"{path} has no rows, expected a header and one line per image")
+    return header, rows
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    expected = f"expected image and any of {', '.join(_COLUMNS[1:])}, at least one of {', '.join(DIMENSIONS)}"
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} has a column twice: {header}; {expected}")
+    known = {name.lower() for name in _COLUMNS}
+    # A column "cf" must not be taken for an unrated dimension.
+    misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
+    if "image" not in header or misspelt or not set(DIMENSIONS) & set(header):
+        raise ValueError(f"{path} has the columns {header}; {expected}, spelled so")
+    ignored = [name for name in header if name not in _COLUMNS]
+    if ignored:
+        warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
+
+
+def _relative_image(cell: str, where: str) -> str:
+    """Image path with forward slashes and without detours, so that one file has one name."""
+    slashed = cell.replace("\\", "/")
+    if not slashed:
+        raise ValueError(f"{where}: the cell image is empty")
+    if slashed.startswith("/") or slashed[1:3] == ":/":
+        raise ValueError(f"{where}: {cell} is an absolute path; write it relative to the folder of the table or the root")
+    return posixpath.normpath(slashed)
+
+
+def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
+    if not cell:
+        return math.nan
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where} is {cell!r}, expected a number, or an empty cell where the image was not rated")
+    return unit_mos(value, mos_range, where)

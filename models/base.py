@@ -1,0 +1,158 @@
+"""What the three branches share: preparing pictures, the forms of input they take, and rebuilding from a checkpoint."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from models.backbone import DEFAULT_BACKBONE, Backbone
+from models.preprocessing import Preprocess
+from utils.images import read_rgb, to_rgb_array
+
+Picture = Tensor | np.ndarray | Image.Image | str | Path
+Inputs = dict[str, Tensor]
+
+
+class ScoreNet(nn.Module):
+    """A network that gives a picture one score in [-1, 1], higher is better.
+
+    A branch defines ``encode``, what the (perhaps frozen) backbone says of the prepared picture, and ``head``, what is
+    always trained.
+
+    Args:
+        backbone: Name of a timm network with feature maps.
+        size: Side of the square picture that the backbone sees, in pixels.
+    """
+
+    dimension: ClassVar[str]
+    reads_chroma_maps: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = False
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"backbone": backbone, "size": size}
+        self.size = size
+        self.preprocess = Preprocess(size)
+        self.backbone = Backbone(backbone, size)
+
+    def encode(self, inputs: Inputs) -> Inputs:
+        """Features of a batch of prepared pictures, a dictionary of tensors with first dimension B."""
+        raise NotImplementedError
+
+    def head(self, features: Inputs) -> Tensor:
+        """Scores in (-1, 1) of a batch of features, shape (B,)."""
+        raise NotImplementedError
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The parameters that ``encode`` uses; they get the backbone learning rate, and none of it when frozen."""
+        return list(self.backbone.parameters())
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters that only ``head`` uses."""
+        pretrained = {id(p) for p in self.pretrained_parameters()}
+        return [p for p in self.parameters() if id(p) not in pretrained]
+
+    @property
+    def device(self) -> torch.device:
+        return self.preprocess.linear_levels.device
+
+    def prepare(self, picture: Picture) -> Inputs:
+        """Tensors of fixed size of one picture, of any of the forms that ``score`` takes.
+
+        Raises:
+            ImageReadError: If a path does not lead to a readable picture.
+            ValueError: If a tensor is not as ``Preprocess`` expects.
+            TypeError: If the picture is of another type.
+        """
+        return self.preprocess(to_tensor(picture).to(self.device), chroma=self.reads_chroma_maps)
+
+    def forward(self, x: Inputs | Tensor | Picture | list[Picture], scores: Tensor | None = None) -> Any:
+        """Score pictures.
+
+        Args:
+            x: sRGB in [0, 1] of shape (B, 3, H, W), differentiable; or a batch of prepared inputs, or of what ``encode``
+                made of them. Anything else goes to ``score``.
+            scores: CF and SCC of each picture, shape (B, 2); for the realism branch only.
+
+        Returns:
+            Scores in (-1, 1), shape (B,); for other input what ``score`` gives.
+        """
+        if isinstance(x, Tensor) and x.ndim == 4:
+            x = stack([self.preprocess(picture, chroma=self.reads_chroma_maps) for picture in x])
+        elif not isinstance(x, dict):
+            return self.score(x)
+        features = self.encode(x) if "rgb" in x else dict(x)
+        if self.reads_scores:
+            if scores is None:
+                raise ValueError(f"the {self.dimension} network needs CF and SCC of each picture, shape (B, 2)")
+            features["scores"] = scores
+        return self.head(features)
+
+    @torch.inference_mode()
+    def score(self, pictures: Picture | list[Picture]) -> float | list[float]:
+        """Score pictures with the network as it stands (evaluation mode).
+
+        Args:
+            pictures: A path, a PIL image, an array (H, W, 3) of uint8, an sRGB tensor (3, H, W) of uint8 or in [0, 1], or
+                a list of such; a tensor (B, 3, H, W) is a list of B.
+
+        Returns:
+            One number in [-1, 1] for one picture, a list of numbers for a list.
+        """
+        single = not isinstance(pictures, list | tuple) and not (isinstance(pictures, Tensor) and pictures.ndim == 4)
+        values = [self.score_prepared(self.prepare(p)) for p in ([pictures] if single else pictures)]
+        return values[0] if single else values
+
+    @torch.inference_mode()
+    def score_prepared(self, inputs: Inputs, scores: tuple[float, float] | None = None) -> float:
+        """Score of one prepared picture; always a batch of one, so that company never changes a score."""
+        training = self.training
+        self.eval()
+        batch = {k: v[None] for k, v in inputs.items()}
+        extra = None if scores is None else torch.tensor([scores], device=self.device)
+        value = float(self(batch, extra) if self.reads_scores else self(batch))
+        self.train(training)
+        return value
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """Pixels of a picture as a tensor (3, H, W), uint8 unless it came as a floating point tensor."""
+    if isinstance(picture, Tensor):
+        return picture
+    if isinstance(picture, str | Path):
+        picture = read_rgb(Path(picture))
+    elif isinstance(picture, Image.Image):
+        picture = to_rgb_array(picture)
+    if not isinstance(picture, np.ndarray):
+        raise TypeError(f"expected a path, a PIL image, a tensor or an array, got {type(picture).__name__}")
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"an array must be uint8 of shape (H, W, 3), got {picture.dtype} {picture.shape}")
+    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+
+
+def stack(items: list[Inputs]) -> Inputs:
+    """Prepared pictures as one batch."""
+    return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+
+
+class ScoreHead(nn.Sequential):
+    """Two-layer perceptron to one score in (-1, 1); layer norm in place of batch norm keeps pictures apart."""
+
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(inputs, width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, 1),
+            nn.Flatten(0),
+            nn.Tanh(),
+        )
+
+
+def compress(inputs: int, width: int, dropout: float) -> nn.Sequential:
+    """Few numbers from many features: normalized, so that backbones of any scale fit."""
+    return nn.Sequential(nn.LayerNorm(inputs), nn.Dropout(dropout), nn.Linear(inputs, width), nn.GELU())

@@ -1,0 +1,66 @@
+"""Chromatic Fidelity (CF): is the color clean?
+
+Stains, mottling, bleeding over edges, shifted color planes, gray patches and oversaturation pull the score down. As in the
+published ICQA-Net, global features stand beside the spread of local ones. What differs: a compact backbone whose maps at two
+scales give both, and a chroma path that reads statistics taken from a and b at the full resolution of the picture.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.backbone import DEFAULT_BACKBONE, pooled_statistics
+from models.base import Inputs, ScoreHead, ScoreNet, compress
+from models.preprocessing import CHROMA_MAPS
+
+
+class ChromaPath(nn.Module):
+    """Small network over the chroma maps, with the mean, the spread and the extreme of what it finds."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(len(CHROMA_MAPS), width, 1),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.features = 3 * width + 2 * len(CHROMA_MAPS)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Chroma maps (B, C, G, G) to features (B, ``features``)."""
+        found = self.net(maps).flatten(2)
+        plain = maps.flatten(2)
+        return torch.cat((found.mean(2), found.std(2), found.amax(2), plain.mean(2), plain.std(2)), 1)
+
+
+class ChromaticFidelityNet(ScoreNet):
+    """CF of a picture, in (-1, 1), higher is better.
+
+    Args:
+        backbone: Name of a timm network with feature maps.
+        size: Side of the picture that the backbone sees, in pixels.
+        width: Channels of the chroma path and half the width of the head.
+        dropout: Share of head activations dropped in training.
+    """
+
+    dimension = "CF"
+    reads_chroma_maps = True
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 48, dropout: float = 0.3) -> None:
+        super().__init__(backbone, size)
+        self.config |= {"width": width, "dropout": dropout}
+        self.chroma_path = ChromaPath(width)
+        self.compress_global = compress(2 * sum(self.backbone.channels[1:]), 2 * width, dropout)
+        self.regressor = ScoreHead(2 * width + self.chroma_path.features, 2 * width, dropout)
+
+    def encode(self, inputs: Inputs) -> Inputs:
+        """``global``: mean and spread of the backbone maps, (B, F); ``chroma``: the chroma maps, (B, C, G, G)."""
+        return {"global": pooled_statistics(self.backbone(inputs["rgb"])[1:]), "chroma": inputs["chroma"]}
+
+    def head(self, features: Inputs) -> Tensor:
+        picture = self.compress_global(features["global"])
+        return self.regressor(torch.cat((picture, self.chroma_path(features["chroma"])), 1))

@@ -1,0 +1,178 @@
+"""From a picture of any size to the tensors of fixed size that the networks read.
+
+Every path to a score (training, inference scripts, Python call) goes through ``Preprocess``. It walks over large pictures
+in strips of rows, so memory is bounded, and it gives one picture the same tensors whatever else is scored beside it.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.color import linear_to_lab, rgb_to_lab, srgb_to_linear
+
+CHROMA_MAPS = (
+    "lightness",
+    "lightness squared",
+    "a",
+    "b",
+    "chroma squared",
+    "chroma",
+    "luminance edge",
+    "chroma edge",
+    "luminance and chroma edge together",
+    "chroma edge where luminance is flat",
+    "luminance edge where chroma is flat",
+    "clipped and chromatic",
+    "gray",
+)
+
+_STRIP_PIXELS = 1 << 20  # pixels converted at a time; about 150 MB of float32 planes
+_AB_SCALE = 50.0  # CIELAB units that become 1
+_EDGE_SCALE = 20.0  # CIELAB units a pixel that become 1
+_FLAT = 0.15  # edge strength, in units of _EDGE_SCALE, below which a plane counts as flat
+_GRAY_CHROMA = 3.0  # CIELAB units; below about this chroma people see no color
+_CLIP_LEVEL = 0.5 / 255
+
+
+def coverage(length: int, cells: int, device: torch.device | None = None) -> Tensor:
+    """Weights that average ``length`` samples into ``cells`` equal stretches, fractions of samples included.
+
+    Returns:
+        Rows sum to 1, shape (cells, length).
+    """
+    edges = torch.arange(cells + 1, dtype=torch.float64) * length / cells
+    start = torch.arange(length, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
+    weights = overlap.clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float().to(device)
+
+
+class Preprocess(nn.Module):
+    """Resized picture and chroma maps of one picture.
+
+    Args:
+        size: Side of the square picture the backbones see, in pixels; the aspect ratio is not kept.
+        grid: Side of the square grid of cells into which the full-resolution chroma maps are averaged.
+    """
+
+    def __init__(self, size: int = 224, grid: int = 32) -> None:
+        super().__init__()
+        self.size = size
+        self.grid = grid
+        levels = srgb_to_linear(torch.arange(256, dtype=torch.float64) / 255).float()
+        self.register_buffer("linear_levels", levels, persistent=False)
+
+    def forward(self, rgb: Tensor, chroma: bool = True) -> dict[str, Tensor]:
+        """Prepare one picture.
+
+        Args:
+            rgb: sRGB, shape (3, H, W), as uint8 or as floating point in [0, 1].
+            chroma: Whether the chroma maps are wanted as well.
+
+        Returns:
+            ``rgb``: sRGB in [0, 1] on 8-bit levels, shape (3, size, size).
+            ``chroma``: cell means of ``CHROMA_MAPS`` at the resolution of the picture, shape (C, grid, grid).
+
+        Raises:
+            ValueError: If shape, type or range is not as above.
+        """
+        if rgb.ndim != 3 or rgb.shape[0] != 3 or 0 in rgb.shape:
+            raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}")
+        if rgb.is_floating_point():
+            low, high = rgb.aminmax()
+            if not (low >= 0 and high <= 1):
+                raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+            rgb = rgb.float()
+        elif rgb.dtype != torch.uint8:
+            raise ValueError(f"a picture must be uint8 or floating point, got {rgb.dtype}")
+        inputs = {"rgb": self._resize(rgb)}
+        if chroma:
+            inputs["chroma"] = self._chroma_maps(rgb)
+        return inputs
+
+    def _strips(self, rgb: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
+        height, width = rgb.shape[1:]
+        rows = max(multiple, _STRIP_PIXELS // width // multiple * multiple)
+        for top in range(0, height, rows):
+            yield top, min(top + rows, height)
+
+    def _resize(self, rgb: Tensor) -> Tensor:
+        # A large picture is box-averaged by a whole factor first: exact, cheap and bounded in memory.
+        factor = max(1, min(rgb.shape[1:]) // (2 * self.size))
+        reduced = []
+        for top, bottom in self._strips(rgb, factor):
+            strip = _as_float(rgb[:, top:bottom])
+            if factor > 1:
+                strip = F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False)
+            reduced.append(strip)
+        picture = torch.cat(reduced, 1)[None]
+        picture = F.interpolate(picture, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        picture = picture[0].clamp(0, 1)
+        # 8-bit levels, as image libraries resize: a cache of bytes is then exact. The gradient passes straight through.
+        return picture + ((picture * 255).round() / 255 - picture).detach()
+
+    def _chroma_maps(self, rgb: Tensor) -> Tensor:
+        height, width = rgb.shape[1:]
+        across = coverage(width, self.grid, rgb.device).T
+        down = coverage(height, self.grid, rgb.device)
+        cells = torch.zeros(len(CHROMA_MAPS), self.grid, self.grid, device=rgb.device)
+        for top, bottom in self._strips(rgb):
+            strip = rgb[:, top : min(bottom + 1, height)]  # one more row, for the differences
+            maps = self._pixel_maps(strip)[:, : bottom - top]
+            cells = cells + down[:, top:bottom] @ (maps @ across)
+        return cells
+
+    def _pixel_maps(self, rgb: Tensor) -> Tensor:
+        """``CHROMA_MAPS`` of every pixel, shape (C, H, W)."""
+        linear = self.linear_levels[rgb.int()] if rgb.dtype == torch.uint8 else srgb_to_linear(rgb)
+        lab = linear_to_lab(linear[None])[0]
+        lightness, ab = lab[0] / 100, lab[1:] / _AB_SCALE
+        squared = ab.square().sum(0)
+        chroma = (squared + 1e-10).sqrt()
+        edges = _gradient_squared(lab) / _EDGE_SCALE**2
+        luminance_edge = (edges[0] + 1e-8).sqrt()
+        chroma_edge = (edges[1:].sum(0) + 1e-8).sqrt()
+        darkest, brightest = rgb.amin(0), rgb.amax(0)
+        limit = _CLIP_LEVEL * 255 if rgb.dtype == torch.uint8 else _CLIP_LEVEL
+        top = 255 if rgb.dtype == torch.uint8 else 1
+        clipped = ((darkest <= limit) | (brightest >= top - limit)).float()
+        return torch.stack(
+            (
+                lightness,
+                lightness.square(),
+                ab[0],
+                ab[1],
+                squared,
+                chroma,
+                luminance_edge,
+                chroma_edge,
+                (luminance_edge * chroma_edge).sqrt(),
+                chroma_edge * torch.exp(-luminance_edge / _FLAT),
+                luminance_edge * torch.exp(-chroma_edge / _FLAT),
+                clipped * chroma,
+                torch.exp(-squared * (_AB_SCALE / _GRAY_CHROMA) ** 2),
+            )
+        )
+
+
+def _as_float(rgb: Tensor) -> Tensor:
+    return rgb.float() / 255 if rgb.dtype == torch.uint8 else rgb
+
+
+def _gradient_squared(planes: Tensor) -> Tensor:
+    """Squared length of the forward difference, zero at the last row and column, shape as given (C, H, W)."""
+    across = F.pad((planes[..., 1:] - planes[..., :-1]).square(), (0, 1))
+    down = F.pad((planes[:, 1:] - planes[:, :-1]).square(), (0, 0, 0, 1))
+    return across + down
+
+
+def lab_of(rgb: Tensor, side: int) -> Tensor:
+    """CIELAB of a prepared picture, averaged to ``side`` x ``side`` cells, shape (B, 3, side, side)."""
+    lab = rgb_to_lab(rgb)
+    factor = rgb.shape[-1] / side
+    if factor == math.floor(factor):
+        return F.avg_pool2d(lab, int(factor))
+    return F.interpolate(lab, (side, side), mode="area")

@@ -1,0 +1,77 @@
+"""Perceptual Realism (PR): would a person take it for a photograph?
+
+As in the published ICQA-Net, a global encoder of the picture is fused with the predicted CF and SCC.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.backbone import DEFAULT_BACKBONE, pooled_statistics
+from models.base import Inputs, Picture, ScoreHead, ScoreNet, compress, to_tensor
+
+
+class PerceptualRealismNet(ScoreNet):
+    """PR of a picture, given its predicted CF and SCC, in (-1, 1), higher is better.
+
+    Args:
+        backbone: Name of a timm network with feature maps.
+        size: Side of the picture that the backbone sees, in pixels.
+        width: Width of the fused head.
+        dropout: Share of head activations dropped in training.
+    """
+
+    dimension = "PR"
+    reads_scores = True
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.3) -> None:
+        super().__init__(backbone, size)
+        self.config |= {"width": width, "dropout": dropout}
+        self.compress_global = compress(2 * sum(self.backbone.channels[1:]), width, dropout)
+        self.score_fc = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+        self.regressor = ScoreHead(width + 16, width, dropout)
+        self.branches: tuple[ScoreNet, ScoreNet] | None = None
+
+    def encode(self, inputs: Inputs) -> Inputs:
+        """``global``: mean and spread of the backbone maps, shape (B, F)."""
+        return {"global": pooled_statistics(self.backbone(inputs["rgb"])[1:])}
+
+    def head(self, features: Inputs) -> Tensor:
+        picture = self.compress_global(features["global"])
+        return self.regressor(torch.cat((picture, self.score_fc(features["scores"])), 1))
+
+    def score(
+        self,
+        pictures: Picture | list[Picture],
+        cf: float | list[float] | None = None,
+        scc: float | list[float] | None = None,
+    ) -> float | list[float]:
+        """Score pictures, as the other branches do.
+
+        Args:
+            pictures: As for the other branches.
+            cf: CF of each picture, in the form of the result; None to compute it with the shipped CF weights.
+            scc: SCC of each picture, likewise.
+
+        Returns:
+            One number in [-1, 1] for one picture, a list of numbers for a list.
+
+        Raises:
+            ValueError: If the number of sub-scores is not the number of pictures.
+        """
+        single = not isinstance(pictures, list | tuple) and not (isinstance(pictures, Tensor) and pictures.ndim == 4)
+        items = [pictures] if single else list(pictures)
+        given = [None if s is None else [s] if single else list(s) for s in (cf, scc)]
+        for name, values in zip(("CF", "SCC"), given, strict=True):
+            if values is not None and len(values) != len(items):
+                raise ValueError(f"{len(items)} pictures but {len(values)} {name} scores")
+        if None in given and self.branches is None:
+            from models import load_model  # here, not above: models imports this module
+
+            # a plain tuple, so that the two networks are no part of this one's state
+            self.branches = (load_model("CF", device=self.device), load_model("SCC", device=self.device))
+        results = []
+        for i, item in enumerate(items):
+            pixels = to_tensor(item)  # decoded once for all branches
+            pair = [values[i] if values is not None else self.branches[k].score(pixels) for k, values in enumerate(given)]
+            results.append(self.score_prepared(self.prepare(pixels), (pair[0], pair[1])))
+        return results[0] if single else results

@@ -1,0 +1,58 @@
+"""One process or many (torchrun): who am I, and how results come together. Without torchrun everything is a no-op."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def setup(device: str) -> str:
+    """Join the processes that torchrun started, if any; the device of this one."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return device
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if device.startswith("cuda"):
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        torch.cuda.set_device(local)
+        return f"cuda:{local}"
+    return device
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, with gradients averaged over the processes if there are several."""
+    if world_size() == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(model, [device.index] if device.type == "cuda" else None)
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def broadcast(value: int) -> int:
+    """The main process's value, on every process."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def cleanup() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

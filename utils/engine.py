@@ -1,0 +1,328 @@
+"""Training loop, prediction and records of a run, shared by the three training scripts.
+
+Every random number of an epoch follows from the seed and the number of the epoch, so that a resumed run gives the same
+weights as one that was never stopped (on the CPU, bit for bit).
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from models.base import Inputs, ScoreNet, stack
+from utils import distributed
+from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
+from utils.files import write_atomic
+from utils.metrics import correlations
+
+_CROP = 0.12  # at most this share of each side is cropped away
+
+
+class FeatureSet(Dataset):
+    """Encoded views of a picture set, for training the head of a frozen network; an item as of ``RatedPictures``."""
+
+    def __init__(self, features: Inputs, mos: Tensor, scores: Tensor | None, views: int) -> None:
+        self.features, self.mos, self.scores, self.views = features, mos, scores, views
+
+    def __len__(self) -> int:
+        return len(self.mos)
+
+    def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
+        view = int(torch.randint(self.views, ())) if self.views > 1 else 0
+        item = {k: v[view, index] for k, v in self.features.items()}
+        return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
+
+
+class EpochSampler(Sampler[int]):
+    """The share of this process in a shuffle that depends on seed and epoch alone."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def _share(self) -> int:
+        return math.ceil(self.count / distributed.world_size())
+
+    def __len__(self) -> int:
+        return self._share()
+
+    def __iter__(self):
+        order = torch.randperm(self.count, generator=epoch_generator(self.seed, self.epoch)).tolist()
+        padded = order + order[: self._share() * distributed.world_size() - self.count]
+        return iter(padded[distributed.rank() :: distributed.world_size()])
+
+
+def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
+    """Random numbers of one epoch; ``stream`` tells independent uses apart."""
+    state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Tensor, Tensor, Tensor]:
+    inputs, mos, scores, index = zip(*items, strict=True)
+    return stack(list(inputs)), torch.stack(mos), torch.stack(scores), torch.tensor(index)
+
+
+def augment(inputs: Inputs, generator: torch.Generator) -> Inputs:
+    """Flip each picture with probability 1/2 and crop the batch mildly; color is never touched.
+
+    Chroma maps are flipped and cropped with the picture, to the nearest cell.
+    """
+    flip = torch.rand(len(inputs["rgb"]), generator=generator) < 0.5
+    top, left, right, bottom = (torch.rand(4, generator=generator) * _CROP / 2).tolist()
+    out = {}
+    for key, x in inputs.items():
+        x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(3), x)
+        h, w = x.shape[2:]
+        x = x[:, :, round(top * h) : h - round(bottom * h), round(left * w) : w - round(right * w)]
+        out[key] = F.interpolate(x, (h, w), mode="bilinear", antialias=key == "rgb", align_corners=False)
+    return out
+
+
+def loss_function(pred: Tensor, mos: Tensor, correlation_weight: float) -> Tensor:
+    """Mean squared error, and 1 - PLCC of the batch, which looks at order and spread rather than level."""
+    loss = F.mse_loss(pred, mos)
+    if correlation_weight > 0 and len(pred) > 2:
+        p, m = pred - pred.mean(), mos - mos.mean()
+        plcc = (p * m).sum() / (p.square().sum() * m.square().sum() + 1e-8).sqrt()
+        loss = loss + correlation_weight * (1 - plcc)
+    return loss
+
+
+def to_device(inputs: Inputs, device: torch.device) -> Inputs:
+    return {k: v.to(device, non_blocking=True) for k, v in inputs.items()}
+
+
+@torch.inference_mode()
+def predict(model: ScoreNet, dataset: Dataset, device: torch.device, batch_size: int = 32, workers: int = 0) -> Tensor:
+    """Scores of a dataset in its order, by the network in evaluation mode, shape (N,)."""
+    model.eval()
+    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+    parts = [
+        model(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
+        for inputs, _, scores, _ in loader
+    ]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def encode_set(model: ScoreNet, dataset: Any, device: torch.device, views: int, seed: int, workers: int) -> FeatureSet:
+    """Run the frozen part of a network over a picture set once, for each of ``views`` (the first one is plain)."""
+    model.eval()
+    stored: list[list[Inputs]] = []
+    for view in range(views):
+        loader = DataLoader(dataset, 32, num_workers=workers, collate_fn=collate)
+        generator = epoch_generator(seed, view, stream=2)
+        bar = tqdm(loader, desc=f"encoding, view {view + 1}/{views}", leave=False, disable=not distributed.is_main())
+        parts = []
+        for inputs, _, _, _ in bar:
+            inputs = augment(inputs, generator) if view > 0 else inputs
+            parts.append({k: v.cpu() for k, v in model.encode(to_device(inputs, device)).items()})
+        stored.append({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
+    features = {k: torch.stack([s[k] for s in stored]) for k in stored[0]}
+    return FeatureSet(features, dataset.mos, dataset.scores, views)
+
+
+def command_line() -> str:
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def fit(
+    model: ScoreNet,
+    train_set: Any,
+    val_set: Any,
+    args: argparse.Namespace,
+    output: Path,
+    record: dict[str, Any],
+    views: int = 4,
+) -> ScoreNet:
+    """Train a network, keep the weights of the epoch with the best validation SRCC.
+
+    Args:
+        model: The network with its start weights.
+        train_set: ``RatedPictures`` to fit.
+        val_set: ``RatedPictures`` of other scenes, which choose the epoch; None keeps the last epoch.
+        args: The shared training arguments.
+        output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files.
+        record: What the checkpoint says of its training, beside metrics and command.
+        views: Views of each picture that are encoded when the backbone is frozen.
+
+    Returns:
+        The network of the best epoch, in evaluation mode.
+    """
+    device = torch.device(args.device)
+    model.to(device)
+    frozen = args.backbone_lr == 0
+    workers = args.workers
+    if frozen:
+        views = views if args.augment else 1
+        train_set = encode_set(model, train_set, device, views, args.seed, workers)
+        val_set = val_set and encode_set(model, val_set, device, 1, args.seed, workers)
+        workers = 0
+    for parameter in model.pretrained_parameters():
+        parameter.requires_grad_(not frozen)
+
+    groups = [{"params": model.head_parameters(), "lr": args.lr}]
+    if not frozen:
+        groups.append({"params": model.pretrained_parameters(), "lr": args.backbone_lr})
+    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
+    sampler = EpochSampler(len(train_set), args.seed)
+    loader = DataLoader(
+        train_set,
+        args.batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        drop_last=len(sampler) > args.batch_size,
+    )
+    steps = len(loader) * args.epochs
+    warmup = max(1, round(args.warmup * steps))
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    amp = args.amp and device.type == "cuda"
+    half = torch.bfloat16 if amp and torch.cuda.is_bf16_supported() else torch.float16
+    scaler = torch.amp.GradScaler("cuda", enabled=amp and half == torch.float16)
+
+    start, best, best_epoch, history = 1, -math.inf, 0, []
+    if args.resume and (output / "last.pt").is_file():
+        state = read_checkpoint(output / "last.pt")
+        if state["epochs"] != args.epochs:
+            raise ValueError(f"{output} was started with --epochs {state['epochs']}; the schedule depends on it, pass the same")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        scaler.load_state_dict(state["scaler"])
+        start, best, best_epoch, history = state["epoch"] + 1, state["best"], state["best_epoch"], state["history"]
+        print(f"resuming after epoch {state['epoch']} of {args.epochs}")
+    wrapped = distributed.wrap(model, device)
+    writer = summary_writer(output, start)
+
+    for epoch in range(start, args.epochs + 1):
+        if best_epoch and epoch - best_epoch > args.patience:
+            print(f"no better validation for {args.patience} epochs: stopping")
+            break
+        began = time.time()
+        sampler.epoch = epoch
+        # dropout and the choice of views; each process draws its own
+        torch.manual_seed(int(epoch_generator(args.seed, epoch, stream=10 + distributed.rank()).initial_seed()))
+        generator = epoch_generator(args.seed, epoch, stream=1)
+        wrapped.train()
+        total = 0.0
+        bar = tqdm(loader, desc=f"epoch {epoch}/{args.epochs}", leave=False, disable=not distributed.is_main())
+        for inputs, mos, scores, _ in bar:
+            if args.augment and not frozen:
+                inputs = augment(inputs, generator)
+            with torch.autocast(device.type, half, enabled=amp):
+                pred = wrapped(to_device(inputs, device), scores.to(device) if scores.numel() else None)
+            loss = loss_function(pred.float(), mos.to(device), args.correlation_weight)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], args.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step()
+            total += float(loss.detach())
+            bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+        row: dict[str, float] = {"epoch": epoch, "loss": total / len(loader), "lr": optimizer.param_groups[0]["lr"]}
+        if distributed.is_main():
+            if val_set is not None:
+                pred = predict(model, val_set, device, workers=workers).numpy()
+                row |= correlations(pred, val_set.mos.numpy())
+            row["seconds"] = time.time() - began
+            history.append(row)
+            # a constant prediction has no SRCC; it still must be kept when nothing better has come
+            quality = row.get("SRCC", float(epoch))
+            quality = -1.0 if math.isnan(quality) else quality
+            extra = {**record, "metrics": dict(row), "command": command_line(), "epoch": epoch, "epochs": args.epochs}
+            if quality > best:
+                best, best_epoch = quality, epoch
+                save_checkpoint(output / "best.pt", model, half=args.half, **extra)
+            save_checkpoint(
+                output / "last.pt",
+                model,
+                **extra,
+                optimizer=optimizer.state_dict(),
+                scheduler=scheduler.state_dict(),
+                scaler=scaler.state_dict(),
+                best=best,
+                best_epoch=best_epoch,
+                history=history,
+            )
+            write_history(output / "metrics.csv", history)
+            for key, value in row.items():
+                if key != "epoch" and not math.isnan(value):
+                    writer.add_scalar(key, value, epoch)
+            shown = "  ".join(f"{k} {row[k]:.4f}" for k in ("loss", "SRCC", "PLCC", "KRCC", "RMSE") if k in row)
+            print(f"epoch {epoch:3d}/{args.epochs}  {shown}  {row['seconds']:.0f} s{'  *' if epoch == best_epoch else ''}")
+        best_epoch = distributed.broadcast(best_epoch)
+    writer.close()
+    if distributed.is_main():
+        plot_curves(history, output / "curves.png", model.dimension)
+    distributed.barrier()
+    content = read_checkpoint(output / "best.pt")
+    return build_model(content, str(output / "best.pt")).to(device).eval()
+
+
+def summary_writer(output: Path, start: int) -> Any:
+    """TensorBoard writer of the main process; a resumed run hides the steps it will write again."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+    return SummaryWriter(str(output / "tensorboard"), purge_step=start)
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """One CSV row an epoch."""
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, list(history[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history)
+    write_atomic(path, buffer.getvalue())
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Results as JSON; not-a-number becomes null, for JSON has none."""
+    clean = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in results.items()}
+    write_atomic(path, json.dumps(clean, indent=2) + "\n")
+
+
+def plot_curves(history: list[dict[str, float]], path: Path, title: str) -> None:
+    """Training loss and validation correlations over the epochs, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs, [row["loss"] for row in history], marker=".")
+    left.set(title=f"{title}: training loss", xlabel="epoch")
+    for key in ("SRCC", "PLCC", "KRCC"):
+        if key in history[0]:
+            right.plot(epochs, [row[key] for row in history], marker=".", label=key)
+    if "SRCC" in history[0]:
+        right.legend()
+    right.set(title="validation, scenes not trained on", xlabel="epoch")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    plt.close(figure)
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,38 @@
+"""Files that are written whole or not at all, and the checksum that names their content."""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> None:
+    """Write a file so that a reader, or a kill at any moment, finds the old content or the new one and never a part.
+
+    Folders above the file are created. The permissions are those of any new file, set by the umask.
+
+    Args:
+        path: The file to create or replace.
+        data: Its whole content; text is written as UTF-8, with its line ends as they are.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, for a rename is atomic only within one file system. Not by tempfile, whose files are 0600.
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, as 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,238 @@
+"""From command-line arguments to data, start weights and records: what the three training scripts do around ``fit``."""
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data.pictures import RatedPictures, with_paths
+from data.splits import apply_split, check_disjoint, read_split, scene_folds, split_by_scene, write_split
+from data.table import load_dataset
+from models.backbone import load_pretrained
+from models.base import ScoreNet
+from utils import distributed
+from utils.checkpoint import build_model, preprocessing, read_checkpoint
+from utils.engine import fit, predict, write_results
+from utils.files import sha256
+from utils.metrics import correlations, within_scene_srcc
+from utils.scores import ScoreWriter, read_scores
+
+
+def load_rated(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
+    """The MOS tables of one or several data sets as one, without the pictures that have no rating in this dimension.
+
+    Raises:
+        ValueError: If nothing is rated in this dimension.
+    """
+    frames = []
+    for source in sources:
+        # a range belongs to raw tables; HECD has a mapping of its own and says so
+        frame = load_dataset(source, mos_range=tuple(mos_range))
+        rated = with_paths(frame)[frame[dimension].notna()]
+        print(f"{source}: {len(rated)} of {len(frame)} pictures have a {dimension} rating, {rated['scene'].nunique()} scenes")
+        frames.append(rated)
+    if not sum(map(len, frames)):
+        raise ValueError(f"no picture in {', '.join(map(str, sources))} has a {dimension} rating")
+    joined = pd.concat(frames, ignore_index=True)
+    joined["path"] = [os.path.abspath(p) for p in joined["path"]]
+    root = os.path.commonpath([os.path.dirname(p) for p in joined["path"]])
+    joined["image"] = [Path(os.path.relpath(p, root)).as_posix() for p in joined["path"]]
+    repeated = joined["image"][joined["image"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{repeated.iloc[0]} is in the data twice; give each data set once")
+    joined = joined.sort_values("image", ignore_index=True)
+    joined.attrs = {"root": root, "name": " + ".join(f.attrs.get("name", "") for f in frames)}
+    return joined
+
+
+def divide(args: argparse.Namespace, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Train, validation and test part by scene, written to ``split.txt`` beside the run.
+
+    Raises:
+        ValueError: If two parts share a scene; names it.
+    """
+    recorded = args.output / "split.txt"
+    if args.resume and recorded.is_file():
+        parts = apply_split(frame, read_split(recorded))
+    elif args.split is not None:
+        parts = apply_split(frame, read_split(args.split))
+    else:
+        parts = split_by_scene(frame, args.val, args.test, args.seed)
+    check_disjoint(**parts)
+    if distributed.is_main():
+        write_split(parts, recorded)
+    if args.limit is not None:
+        parts = {name: spread(part, args.limit if name == "train" else max(8, args.limit // 4)) for name, part in parts.items()}
+    print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
+    return parts
+
+
+def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """At most ``count`` rows, evenly spaced."""
+    if len(frame) <= count:
+        return frame
+    rows = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)].reset_index(drop=True)
+    rows.attrs = frame.attrs
+    return rows
+
+
+def start_model(args: argparse.Namespace, network: type[ScoreNet]) -> ScoreNet:
+    """A network with the start weights that the arguments ask for."""
+    torch.manual_seed(args.seed)
+    if args.init is not None:
+        model = build_model(read_checkpoint(args.init), str(args.init))
+        if not isinstance(model, network):
+            raise ValueError(f"--init {args.init} holds a {model.dimension} network, expected {network.dimension}")
+        return model
+    model = network(backbone=args.backbone, size=args.size)
+    if args.random_init:
+        print("backbone weights: random")
+    else:
+        print(load_pretrained(model.backbone, args.backbone_weights))
+    return model
+
+
+def pictures(
+    args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None
+) -> RatedPictures | None:
+    """The dataset of one part; None if the part is empty."""
+    if frame.empty:
+        return None
+    return RatedPictures(
+        frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, int(args.cache_gb * (1 << 30))
+    )
+
+
+def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """What a checkpoint says of its training data, with the fingerprint of every picture it was fitted to or chosen on."""
+    seen = pd.concat([parts["train"], parts["val"]])
+    return {
+        "data": [Path(source).name for source in args.data],
+        "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
+        "seen": torch.tensor(sorted({picture_id(p) for p in seen["path"]}), dtype=torch.int64),
+        "torch": str(torch.__version__),
+        "seed": args.seed,
+    }
+
+
+def picture_id(path: str | Path) -> int:
+    """63-bit fingerprint of a file's content, to know a picture again under any name."""
+    return int.from_bytes(hashlib.sha256(Path(path).read_bytes()).digest()[:8], "big") >> 1
+
+
+def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: Callable[[], ScoreNet]) -> None:
+    """Train the CF or SCC branch on its split, score the test part once, write out-of-fold predictions if asked.
+
+    Args:
+        args: Arguments of the script.
+        network: Class of the network.
+        make_model: A network with its start weights, the same at every call.
+    """
+    args.device = distributed.setup(args.device)
+    frame = load_rated(args.data, network.dimension, args.mos_range)
+    parts = divide(args, frame)
+    model = make_model()
+    sets = {name: pictures(args, model, part) for name, part in parts.items()}
+    model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
+    finish(args, model, parts["test"], sets["test"])
+    if args.folds and distributed.is_main():
+        rest = pd.concat([parts["train"], parts["val"]]).sort_values("image", ignore_index=True)
+        rest.attrs = frame.attrs
+        out_of_fold(args, make_model, rest)
+    distributed.cleanup()
+
+
+def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: RatedPictures | None) -> None:
+    """Score the test part, once, with the weights that validation chose."""
+    if not distributed.is_main():
+        return
+    print(f"weights: {args.output / 'best.pt'}")
+    if test_set is None:
+        print("no test part: nothing is known of these weights on scenes that were not used")
+        return
+    pred = predict(model, test_set, torch.device(args.device), workers=args.workers).numpy().astype(float)
+    mos = test[model.dimension].to_numpy(float)
+    results = correlations(pred, mos) | {"within-scene SRCC": within_scene_srcc(pred, mos, test["scene"].to_numpy())}
+    write_results(args.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in results.items())
+    print(f"test, {len(test)} pictures of {test['scene'].nunique()} scenes: {shown}")
+
+
+def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], frame: pd.DataFrame) -> None:
+    """Predict each scene with a network that has not seen it; the CSV that train_PR.py should be fed."""
+    target = args.oof or args.output / "oof.csv"
+    predictions = np.full(len(frame), np.nan)
+    hashes = []
+    for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
+        output = args.output / f"fold{number}"
+        print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(scenes)[:5])} ...")
+        held = frame["scene"].isin(scenes)
+        others = frame[~held].reset_index(drop=True)
+        others.attrs = frame.attrs
+        fold_parts = split_by_scene(others, args.val, 0, args.seed)
+        model = make_model()
+        train_set, val_set = (pictures(args, model, fold_parts[name]) for name in ("train", "val"))
+        model = fit(model, train_set, val_set, args, output, training_record(args, fold_parts))
+        rest = frame[held].reset_index(drop=True)
+        rest.attrs = frame.attrs
+        device = torch.device(args.device)
+        predictions[held.to_numpy()] = predict(model, pictures(args, model, rest), device, workers=args.workers).numpy()
+        hashes.append(sha256(output / "best.pt"))
+    dimension = model.dimension
+    with ScoreWriter(
+        target,
+        [dimension],
+        list(frame["image"]),
+        root=frame.attrs["root"],
+        weights={f"{dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
+        preprocessing=preprocessing(model),
+        sample="out-of-fold",
+        overwrite=True,
+    ) as writer:
+        for name, value in zip(frame["image"], predictions, strict=True):
+            writer.add(name, {dimension: float(value)}, gray=False)
+    quality = correlations(predictions, frame[dimension].to_numpy(float))
+    print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f}")
+
+
+def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:
+    """CF or SCC of each row of a MOS table from score files, the first file that has a picture counting.
+
+    Score files that say which folder they are of are joined by absolute path, others by the path relative to the root of
+    the data.
+
+    Returns:
+        Scores, shape (N,), and for each picture what it was to the weights that scored it ("unseen", "in-sample",
+        "out-of-fold", or "unknown").
+
+    Raises:
+        ValueError: If a picture has no finite score; names it and what to run.
+    """
+    found: dict[str, tuple[float, str, str]] = {}
+    for file in files:
+        scores = read_scores(file, dimension)
+        meta = scores.attrs.get("meta", {})
+        base = meta.get("root") or frame.attrs["root"]
+        sample = meta.get("sample", "unknown")
+        errors = scores["error"] if "error" in scores else [""] * len(scores)
+        for image, value, error in zip(scores["image"], scores[dimension], errors, strict=True):
+            found.setdefault(os.path.normpath(os.path.join(base, image)), (value, sample, error))
+    values, samples, missing = [], {}, []
+    for image, path in zip(frame["image"], frame["path"], strict=True):
+        value, sample, error = found.get(os.path.normpath(path), (np.nan, "", "no row"))
+        if not np.isfinite(value):
+            missing.append(f"{image} ({error or 'no score'})")
+        values.append(value)
+        samples[image] = sample
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(frame)} pictures have no {dimension} score in {', '.join(map(str, files))}, e.g. "
+            f"{missing[0]}; run infer_{dimension}.py on {frame.attrs['root']} and pass its CSV as well"
+        )
+    return np.array(values), samples

@@ -1,0 +1,595 @@
+"""The score file: which score each image of a folder got, from which weights, and why an image got none.
+
+``infer_CF.py``, ``infer_SCC.py`` and ``infer_PR.py`` write it with :class:`ScoreWriter`; the PR scripts and
+``evaluate.py`` read it with :func:`read_scores` and match it to their images with :func:`join_scores`.
+
+``cf.csv`` has one row an image, sorted by image::
+
+    image,CF,gray,error
+    a/b.jpg,0.123456,0,
+    a/c.jpg,,0,cannot read: truncated file
+
+``image`` is the path relative to the scored folder, with forward slashes; ``gray`` is 1 for a picture without color;
+a row with an ``error`` has no score. PR's file has ``image,PR,CF,SCC,gray,error``, with the CF and SCC that PR was
+computed from. ``cf.csv.json`` beside it says how the scores were made; while a run is under way, its finished rows are
+in the journal ``cf.csv.partial``. The published form, ``{"b": 0.123456}`` with the file's stem as key, is also read.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from utils.files import write_atomic
+
+try:
+    import fcntl
+except ImportError:  # Windows: there nothing stops two runs from writing one file
+    fcntl = None
+
+DIMENSIONS = ("CF", "SCC", "PR")
+SAMPLES = ("unseen", "in-sample", "out-of-fold")  # what the images were to the weights that scored them
+VERSION = {"format": 1, "project": "1.0.0"}
+NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
+
+
+def fingerprint(path: str | Path) -> str:
+    """Size and time of change of a file, as "size-mtime_ns"; empty if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+class ScoreWriter:
+    """Write a score file row by row, so that a run that was stopped goes on where it stopped.
+
+    Every row is on disk, in the journal, when :meth:`add` returns. :meth:`close`, or leaving a ``with`` block in
+    whatever way, merges the journal into the CSV. A run that goes on takes over the rows of the earlier one; images
+    that had an error or have changed since are scored again. However often it was stopped, the final files are byte
+    for byte those of a run that was not::
+
+        with ScoreWriter("cf.csv", ["CF"], names, root=folder, weights=..., preprocessing=..., sample="unseen") as out:
+            for name in out.remaining(names):
+                out.add(name, {"CF": score}, gray=False)
+
+    Args:
+        path: The CSV to write.
+        columns: The dimension that is scored, then the sub-scores it was computed from: ``["PR", "CF", "SCC"]``.
+        names: Every image of the folder, relative to ``root``, with forward slashes.
+        root: The scored folder.
+        weights: SHA-256 of each weight file by dimension.
+        preprocessing: All else that changes a score; what JSON can hold.
+        sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
+        overwrite: Delete the files of an earlier run first.
+
+    Attributes:
+        kept: How many rows of an earlier run are taken over.
+        changed: How many images of an earlier run have changed since and are scored again.
+        dropped: How many rows of an earlier run are left out, their images being gone from the folder.
+
+    Raises:
+        ValueError: If the file there was made by hand, or with other weights, preprocessing, folder or columns.
+        BlockingIOError: If another process is writing the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Sequence[str],
+        names: Sequence[str],
+        *,
+        root: str | Path,
+        weights: Mapping[str, str],
+        preprocessing: Mapping[str, Any],
+        sample: str,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.columns = list(columns)
+        if self.path.suffix.lower() != ".csv":
+            raise ValueError(f"expected a score file that ends in .csv, got {path}")
+        if not columns or not set(columns) <= set(DIMENSIONS):
+            raise ValueError(f"expected score columns out of {', '.join(DIMENSIONS)}, got {self.columns}")
+        if sample not in SAMPLES:
+            raise ValueError(f"expected sample to be one of {', '.join(SAMPLES)}, got {sample!r}")
+        for name in names:
+            if name.encode("utf-8", "replace").decode() != name:  # Python reads other bytes as lone surrogates
+                raise ValueError(f"the name of image {os.fsencode(name)!r} is not UTF-8; rename it")
+
+        meta = {
+            "dimension": columns[0],
+            "version": VERSION,
+            "weights": dict(weights),
+            "preprocessing": dict(preprocessing),
+            "sample": sample,
+            "root": os.path.abspath(root),
+        }
+        self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
+        # Taken before any image is read: one that changes during the run then counts as changed in the next.
+        self._files = {name: fingerprint(Path(root, name)) for name in names}
+        self._rows: dict[str, dict] = {}
+        self.kept = self.changed = self.dropped = 0
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(_beside(self.path, ".lock"))
+        try:
+            if overwrite:
+                for file in (self.path, _beside(self.path, ".json"), _beside(self.path, ".partial")):
+                    file.unlink(missing_ok=True)
+            self._take_over({**self._earlier_rows(), **self._journal_rows()})
+            self._journal = self._open_journal()
+        except BaseException:
+            _unlock(_beside(self.path, ".lock"), self._lock)
+            raise
+
+    @property
+    def count(self) -> int:
+        """How many images have a row, with those that have an error."""
+        return len(self._rows)
+
+    @property
+    def errors(self) -> int:
+        """How many rows hold an error."""
+        return sum(bool(row["error"]) for row in self._rows.values())
+
+    def remaining(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that have no finished row yet, in their order."""
+        return [name for name in names if name not in self._rows]
+
+    def add(self, image: str, scores: Mapping[str, float], gray: bool, error: str = "") -> None:
+        """Record one image; the row is on disk when this returns.
+
+        Args:
+            image: One of the names the writer was opened with.
+            scores: A score in [-1, 1] for each column; not looked at if there is an error. A score that is not a
+                finite number in that range is not written: the row gets an error in its place.
+            gray: Whether the picture has no color.
+            error: Why the image has no score; empty if it has one.
+        """
+        if image not in self._files:
+            raise ValueError(f"expected one of the {len(self._files)} images the writer was opened with, got {image!r}")
+        error = " ".join("".join(c if c.isprintable() else " " for c in error).split())
+        if not error and set(scores) != set(self.columns):
+            raise ValueError(f"expected scores for {', '.join(self.columns)} of {image}, got {', '.join(scores)}")
+        values = {} if error else {column: float(scores[column]) for column in self.columns}
+        for column, value in values.items():
+            if not error and not -1 <= value <= 1:
+                range_error = f"{column} score {value:.6g} is outside [-1, 1]"
+                error = range_error if math.isfinite(value) else f"{column} score is not finite"
+        row = {
+            "image": image,
+            "scores": {} if error else {column: _decimals(value) for column, value in values.items()},
+            "gray": int(gray),
+            "error": error,
+            "file": self._files[image],
+        }
+        self._journal.write(json.dumps(row).encode() + b"\n")
+        self._journal.flush()
+        self._rows[image] = row
+
+    def close(self) -> None:
+        """Write the CSV and its sidecar from all rows there are, none if there are no rows, and remove the journal."""
+        if self._journal.closed:
+            return
+        try:
+            self._journal.close()
+            if not self._rows:  # a file without rows would only refuse the next run its other weights
+                _beside(self.path, ".partial").unlink()
+                return
+            rows = [self._rows[image] for image in sorted(self._rows)]
+            header = ["image", *self.columns, "gray", "error"]
+            lines = [_csv_line(header)] + [
+                _csv_line([row["image"], *(row["scores"].get(c, "") for c in self.columns), row["gray"], row["error"]])
+                for row in rows
+            ]
+            files = {row["image"]: row["file"] for row in rows}
+            meta = {**self._meta, "count": self.count, "errors": self.errors, "files": files}
+            # In this order a kill between two of them loses nothing: the journal overrides what the CSV says, and
+            # a CSV never stands without its sidecar.
+            write_atomic(_beside(self.path, ".json"), json.dumps(meta, indent=4) + "\n")
+            write_atomic(self.path, "".join(lines))
+            _beside(self.path, ".partial").unlink()
+        finally:
+            _unlock(_beside(self.path, ".lock"), self._lock)
+
+    def __enter__(self) -> "ScoreWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def _earlier_rows(self) -> dict[str, dict]:
+        """Rows of the CSV that is there, by image, in the form of the journal."""
+        if not self.path.exists():
+            return {}
+        frame = read_scores(self.path)
+        meta = frame.attrs["meta"]
+        columns = [column for column in frame.columns if column in DIMENSIONS]
+        self._refuse_other_run(self.path, {**meta, "columns": columns} if meta else {})
+        return {
+            record["image"]: {
+                "image": record["image"],
+                "scores": {} if record["error"] else {column: _decimals(record[column]) for column in columns},
+                "gray": int(record["gray"]),
+                "error": record["error"],
+                "file": meta["files"].get(record["image"], ""),
+            }
+            for record in frame.to_dict("records")
+            if record["error"] or all(math.isfinite(record[column]) for column in columns)
+        }
+
+    def _journal_rows(self) -> dict[str, dict]:
+        """Rows that a killed run left in its journal, by image."""
+        path = _beside(self.path, ".partial")
+        if not path.exists():
+            return {}
+        header, *lines = path.read_bytes().split(b"\n")
+        self._refuse_other_run(path, _parse_line(header))
+        rows = [_parse_line(line) for line in lines]
+        return {row["image"]: row for row in rows if row}
+
+    def _refuse_other_run(self, path: Path, earlier: dict) -> None:
+        advice = "pass --overwrite to score all images again, or another file with -o"
+        if not earlier:
+            raise ValueError(f"{path} does not say which weights made it, so it cannot be continued; {advice}")
+        now = _flat({**self._meta, "columns": self.columns})
+        then = _flat({key: value for key, value in earlier.items() if key not in ("count", "errors", "files")})
+        other = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+        if other:
+            differences = "; ".join(f"{key} was {then.get(key)}, is now {now.get(key)}" for key in other)
+            raise ValueError(f"{path} was made in another way: {differences}; {advice}")
+
+    def _take_over(self, rows: dict[str, dict]) -> None:
+        """Keep the rows of earlier runs that still hold."""
+        for image, row in rows.items():
+            if image not in self._files:
+                self.dropped += 1
+            elif not row["error"] and row["file"] and row["file"] == self._files[image]:
+                self._rows[image] = row
+                self.kept += 1
+            elif not row["error"]:
+                self.changed += 1
+
+    def _open_journal(self) -> io.BufferedWriter:
+        path = _beside(self.path, ".partial")
+        if not path.exists():
+            write_atomic(path, json.dumps({**self._meta, "columns": self.columns}) + "\n")
+        elif not path.read_bytes().endswith(b"\n"):
+            with open(path, "ab") as file:
+                file.write(b"\n")  # ends the line a kill tore, so that the next row is not glued to it
+        return open(path, "ab")
+
+
+def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
+    """Read a score file, one made by hand with the columns image and CF (or SCC, PR), or the published JSON form.
+
+    Args:
+        path: A ``.csv``, or a ``.json`` that maps file stems to scores.
+        dimension: The score that must be there, CF, SCC or PR. Needed for JSON, which does not say what it holds.
+
+    Returns:
+        Columns ``image``, those of PR, CF and SCC that are there in the file's order (float in [-1, 1], NaN where
+        there is none), ``gray`` (bool) and ``error`` (empty if none). ``attrs["meta"]`` is the sidecar, {} if there is
+        none; ``attrs["by_stem"]`` says whether ``image`` holds stems, as in JSON, instead of paths.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read as said above; the message names the line or image.
+    """
+    path = Path(path)
+    if dimension is not None and dimension not in DIMENSIONS:
+        raise ValueError(f"expected a dimension out of {', '.join(DIMENSIONS)}, got {dimension!r}")
+    if not path.is_file():
+        script = f"infer_{dimension}.py" if dimension else "infer_CF.py or infer_SCC.py"
+        stopped = _beside(path, ".partial").exists()
+        advice = f"its run was stopped; start {script} again to finish it" if stopped else f"run {script} to make it"
+        raise FileNotFoundError(f"there is no score file {path}; {advice}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected {path} to be UTF-8 text, got byte {error.start} that is not; save it as UTF-8") from None
+    if path.suffix.lower() == ".json":
+        return _read_published(path, text, dimension)
+
+    header, rows = _read_csv(path, text)
+    found = [column for column in header if column in DIMENSIONS]
+    if "image" not in header or not found or (dimension and dimension not in found):
+        wanted = "image" if "image" not in header else dimension or "CF, SCC or PR"
+        others = [] if found else _numeric_columns(header, rows)
+        advice = f"; if {others[0]!r} holds the scores, rename it" if "image" in header and len(others) == 1 else ""
+        raise ValueError(f"{path} has no column {wanted}, only {', '.join(header) or 'an empty header'}{advice}")
+    images = [row["image"] for row in rows]
+    _refuse_duplicates(path, images)
+    frame = pd.DataFrame(
+        {
+            "image": pd.Series(images, dtype=str),
+            **{c: pd.Series([_score(path, row, c) for row in rows], dtype=float) for c in found},
+            "gray": pd.Series([_gray(path, row) for row in rows], dtype=bool),
+            "error": pd.Series([row.get("error", "") for row in rows], dtype=str),
+        }
+    )
+    frame.attrs = {"meta": _read_sidecar(path), "by_stem": False}
+    return frame
+
+
+def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: str) -> None:
+    """Write scores in the published form: ``{stem: score}``, sorted by stem.
+
+    Args:
+        scores: What :func:`read_scores` returned, or the path of a score file.
+        out: The JSON file to write.
+        dimension: The score to write, CF, SCC or PR.
+
+    Raises:
+        ValueError: If two images have the same stem, or an image has no score.
+    """
+    frame = scores if isinstance(scores, pd.DataFrame) else read_scores(scores, dimension)
+    names = frame["image"].tolist()
+    stems = names if frame.attrs.get("by_stem") else _stems(names)
+    lacking = frame[~np.isfinite(frame[dimension]) | (frame["error"] != "")]
+    if len(lacking):
+        name, reason = lacking[["image", "error"]].iloc[0]
+        raise ValueError(
+            f"{len(lacking)} of {len(frame)} images have no {dimension} score, e.g. {name}: {reason or 'it is empty'}; "
+            f"the JSON form has no place for that: repair or remove them and run infer_{dimension}.py again"
+        )
+    published = dict(zip(stems, frame[dimension].tolist(), strict=True))
+    write_atomic(out, json.dumps(published, indent=4, sort_keys=True) + "\n")
+
+
+def missing_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str) -> dict[str, str]:
+    """Which images have no score, and why.
+
+    Args:
+        names: Images relative to the scored folder, as the PR scripts list them.
+        frame: What :func:`read_scores` returned.
+        dimension: The score to look for, CF, SCC or PR.
+
+    Returns:
+        A reason by name, in the order of ``names``: :data:`NO_ROW` if the file does not have the image, else the error
+        its row records. Empty if every image has a score.
+
+    Raises:
+        ValueError: If the frame has stems for images and two of ``names`` share one.
+    """
+    keys = _stems(names) if frame.attrs.get("by_stem") else names
+    rows = dict(zip(frame["image"], zip(frame[dimension], frame["error"], strict=True), strict=True))
+    reasons = {}
+    for name, key in zip(names, keys, strict=True):
+        score, error = rows.get(key, (math.nan, NO_ROW))
+        if error or not math.isfinite(score):
+            reasons[name] = error or "its score is empty"
+    return reasons
+
+
+def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, source_path: str | Path) -> np.ndarray:
+    """The score of each image, looked up by its full relative path, or by its stem in the published form.
+
+    Args:
+        names: Images relative to the scored folder.
+        frame: What :func:`read_scores` returned, in any order; rows of other images are not used.
+        dimension: The score to take, CF, SCC or PR.
+        source_path: The file the frame came from, for messages.
+
+    Returns:
+        Scores in [-1, 1] in the order of ``names``, shape (N,), float64. Never a value in place of a missing one.
+
+    Raises:
+        ValueError: If an image has no row or no score, or the frame has stems and two of ``names`` share one.
+    """
+    missing = missing_scores(names, frame, dimension)
+    absent = [name for name, reason in missing.items() if reason == NO_ROW]
+    if absent:
+        has = f" (the file has {len(frame)} images, e.g. {frame['image'].iloc[0]})" if len(frame) else ""
+        raise ValueError(
+            f"{len(absent)} of {len(names)} images have no {dimension} score in {source_path}, e.g. {absent[0]}{has}; "
+            f"run infer_{dimension}.py on the same folder first"
+        )
+    if missing:
+        name, reason = next(iter(missing.items()))
+        raise ValueError(
+            f"{len(missing)} of {len(names)} images have an error for a {dimension} score in {source_path}, "
+            f"e.g. {name}: {reason}; repair or remove them and run infer_{dimension}.py again"
+        )
+    keys = _stems(names) if frame.attrs.get("by_stem") else names
+    return frame.set_index("image")[dimension].reindex(keys).to_numpy(dtype=np.float64)
+
+
+def in_sample(frame: pd.DataFrame) -> bool | None:
+    """Whether the weights were trained on the images they scored; None if the file does not say."""
+    sample = frame.attrs.get("meta", {}).get("sample")
+    if sample is not None and sample not in SAMPLES:
+        raise ValueError(f"expected the score file's sample to be one of {', '.join(SAMPLES)}, got {sample!r}")
+    return None if sample is None else sample == "in-sample"
+
+
+def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFrame:
+    if path.name.lower().endswith(".csv.json"):
+        raise ValueError(f"{path} says how the scores of {path.with_suffix('').name} were made; pass that file instead")
+    if dimension is None:
+        raise ValueError(f"{path} does not say whether it holds CF, SCC or PR; say which, or pass the CSV")
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected {path} to be JSON, got {error}") from None
+    if not text.lstrip().startswith("{"):
+        raise ValueError(f"expected {path} to map file stems to scores, got {type(pairs).__name__}")
+    _refuse_duplicates(path, [stem for stem, _ in pairs])
+    for stem, score in pairs:
+        is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
+        if not is_number or not -1 <= score <= 1:
+            raise ValueError(f"expected a {dimension} score in [-1, 1] for {stem} in {path}, got {score!r}")
+    frame = pd.DataFrame(
+        {
+            "image": pd.Series([stem for stem, _ in pairs], dtype=str),
+            dimension: pd.Series([score for _, score in pairs], dtype=float),
+            "gray": pd.Series([False] * len(pairs), dtype=bool),
+            "error": pd.Series([""] * len(pairs), dtype=str),
+        }
+    )
+    frame.attrs = {"meta": {}, "by_stem": True}
+    return frame
+
+
+def _read_csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and rows as text. Not by pandas, to which an image called NA is a missing value and 001 a number."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if len(set(header)) < len(header):
+            raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
+        rows = []
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise ValueError(
+                    f"expected {len(header)} cells ({', '.join(header)}) in line {reader.line_num} of {path}, "
+                    f"got {len(cells)}; a comma inside a name needs quotes around the name"
+                )
+            if cells:
+                rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} is not CSV: {error}") from None
+    return header, rows
+
+
+def _read_sidecar(path: Path) -> dict:
+    sidecar = _beside(path, ".json")
+    if not sidecar.exists():
+        return {}
+    try:
+        meta = json.loads(sidecar.read_bytes())
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"expected {sidecar} to be JSON, got {error}; delete it or score again") from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("files"), dict):
+        raise ValueError(f"expected {sidecar} to say how {path.name} was made, got other JSON; delete it or score again")
+    return meta
+
+
+def _score(path: Path, row: dict[str, str], column: str) -> float:
+    cell = row[column].strip()
+    if not cell:
+        return math.nan
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise ValueError(f"expected a {column} score in [-1, 1] for {row['image']} in {path}, got {cell!r}")
+    return value
+
+
+def _gray(path: Path, row: dict[str, str]) -> bool:
+    cell = row.get("gray", "").strip().lower()
+    if cell not in ("", "0", "1", "false", "true"):
+        raise ValueError(f"expected 0 or 1 as gray for {row['image']} in {path}, got {cell!r}")
+    return cell in ("1", "true")
+
+
+def _numeric_columns(header: list[str], rows: list[dict[str, str]]) -> list[str]:
+    def is_number(cell: str) -> bool:
+        try:
+            float(cell)
+        except ValueError:
+            return False
+        return True
+
+    others = [column for column in header if column not in ("image", "gray", "error")]
+    return [column for column in others if rows and all(is_number(row[column]) for row in rows)]
+
+
+def _refuse_duplicates(path: Path, images: list[str]) -> None:
+    if "" in images:
+        raise ValueError(f"expected the name of an image in every row of {path}, got an empty one")
+    seen: set[str] = set()
+    for image in images:
+        if image in seen:
+            raise ValueError(f"expected each image once in {path}, got {image} {images.count(image)} times")
+        seen.add(image)
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """The key of each image in the published form: its file name without folder and suffix."""
+    stems = [PurePosixPath(name).stem for name in names]
+    first: dict[str, str] = {}
+    for stem, name in zip(stems, names, strict=True):
+        if first.setdefault(stem, name) != name:
+            raise ValueError(
+                f"{first[stem]} and {name} have the same stem, {stem}, so the JSON form cannot tell them apart; "
+                "use the CSV form"
+            )
+    return stems
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _decimals(value: float) -> str:
+    text = f"{value:.6f}"
+    return "0.000000" if text == "-0.000000" else text
+
+
+def _csv_line(cells: Sequence[str | int]) -> str:
+    """One row. Not by csv.writer, which leaves a carriage return in a name unquoted where lines end in a newline."""
+    quoted = ['"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in map(str, cells)]
+    return ",".join(quoted) + "\n"
+
+
+def _parse_line(line: bytes) -> dict:
+    """A line of the journal; empty for one that a kill tore."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
+
+
+def _flat(meta: dict) -> dict:
+    """``{"weights": {"CF": x}}`` as ``{"weights.CF": x}``, to name what differs."""
+    flat = {}
+    for key, value in meta.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": content for inner, content in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _lock(path: Path) -> int | None:
+    """Take the lock of a score file, or say who holds it.
+
+    A POSIX lock ends with its process, so one left by a kill blocks nobody. ``flock`` would live on in the workers of a
+    killed run, which inherit it.
+    """
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(descriptor, 20).decode()
+            os.close(descriptor)
+            raise BlockingIOError(
+                f"another run (process {holder}) is writing {path.with_suffix('')}; wait for it, or pass another file with -o"
+            ) from None
+        if os.fstat(descriptor).st_nlink:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            return descriptor
+        os.close(descriptor)  # its holder ended and removed the file between our two calls
+
+
+def _unlock(path: Path, descriptor: int | None) -> None:
+    if descriptor is not None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
