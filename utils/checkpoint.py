@@ -105,7 +105,8 @@ def load_model(weights: str | Path, device: str | torch.device = "cpu", dimensio
         dimension: The dimension that the caller needs; None takes what the file holds.
 
     Returns:
-        The network in evaluation mode, with ``weights_hash`` (SHA-256 of the file) beside it.
+        The network in evaluation mode. ``weights_hash`` is the SHA-256 of the file; ``seen`` holds the file sizes and the
+        fingerprints (``picture_id``) of the pictures it was trained on.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -117,4 +118,6 @@ def load_model(weights: str | Path, device: str | torch.device = "cpu", dimensio
         raise ValueError(f"{path} holds a {content.get('dimension')} network, expected {dimension}")
     model = build_model(content, str(path)).to(device).eval()
     model.weights_hash = sha256(path)
+    seen = content.get("seen", torch.empty(0, 2, dtype=torch.int64))
+    model.seen = frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
     return model

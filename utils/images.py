@@ -313,6 +313,8 @@ def _pillow_limit_raised(image: Image.Image) -> Iterator[None]:
 def _convert(image: Image.Image, name: str) -> np.ndarray:
     """``to_rgb_array``, with the name that its errors give."""
     width, height = image.size
+    if width * height == 0:
+        raise ImageReadError(f"{name}: has no pixels ({width} x {height}); expected at least one")
     if width * height > MAX_PIXELS:
         raise ImageReadError(
             f"{name}: has {width * height:,} pixels ({width} x {height}); expected at most {MAX_PIXELS:,}, so make it "
@@ -443,6 +445,10 @@ def _strip_to_rgb(
             alpha = np.where(values == strip.info["transparency"], 0, 255).astype(np.uint8)
         strip = Image.fromarray(_to_8_bits(values, white))
     elif space in ("L", "RGB") and strip.has_transparency_data:
+        key = strip.info.get("transparency")
+        if isinstance(key, tuple) and max(key) > 255:  # of a 16-bit file, of whose pixels Pillow keeps the upper 8 bits
+            strip = strip.copy()
+            strip.info["transparency"] = tuple(value >> 8 for value in key)
         strip = strip.convert("RGBA")
         alpha = np.asarray(strip.getchannel("A"))
         if space == "L":

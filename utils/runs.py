@@ -1,7 +1,6 @@
 """From command-line arguments to data, start weights and records: what the three training scripts do around ``fit``."""
 
 import argparse
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from models.base import ScoreNet
 from utils import distributed
 from utils.checkpoint import build_model, preprocessing, read_checkpoint
 from utils.engine import fit, predict, write_results
-from utils.files import sha256
+from utils.files import picture_id, sha256
 from utils.metrics import correlations, within_scene_srcc
 from utils.scores import ScoreWriter, read_scores
 
@@ -110,20 +109,15 @@ def pictures(
 
 
 def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """What a checkpoint says of its training data, with the fingerprint of every picture it was fitted to or chosen on."""
+    """What a checkpoint says of its training data, with size and fingerprint of every picture it was fitted to or chosen on."""
     seen = pd.concat([parts["train"], parts["val"]])
     return {
         "data": [Path(source).name for source in args.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
-        "seen": torch.tensor(sorted({picture_id(p) for p in seen["path"]}), dtype=torch.int64),
+        "seen": torch.tensor(sorted({(os.path.getsize(p), picture_id(p)) for p in seen["path"]}), dtype=torch.int64),
         "torch": str(torch.__version__),
         "seed": args.seed,
     }
-
-
-def picture_id(path: str | Path) -> int:
-    """63-bit fingerprint of a file's content, to know a picture again under any name."""
-    return int.from_bytes(hashlib.sha256(Path(path).read_bytes()).digest()[:8], "big") >> 1
 
 
 def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: Callable[[], ScoreNet]) -> None:

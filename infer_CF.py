@@ -1,0 +1,12 @@
+"""Score Chromatic Fidelity (CF) of colorized images: is the color clean?
+
+    python infer_CF.py FOLDER -o cf.csv
+    python infer_CF.py data/samples                  # the shipped samples, to results/samples_CF.csv
+
+Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
+"""
+
+from utils.scoring import run_script, score_one_dimension
+
+if __name__ == "__main__":
+    run_script(lambda: score_one_dimension(__doc__, "CF"))

@@ -1,0 +1,91 @@
+"""Score Perceptual Realism (PR) of colorized images: would a person take it for a photograph?
+
+    python infer_PR.py FOLDER                                        # all three scores, with the shipped weights
+    python infer_PR.py FOLDER --cf cf.csv --scc scc.csv -o pr.csv    # CF and SCC from infer_CF.py and infer_SCC.py
+
+PR reads the CF and SCC of every picture. What is not given is computed in the same run, each picture decoded once, and
+written beside the PR file. Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
+"""
+
+import contextlib
+from pathlib import Path
+
+from models import load_model
+from utils.files import sha256
+from utils.images import list_images
+from utils.scores import NO_ROW, join_scores, missing_scores, read_scores
+from utils.scoring import (
+    Scorer,
+    conclude,
+    devices_of,
+    inference_parser,
+    open_writer,
+    output_path,
+    run_script,
+    score_images,
+    worker_count,
+)
+
+
+def given_scores(names: list[str], path: Path, dimension: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Sub-scores from a file: the score of each picture, and the reason of each picture whose row is an error.
+
+    Raises:
+        ValueError: If a picture has no row.
+    """
+    frame = read_scores(path, dimension)
+    missing = missing_scores(names, frame, dimension)
+    failed = {name: f"no {dimension} score: {reason}" for name, reason in missing.items() if reason != NO_ROW}
+    scored = [name for name in names if name not in failed]
+    return dict(zip(scored, join_scores(scored, frame, dimension, path), strict=True)), failed
+
+
+def main() -> int:
+    parser = inference_parser(__doc__, "PR")
+    for dimension in ("CF", "SCC"):
+        low = dimension.lower()
+        parser.add_argument(f"--{low}", type=Path, metavar="FILE", help=f"{dimension} scores, CSV or published JSON")
+        parser.add_argument(
+            f"--{low}-weights", default=dimension, metavar="FILE", help=f"to compute {dimension} where not given"
+        )
+    args = parser.parse_args()
+    images = list_images(args.images)
+    path = output_path(args.output, args.images, "PR")
+
+    branches, paths, sources = {}, {}, {}
+    known: dict[str, dict[str, float]] = {}
+    unscorable: dict[str, str] = {}
+    for dimension in ("CF", "SCC"):
+        file = getattr(args, dimension.lower())
+        if file is None:
+            weights = getattr(args, f"{dimension.lower()}_weights")
+            branches[dimension] = load_model(weights, dimension=dimension)
+            sources[dimension] = branches[dimension].weights_hash
+            # beside the PR file, whose own name tells them from those of other folders
+            paths[dimension] = path.with_name(f"{path.stem.removesuffix('_PR')}_{dimension}.csv")
+            origin = "the shipped weights" if weights == dimension else weights
+            print(f"no --{dimension.lower()}: {dimension} is computed with {origin}")
+        else:
+            scores, failed = given_scores(images.names, file, dimension)
+            for name, score in scores.items():
+                known.setdefault(name, {})[dimension] = score
+            unscorable |= failed
+            sources[f"{dimension} file"] = sha256(file)
+    branches["PR"] = load_model(args.weights, dimension="PR")
+    paths["PR"] = path
+
+    devices = devices_of(args.device)
+    scorer = Scorer(branches, devices)
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for dimension, target in paths.items():
+            model = branches[dimension]
+            columns = ["PR", "CF", "SCC"] if dimension == "PR" else [dimension]
+            made_from = {dimension: model.weights_hash} | (sources if dimension == "PR" else {})
+            writers[dimension] = stack.enter_context(open_writer(target, columns, images, model, made_from, args.overwrite))
+        score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
+    return conclude(paths, "PR", ["CF", "SCC", "PR"], args.json)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,12 @@
+"""Score Semantic Color Consistency (SCC) of colorized images: does each thing have a color that such a thing can have?
+
+    python infer_SCC.py FOLDER -o scc.csv
+    python infer_SCC.py data/samples                 # the shipped samples, to results/samples_SCC.csv
+
+Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
+"""
+
+from utils.scoring import run_script, score_one_dimension
+
+if __name__ == "__main__":
+    run_script(lambda: score_one_dimension(__doc__, "SCC"))

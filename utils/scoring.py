@@ -1,0 +1,285 @@
+"""Score a folder: read each picture once, run the branches that are asked for, write a row for every picture.
+
+Pictures are worked on side by side, one thread a picture, each in a batch of its own with the arithmetic on one thread: a
+score then depends on the picture and the weights only, not on its company, the number of cores or the number of threads.
+"""
+
+import argparse
+import contextlib
+import copy
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from models.base import ScoreNet
+from utils.checkpoint import load_model, preprocessing
+from utils.files import picture_id
+from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb
+from utils.scores import ScoreWriter, read_scores, write_json
+
+_ALONE_PIXELS = 16_000_000  # larger pictures are worked on one at a time, for the sake of memory
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one picture."""
+
+    scores: dict[str, float]
+    gray: bool
+    error: str = ""
+
+
+class Scorer:
+    """The branches on each device that is used, and the work on one picture.
+
+    Args:
+        branches: Networks by dimension, in evaluation mode.
+        devices: Where to run; every device gets a copy.
+    """
+
+    def __init__(self, branches: Mapping[str, ScoreNet], devices: list[str]) -> None:
+        self.branches = dict(branches)
+        self.devices = devices
+        self._replicas = threading.local()
+        self._counter = iter(range(1 << 30))
+        self._lock = threading.Lock()
+        self._large = threading.Lock()
+        # Cores are filled with pictures, not with parts of one.
+        torch.set_num_threads(1)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+    def _own_branches(self) -> dict[str, ScoreNet]:
+        """The branches on the device of this thread."""
+        if not hasattr(self._replicas, "branches"):
+            torch.set_num_threads(1)  # OpenMP keeps this for each thread
+            with self._lock:
+                device = torch.device(self.devices[next(self._counter) % len(self.devices)])
+                if next(iter(self.branches.values())).device == device:
+                    self._replicas.branches = self.branches
+                else:
+                    self._replicas.branches = {k: copy.deepcopy(b).to(device) for k, b in self.branches.items()}
+        return self._replicas.branches
+
+    def __call__(self, path: Path, known: Mapping[str, float]) -> Row:
+        """Score one picture.
+
+        Args:
+            path: Where it lies.
+            known: Scores that are taken from elsewhere, for PR.
+
+        Returns:
+            Its scores, or the reason why there are none. Raises nothing that one picture can cause.
+        """
+        try:
+            pixels = read_rgb(path)
+            gray = is_gray(pixels)
+            large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
+            with self._large if large else contextlib.nullcontext():
+                return Row(self.score(torch.from_numpy(pixels).permute(2, 0, 1), known), gray)
+        except ImageReadError as error:
+            return Row({}, False, str(error))
+        except (MemoryError, RuntimeError, ValueError, OSError) as error:
+            return Row({}, False, f"{path.name}: {type(error).__name__}: {error}")
+
+    @torch.inference_mode()
+    def score(self, pixels: torch.Tensor, known: Mapping[str, float]) -> dict[str, float]:
+        """Scores of one picture (3, H, W) by all branches; work that branches share is done once."""
+        branches = self._own_branches()
+        prepared: dict[int, dict[str, torch.Tensor]] = {}
+        scores = dict(known)
+        chroma = any(b.reads_chroma_maps for b in branches.values())
+        for dimension in ("CF", "SCC", "PR"):
+            branch = branches.get(dimension)
+            if branch is None or (branch.reads_scores and not {"CF", "SCC"} <= scores.keys()):
+                continue
+            if branch.size not in prepared:
+                prepared[branch.size] = branch.preprocess(pixels.to(branch.device), chroma=chroma)
+            pair = (scores["CF"], scores["SCC"]) if branch.reads_scores else None
+            scores[dimension] = rounded(branch.score_prepared(prepared[branch.size], pair))
+        return scores
+
+
+def rounded(score: float) -> float:
+    """A score as score files hold it, so that PR reads the same number from a file and from memory."""
+    return round(score, 6)
+
+
+def score_images(
+    scorer: Scorer,
+    images: ImageList,
+    writers: Mapping[str, ScoreWriter],
+    known: Mapping[str, Mapping[str, float]],
+    unscorable: Mapping[str, str],
+    workers: int,
+) -> None:
+    """Score the pictures that a writer still lacks.
+
+    Args:
+        scorer: Does the work on one picture.
+        images: The pictures.
+        writers: Score files by their dimension; each gets the columns it was opened with.
+        known: Sub-scores that are given, by picture.
+        unscorable: Pictures whose given sub-scores are errors, with the reason; they get an error row in the PR file.
+        workers: Threads.
+    """
+    lacking = {dimension: set(writer.remaining(images.names)) for dimension, writer in writers.items()}
+    waiting = iter([name for name in images.names if any(name in names for names in lacking.values())])
+    pending: dict[Future[Row], str] = {}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with tqdm(total=len(set().union(*lacking.values())), unit="picture", disable=None, leave=False) as bar:
+            while True:
+                # few in flight, so that memory stays bounded
+                for name in itertools.islice(waiting, 2 * workers - len(pending)):
+                    pending[pool.submit(scorer, images.path(name), known.get(name, {}))] = name
+                if not pending:
+                    break
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    name, row = pending.pop(future), future.result()
+                    for dimension, writer in writers.items():
+                        if name in lacking[dimension]:
+                            error = row.error or (unscorable.get(name, "") if dimension == "PR" else "")
+                            scores = {} if error else {column: row.scores[column] for column in writer.columns}
+                            writer.add(name, scores, row.gray, error)
+                    bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def inference_parser(description: str | None, dimension: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that the inference scripts share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
+    parser.add_argument("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/NAME_{dimension}.csv)")
+    parser.add_argument("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
+    parser.add_argument("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
+    parser.add_argument("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
+    parser.add_argument("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
+    return parser
+
+
+def devices_of(requested: str | None) -> list[str]:
+    """The devices to use, by name."""
+    if requested:
+        return [device.strip() for device in requested.split(",")]
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def output_path(requested: Path | None, images: Path, dimension: str) -> Path:
+    """Where the score file goes."""
+    if requested is not None:
+        return requested
+    return Path("results") / f"{images.resolve().stem or 'images'}_{dimension}.csv"
+
+
+def open_writer(
+    path: Path, columns: list[str], images: ImageList, model: ScoreNet, sources: Mapping[str, str], overwrite: bool
+) -> ScoreWriter:
+    """A score file for the pictures, which goes on with an earlier run and says so."""
+    seen = seen_pictures(model, images)
+    if seen:
+        print(f"{seen} of {len(images.names)} pictures were used to train the {columns[0]} weights: in-sample scores")
+    writer = ScoreWriter(
+        path,
+        columns,
+        images.names,
+        root=images.root,
+        weights=sources,
+        preprocessing=preprocessing(model),
+        sample="in-sample" if seen else "unseen",
+        overwrite=overwrite,
+    )
+    if writer.kept or writer.changed or writer.dropped:
+        print(
+            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed pictures to score again, "
+            f"{writer.dropped} rows of absent pictures dropped"
+        )
+    return writer
+
+
+def seen_pictures(model: ScoreNet, images: ImageList) -> int:
+    """How many of the pictures the weights were trained on, by content."""
+    sizes, ids = model.seen
+    count = 0
+    for name in images.names:
+        path = images.path(name)
+        # only files of a size that occurs among the training pictures are read
+        with contextlib.suppress(OSError):
+            count += path.stat().st_size in sizes and path.is_file() and picture_id(path) in ids
+    return count
+
+
+def report(frame: pd.DataFrame, columns: list[str], most: int = 40) -> str:
+    """Scores as a table, best to worst by the first column, pictures with an error last."""
+    scored = frame[frame["error"] == ""].sort_values([columns[0], "image"], ascending=[False, True])
+    shown = scored if len(scored) <= most else pd.concat([scored.head(most // 2), scored.tail(most // 2)])
+    width = max([len("image"), *(len(name) for name in shown["image"])])
+    lines = [f"{'image':<{width}}  " + "".join(f"{column:>8}" for column in columns)]
+    for i, row in enumerate(shown.to_dict("records")):
+        if len(scored) > most and i == most // 2:
+            lines.append(f"... {len(scored) - most} more ...")
+        lines.append(
+            f"{row['image']:<{width}}  " + "".join(f"{row[c]:>8.3f}" for c in columns) + ("  gray" if row["gray"] else "")
+        )
+    lines += [f"ERROR  {row['error']}" for row in frame[frame["error"] != ""].to_dict("records")]
+    return "\n".join(lines)
+
+
+def conclude(paths: Mapping[str, Path], main: str, columns: list[str], json_path: Path | None) -> int:
+    """Print the table and where the files are; the exit status."""
+    frame = read_scores(paths[main], main)
+    print(report(frame, columns))
+    for dimension, path in paths.items():
+        print(f"{dimension}: {path}")
+    failed = int((frame["error"] != "").sum())
+    if json_path is not None and not failed:
+        write_json(frame, json_path, main)
+        print(f"{main}, as {{stem: score}}: {json_path}")
+    if failed:
+        note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
+        print(f"{failed} of {len(frame)} pictures have no score, see the column error{note}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_script(main: Callable[[], int]) -> None:
+    """Run an inference script: usage errors are one line, an interruption leaves the finished rows."""
+    # a terminated run closes its files as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except (FileNotFoundError, BlockingIOError, NotADirectoryError, PermissionError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def score_one_dimension(description: str | None, dimension: str) -> int:
+    """The whole of infer_CF.py and infer_SCC.py."""
+    args = inference_parser(description, dimension).parse_args()
+    images = list_images(args.images)
+    model = load_model(args.weights, dimension=dimension)
+    path = output_path(args.output, args.images, dimension)
+    devices = devices_of(args.device)
+    scorer = Scorer({dimension: model}, devices)
+    with open_writer(path, [dimension], images, model, {dimension: model.weights_hash}, args.overwrite) as writer:
+        score_images(scorer, images, {dimension: writer}, {}, {}, args.workers or worker_count(devices))
+    return conclude({dimension: path}, dimension, [dimension], args.json)
+
+
+def worker_count(devices: list[str]) -> int:
+    """One thread a core, or three a GPU, so that pictures are read while others are scored."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if devices == ["cpu"] else 3 * len(devices)
