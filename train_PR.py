@@ -17,7 +17,7 @@ from models import PerceptualRealismNet
 from utils import distributed
 from utils.arguments import training_parser
 from utils.engine import fit
-from utils.runs import divide, finish, load_rated, pictures, start_model, sub_scores, training_record
+from utils.runs import divide, finish, load_data, pictures, start_model, sub_scores, training_record
 
 
 def warn_if_in_sample(dimension: str, samples: list[str]) -> None:
@@ -38,8 +38,7 @@ def main() -> None:
     parser.add_argument("--scc", type=Path, nargs="+", required=True, metavar="CSV", help="predicted SCC, likewise")
     args = parser.parse_args()
     args.device = distributed.setup(args.device)
-    frame = load_rated(args.data, "PR", args.mos_range)
-    parts = divide(args, frame)
+    parts = divide(args, load_data(args.data, "PR", args.mos_range), "PR")
     model = start_model(args, PerceptualRealismNet)
 
     sets = {}

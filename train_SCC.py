@@ -16,11 +16,12 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data.pictures import RatedPictures
+from data.pictures import RatedPictures, picture_paths
 from models import SemanticConsistencyNet
 from utils.arguments import add_fold_arguments, training_parser
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.engine import augment, collate, epoch_generator, to_device, write_history
+from utils.files import picture_id
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
 from utils.runs import start_model, train_branch
 
@@ -95,6 +96,7 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [args.prior_lr, args.prior_lr / 10], total_steps=steps, pct_start=args.warmup
     )
+    seen = torch.tensor([(f.stat().st_size, picture_id(f)) for f in map(Path, picture_paths(frame))], dtype=torch.int64)
     best, history = float("inf"), []
     model.to(device)
     for epoch in range(1, args.prior_epochs + 1):
@@ -120,7 +122,7 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
         print(f"color prior, epoch {epoch}/{args.prior_epochs}: cross-entropy {value:.3f} nats on held-out photographs")
         if value < best:
             best = value
-            save_checkpoint(done, model, metrics=history[-1], photographs=int((~held).sum()))
+            save_checkpoint(done, model, metrics=history[-1], photographs=int((~held).sum()), seen=seen)
     model.load_state_dict(build_model(read_checkpoint(done), str(done)).state_dict())
 
 

@@ -40,6 +40,13 @@ class FeatureSet(Dataset):
     def __len__(self) -> int:
         return len(self.mos)
 
+    def subset(self, rows: np.ndarray, mos: np.ndarray, scores: np.ndarray | None = None) -> "FeatureSet":
+        """Some of the pictures, with other ratings and sub-scores."""
+        chosen = torch.from_numpy(np.asarray(rows))
+        features = {k: v[:, chosen] for k, v in self.features.items()}
+        extra = None if scores is None else torch.tensor(scores, dtype=torch.float32)
+        return FeatureSet(features, torch.tensor(mos, dtype=torch.float32), extra, self.views)
+
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
         view = int(torch.randint(self.views, ())) if self.views > 1 else 0
         item = {k: v[view, index] for k, v in self.features.items()}
@@ -144,7 +151,7 @@ def fit(
     train_set: Any,
     val_set: Any,
     args: argparse.Namespace,
-    output: Path,
+    output: Path | None,
     record: dict[str, Any],
     views: int = 4,
 ) -> ScoreNet:
@@ -152,10 +159,11 @@ def fit(
 
     Args:
         model: The network with its start weights.
-        train_set: ``RatedPictures`` to fit.
-        val_set: ``RatedPictures`` of other scenes, which choose the epoch; None keeps the last epoch.
+        train_set: ``RatedPictures`` to fit, or a ``FeatureSet`` if the backbone is frozen.
+        val_set: The same of other scenes, which choose the epoch; None keeps the last epoch.
         args: The shared training arguments.
-        output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files.
+        output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files; None writes and
+            prints nothing.
         record: What the checkpoint says of its training, beside metrics and command.
         views: Views of each picture that are encoded when the backbone is frozen.
 
@@ -166,10 +174,12 @@ def fit(
     model.to(device)
     frozen = args.backbone_lr == 0
     workers = args.workers
-    if frozen:
+    if frozen and not isinstance(train_set, FeatureSet):
         views = views if args.augment else 1
         train_set = encode_set(model, train_set, device, views, args.seed, workers)
-        val_set = val_set and encode_set(model, val_set, device, 1, args.seed, workers)
+        if val_set is not None:
+            val_set = encode_set(model, val_set, device, 1, args.seed, workers)
+    if frozen:
         workers = 0
     for parameter in model.pretrained_parameters():
         parameter.requires_grad_(not frozen)
@@ -203,7 +213,8 @@ def fit(
     scaler = torch.amp.GradScaler("cuda", enabled=amp and half == torch.float16)
 
     start, best, best_epoch, history = 1, -math.inf, 0, []
-    if args.resume and (output / "last.pt").is_file():
+    best_state: dict[str, Tensor] = {}
+    if args.resume and output is not None and (output / "last.pt").is_file():
         state = read_checkpoint(output / "last.pt")
         if state["epochs"] != args.epochs:
             raise ValueError(f"{output} was started with --epochs {state['epochs']}; the schedule depends on it, pass the same")
@@ -214,7 +225,8 @@ def fit(
         start, best, best_epoch, history = state["epoch"] + 1, state["best"], state["best_epoch"], state["history"]
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
     wrapped = distributed.wrap(model, device)
-    writer = summary_writer(output, start)
+    quiet = output is None or not distributed.is_main()
+    writer = None if quiet else summary_writer(output, start)
 
     for epoch in range(start, args.epochs + 1):
         if best_epoch and epoch - best_epoch > args.patience:
@@ -227,7 +239,7 @@ def fit(
         generator = epoch_generator(args.seed, epoch, stream=1)
         wrapped.train()
         total = 0.0
-        bar = tqdm(loader, desc=f"epoch {epoch}/{args.epochs}", leave=False, disable=not distributed.is_main())
+        bar = tqdm(loader, desc=f"epoch {epoch}/{args.epochs}", leave=False, disable=quiet)
         for inputs, mos, scores, _ in bar:
             if args.augment and not frozen:
                 inputs = augment(inputs, generator)
@@ -253,9 +265,15 @@ def fit(
             # a constant prediction has no SRCC; it still must be kept when nothing better has come
             quality = row.get("SRCC", float(epoch))
             quality = -1.0 if math.isnan(quality) else quality
-            extra = {**record, "metrics": dict(row), "command": command_line(), "epoch": epoch, "epochs": args.epochs}
-            if quality > best:
+            better = quality > best
+            if better:
                 best, best_epoch = quality, epoch
+        if quiet:
+            if distributed.is_main() and better:
+                best_state = {k: v.clone() for k, v in model.state_dict().items()}
+        else:
+            extra = {**record, "metrics": dict(row), "command": command_line(), "epoch": epoch, "epochs": args.epochs}
+            if better:
                 save_checkpoint(output / "best.pt", model, half=args.half, **extra)
             save_checkpoint(
                 output / "last.pt",
@@ -275,8 +293,11 @@ def fit(
             shown = "  ".join(f"{k} {row[k]:.4f}" for k in ("loss", "SRCC", "PLCC", "KRCC", "RMSE") if k in row)
             print(f"epoch {epoch:3d}/{args.epochs}  {shown}  {row['seconds']:.0f} s{'  *' if epoch == best_epoch else ''}")
         best_epoch = distributed.broadcast(best_epoch)
-    writer.close()
-    if distributed.is_main():
+    if output is None:
+        model.load_state_dict(best_state)
+        return model.eval()
+    if not quiet:
+        writer.close()
         plot_curves(history, output / "curves.png", model.dimension)
     distributed.barrier()
     content = read_checkpoint(output / "best.pt")

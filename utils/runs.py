@@ -23,22 +23,24 @@ from utils.metrics import correlations, within_scene_srcc
 from utils.scores import ScoreWriter, read_scores
 
 
-def load_rated(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
-    """The MOS tables of one or several data sets as one, without the pictures that have no rating in this dimension.
+def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
+    """The MOS tables of one or several data sets as one, pictures without a rating in this dimension included.
+
+    Returns:
+        MOS table with ``path``, the absolute path of each picture; ``image`` is relative to the folder above them all.
 
     Raises:
-        ValueError: If nothing is rated in this dimension.
+        ValueError: If nothing is rated in this dimension, or a picture comes twice.
     """
     frames = []
     for source in sources:
-        # a range belongs to raw tables; HECD has a mapping of its own and says so
-        frame = load_dataset(source, mos_range=tuple(mos_range))
-        rated = with_paths(frame)[frame[dimension].notna()]
-        print(f"{source}: {len(rated)} of {len(frame)} pictures have a {dimension} rating, {rated['scene'].nunique()} scenes")
-        frames.append(rated)
-    if not sum(map(len, frames)):
-        raise ValueError(f"no picture in {', '.join(map(str, sources))} has a {dimension} rating")
+        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
+        count = int(frame[dimension].notna().sum())
+        print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {count} with a {dimension} rating")
+        frames.append(frame)
     joined = pd.concat(frames, ignore_index=True)
+    if joined[dimension].isna().all():
+        raise ValueError(f"no picture in {', '.join(map(str, sources))} has a {dimension} rating")
     joined["path"] = [os.path.abspath(p) for p in joined["path"]]
     root = os.path.commonpath([os.path.dirname(p) for p in joined["path"]])
     joined["image"] = [Path(os.path.relpath(p, root)).as_posix() for p in joined["path"]]
@@ -50,8 +52,15 @@ def load_rated(sources: list[Path], dimension: str, mos_range: tuple[float, floa
     return joined
 
 
-def divide(args: argparse.Namespace, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Train, validation and test part by scene, written to ``split.txt`` beside the run.
+def rated(frame: pd.DataFrame, dimension: str) -> pd.DataFrame:
+    """The rows that have a rating in this dimension."""
+    rows = frame[frame[dimension].notna()].reset_index(drop=True)
+    rows.attrs = frame.attrs
+    return rows
+
+
+def divide(args: argparse.Namespace, frame: pd.DataFrame, dimension: str) -> dict[str, pd.DataFrame]:
+    """Train, validation and test part by scene, written to ``split.txt`` beside the run; rated pictures only.
 
     Raises:
         ValueError: If two parts share a scene; names it.
@@ -66,6 +75,9 @@ def divide(args: argparse.Namespace, frame: pd.DataFrame) -> dict[str, pd.DataFr
     check_disjoint(**parts)
     if distributed.is_main():
         write_split(parts, recorded)
+    parts = {name: rated(part, dimension) for name, part in parts.items()}
+    if parts["train"].empty:
+        raise ValueError(f"no training scene has a {dimension} rating; choose another --seed or --split")
     if args.limit is not None:
         parts = {name: spread(part, args.limit if name == "train" else max(8, args.limit // 4)) for name, part in parts.items()}
     print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
@@ -109,12 +121,21 @@ def pictures(
 
 
 def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """What a checkpoint says of its training data, with size and fingerprint of every picture it was fitted to or chosen on."""
-    seen = pd.concat([parts["train"], parts["val"]])
+    """What a checkpoint says of its training data.
+
+    ``seen`` holds size and fingerprint of every picture that the network was fitted to or chosen on, by this run or by the
+    ones it started from.
+    """
+    used = pd.concat([parts["train"], parts["val"]])
+    seen = {(os.path.getsize(p), picture_id(p)) for p in used["path"]}
+    for source in (args.init, args.output / "prior.pt"):
+        if source is not None and source.is_file():
+            earlier = read_checkpoint(source).get("seen")
+            seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
         "data": [Path(source).name for source in args.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
-        "seen": torch.tensor(sorted({(os.path.getsize(p), picture_id(p)) for p in seen["path"]}), dtype=torch.int64),
+        "seen": torch.tensor(sorted(seen), dtype=torch.int64),
         "torch": str(torch.__version__),
         "seed": args.seed,
     }
@@ -129,16 +150,15 @@ def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: 
         make_model: A network with its start weights, the same at every call.
     """
     args.device = distributed.setup(args.device)
-    frame = load_rated(args.data, network.dimension, args.mos_range)
-    parts = divide(args, frame)
+    frame = load_data(args.data, network.dimension, args.mos_range)
+    parts = divide(args, frame, network.dimension)
     model = make_model()
     sets = {name: pictures(args, model, part) for name, part in parts.items()}
     model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
     finish(args, model, parts["test"], sets["test"])
     if args.folds and distributed.is_main():
-        rest = pd.concat([parts["train"], parts["val"]]).sort_values("image", ignore_index=True)
-        rest.attrs = frame.attrs
-        out_of_fold(args, make_model, rest)
+        used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
+        out_of_fold(args, make_model, select(frame, frame["scene"].isin(used)))
     distributed.cleanup()
 
 
@@ -158,8 +178,18 @@ def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_s
     print(f"test, {len(test)} pictures of {test['scene'].nunique()} scenes: {shown}")
 
 
+def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
+    """The chosen rows as a MOS table of its own."""
+    chosen = frame[rows].reset_index(drop=True)
+    chosen.attrs = frame.attrs
+    return chosen
+
+
 def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], frame: pd.DataFrame) -> None:
-    """Predict each scene with a network that has not seen it; the CSV that train_PR.py should be fed."""
+    """Predict every picture with a network that has not seen its scene; the CSV that train_PR.py should be fed.
+
+    Pictures without a rating in this dimension are predicted as well, for PR needs a prediction for each.
+    """
     target = args.oof or args.output / "oof.csv"
     predictions = np.full(len(frame), np.nan)
     hashes = []
@@ -167,16 +197,13 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], fr
         output = args.output / f"fold{number}"
         print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(scenes)[:5])} ...")
         held = frame["scene"].isin(scenes)
-        others = frame[~held].reset_index(drop=True)
-        others.attrs = frame.attrs
-        fold_parts = split_by_scene(others, args.val, 0, args.seed)
         model = make_model()
-        train_set, val_set = (pictures(args, model, fold_parts[name]) for name in ("train", "val"))
-        model = fit(model, train_set, val_set, args, output, training_record(args, fold_parts))
-        rest = frame[held].reset_index(drop=True)
-        rest.attrs = frame.attrs
-        device = torch.device(args.device)
-        predictions[held.to_numpy()] = predict(model, pictures(args, model, rest), device, workers=args.workers).numpy()
+        parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
+        parts = {name: rated(part, model.dimension) for name, part in parts.items()}
+        train_set, val_set = (pictures(args, model, parts[name]) for name in ("train", "val"))
+        model = fit(model, train_set, val_set, args, output, training_record(args, parts))
+        held_set = pictures(args, model, select(frame, held))
+        predictions[held.to_numpy()] = predict(model, held_set, torch.device(args.device), workers=args.workers).numpy()
         hashes.append(sha256(output / "best.pt"))
     dimension = model.dimension
     with ScoreWriter(
@@ -191,8 +218,9 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], fr
     ) as writer:
         for name, value in zip(frame["image"], predictions, strict=True):
             writer.add(name, {dimension: float(value)}, gray=False)
-    quality = correlations(predictions, frame[dimension].to_numpy(float))
-    print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f}")
+    known = frame[dimension].notna().to_numpy()
+    quality = correlations(predictions[known], frame[dimension].to_numpy(float)[known])
+    print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f} on {known.sum()} rated ones")
 
 
 def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:
