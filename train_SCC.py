@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data.pictures import RatedPictures, picture_paths
 from models import SemanticConsistencyNet
+from utils import distributed
 from utils.arguments import add_fold_arguments, training_parser
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.engine import augment, collate, epoch_generator, to_device, write_history
@@ -65,6 +66,7 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
         model.load_state_dict(build_model(read_checkpoint(done), str(done)).state_dict())
         print(f"color prior: taken from {done}")
         return
+    unfinished = args.output / "prior_unfinished.pt"  # prior.pt is there only once its training is done
     frame = photo_table(args.photos, args.limit)
     held = np.random.default_rng(args.seed).permutation(len(frame)) < max(1, round(_HELD_OUT * len(frame)))
     cache = int(args.cache_gb * (1 << 30))
@@ -102,7 +104,8 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
     for epoch in range(1, args.prior_epochs + 1):
         model.train()
         generator = epoch_generator(args.seed, epoch, stream=4)
-        bar = tqdm(loaders[0], desc=f"color prior, epoch {epoch}/{args.prior_epochs}", leave=False)
+        shown = distributed.is_main()
+        bar = tqdm(loaders[0], desc=f"color prior, epoch {epoch}/{args.prior_epochs}", leave=False, disable=not shown)
         total = 0.0
         for inputs, _, _, _ in bar:
             if args.augment:
@@ -117,12 +120,17 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
             total += float(loss.detach())
             bar.set_postfix(nats=f"{float(loss.detach()):.3f}")
         value = held_out_loss(model, loaders[1], device)
+        if not distributed.is_main():
+            continue
         history.append({"epoch": epoch, "train nats": total / len(loaders[0]), "held-out nats": value})
         write_history(args.output / "prior.csv", history)
         print(f"color prior, epoch {epoch}/{args.prior_epochs}: cross-entropy {value:.3f} nats on held-out photographs")
         if value < best:
             best = value
-            save_checkpoint(done, model, metrics=history[-1], photographs=int((~held).sum()), seen=seen)
+            save_checkpoint(unfinished, model, metrics=history[-1], photographs=int((~held).sum()), seen=seen)
+    if distributed.is_main():
+        unfinished.replace(done)
+    distributed.barrier()
     model.load_state_dict(build_model(read_checkpoint(done), str(done)).state_dict())
 
 

@@ -163,7 +163,7 @@ def main() -> None:
         page = (
             "# Agreement with people on HECD, one scene left out\n\n"
             f"Made by `{command_line()}`, torch {torch.__version__}. {frame['scene'].nunique()} scenes. Higher is better, but\n"
-            "for RMSE. CF and SCC are measured against the naturalness of the kinds that stand in for them (data/README.md).\n\n"
+            "for RMSE. CF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
             f"{text}\n\nRecipe of the heads:\n\n"
             + "".join(f"- {dimension}: `{words}`\n" for dimension, words in RECIPES.items())
         )

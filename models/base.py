@@ -79,10 +79,15 @@ class ScoreNet(nn.Module):
 
         Returns:
             Scores in (-1, 1), shape (B,); for other input what ``score`` gives.
+
+        Raises:
+            ValueError: If the realism branch gets no ``scores``, or ``scores`` come with input that goes to ``score``.
         """
         if isinstance(x, Tensor) and x.ndim == 4:
             x = stack([self.preprocess(picture, chroma=self.reads_chroma_maps) for picture in x])
         elif not isinstance(x, dict):
+            if scores is not None:
+                raise ValueError("scores go with a tensor (B, 3, H, W) or prepared inputs; else call score(pictures, cf, scc)")
             return self.score(x)
         features = self.encode(x) if "rgb" in x else dict(x)
         if self.reads_scores:

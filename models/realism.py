@@ -60,7 +60,7 @@ class PerceptualRealismNet(ScoreNet):
         """
         single = not isinstance(pictures, list | tuple) and not (isinstance(pictures, Tensor) and pictures.ndim == 4)
         items = [pictures] if single else list(pictures)
-        given = [None if s is None else [s] if single else list(s) for s in (cf, scc)]
+        given = [None if s is None else [float(s)] if single else [float(v) for v in s] for s in (cf, scc)]
         for name, values in zip(("CF", "SCC"), given, strict=True):
             if values is not None and len(values) != len(items):
                 raise ValueError(f"{len(items)} pictures but {len(values)} {name} scores")

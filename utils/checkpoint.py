@@ -23,10 +23,17 @@ def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: A
         model: One of the three networks.
         half: Store weights as float16, half the size; ``load_model`` computes in float32 all the same.
         extra: Tensors, numbers, strings and containers of them, e.g. ``metrics`` and ``command``.
+
+    Raises:
+        ValueError: If a weight is too large for float16.
     """
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
     if half:
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        full = state
+        state = {k: v.half() if v.is_floating_point() else v for k, v in full.items()}
+        overflown = [k for k, v in state.items() if (v.isinf() & ~full[k].isinf()).any()]
+        if overflown:
+            raise ValueError(f"{path}: {overflown[0]} holds values beyond the range of float16 (65504); save without half")
     content = {
         "format": FORMAT,
         "dimension": model.dimension,
@@ -63,8 +70,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no weights at {path}; the shipped ones lie in {SHIPPED}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file raises nearly any kind, from IndexError to struct.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # whose own text tells how to run the code in the file
+            reason = "damaged, or more in it than tensors, numbers and strings"
         raise ValueError(
             f"{path} cannot be read as weights ({reason}); expected a checkpoint written by train_CF.py, train_SCC.py or "
             "train_PR.py; fetch or train it again if it is damaged"
@@ -85,12 +94,12 @@ def build_model(content: dict[str, Any], source: str) -> nn.Module:
 
     networks = {net.dimension: net for net in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)}
     dimension = content.get("dimension")
-    if dimension not in networks:
+    if not isinstance(dimension, str) or dimension not in networks:
         raise ValueError(f"{source}: dimension is {dimension!r}, expected one of {', '.join(networks)}")
     try:
         model = networks[dimension](**content["config"])
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in content["model"].items()})
-    except (RuntimeError, TypeError, KeyError) as error:
+    except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{source} does not hold a {dimension} network of this version: {reason}") from error
     return model

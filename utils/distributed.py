@@ -1,6 +1,7 @@
 """One process or many (torchrun): who am I, and how results come together. Without torchrun everything is a no-op."""
 
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ def setup(device: str) -> str:
         return device
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        if dist.get_rank() > 0:  # one process speaks for all; errors still come from each
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
     if device.startswith("cuda"):
         local = int(os.environ.get("LOCAL_RANK", 0))
         torch.cuda.set_device(local)

@@ -29,6 +29,21 @@ from utils.files import write_atomic
 from utils.metrics import correlations
 
 _CROP = 0.12  # at most this share of each side is cropped away
+_SETTINGS = (  # arguments that decide where training ends up; a run goes on with those it was started with
+    "backbone",
+    "size",
+    "epochs",
+    "batch_size",
+    "lr",
+    "backbone_lr",
+    "weight_decay",
+    "warmup",
+    "clip",
+    "correlation_weight",
+    "augment",
+    "seed",
+    "limit",
+)
 
 
 class FeatureSet(Dataset):
@@ -198,6 +213,8 @@ def fit(
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         drop_last=len(sampler) > args.batch_size,
+        # else the loader draws from the stream of dropout, in the first epoch of a process only where workers persist
+        generator=torch.Generator(),
     )
     steps = len(loader) * args.epochs
     warmup = max(1, round(args.warmup * steps))
@@ -216,8 +233,10 @@ def fit(
     best_state: dict[str, Tensor] = {}
     if args.resume and output is not None and (output / "last.pt").is_file():
         state = read_checkpoint(output / "last.pt")
-        if state["epochs"] != args.epochs:
-            raise ValueError(f"{output} was started with --epochs {state['epochs']}; the schedule depends on it, pass the same")
+        begun = state.get("settings", {"epochs": state["epochs"]})
+        other = [f"--{k.replace('_', '-')} {v}" for k, v in begun.items() if getattr(args, k) != v]
+        if other:
+            raise ValueError(f"{output} was started with {', '.join(other)}; a run goes on only with the same settings")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -285,6 +304,7 @@ def fit(
                 best=best,
                 best_epoch=best_epoch,
                 history=history,
+                settings={k: getattr(args, k) for k in _SETTINGS},
             )
             write_history(output / "metrics.csv", history)
             for key, value in row.items():

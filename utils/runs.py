@@ -152,13 +152,19 @@ def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: 
     args.device = distributed.setup(args.device)
     frame = load_data(args.data, network.dimension, args.mos_range)
     parts = divide(args, frame, network.dimension)
+    used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
+    rest = select(frame, frame["scene"].isin(used))
+    # what would fail after the training must fail before it
+    if args.oof is not None and (not args.folds or args.oof.suffix.lower() != ".csv"):
+        raise ValueError(f"--oof {args.oof} needs --folds, and a name that ends in .csv")
+    if args.folds:
+        scene_folds(rest, args.folds, args.seed)
     model = make_model()
     sets = {name: pictures(args, model, part) for name, part in parts.items()}
     model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
     finish(args, model, parts["test"], sets["test"])
-    if args.folds and distributed.is_main():
-        used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
-        out_of_fold(args, make_model, select(frame, frame["scene"].isin(used)))
+    if args.folds:
+        out_of_fold(args, make_model, rest)
     distributed.cleanup()
 
 
@@ -202,9 +208,12 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], fr
         parts = {name: rated(part, model.dimension) for name, part in parts.items()}
         train_set, val_set = (pictures(args, model, parts[name]) for name in ("train", "val"))
         model = fit(model, train_set, val_set, args, output, training_record(args, parts))
-        held_set = pictures(args, model, select(frame, held))
-        predictions[held.to_numpy()] = predict(model, held_set, torch.device(args.device), workers=args.workers).numpy()
-        hashes.append(sha256(output / "best.pt"))
+        if distributed.is_main():
+            held_set = pictures(args, model, select(frame, held))
+            predictions[held.to_numpy()] = predict(model, held_set, torch.device(args.device), workers=args.workers).numpy()
+            hashes.append(sha256(output / "best.pt"))
+    if not distributed.is_main():
+        return
     dimension = model.dimension
     with ScoreWriter(
         target,

@@ -171,9 +171,20 @@ def inference_parser(description: str | None, dimension: str) -> argparse.Argume
 
 
 def devices_of(requested: str | None) -> list[str]:
-    """The devices to use, by name."""
+    """The devices to use, by name.
+
+    Raises:
+        ValueError: If one of them is not there; else every picture would get an error row that says so.
+    """
     if requested:
-        return [device.strip() for device in requested.split(",")]
+        names = [device.strip() for device in requested.split(",")]
+        for name in names:
+            try:
+                torch.empty(1, device=name)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"--device {name} cannot be used ({reason}); expected cpu, cuda or cuda:N") from error
+        return names
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
 
 
@@ -181,7 +192,9 @@ def output_path(requested: Path | None, images: Path, dimension: str) -> Path:
     """Where the score file goes."""
     if requested is not None:
         return requested
-    return Path("results") / f"{images.resolve().stem or 'images'}_{dimension}.csv"
+    resolved = images.resolve()
+    name = resolved.name if resolved.is_dir() else resolved.stem  # folders v1.0 and v1.5 are two
+    return Path("results") / f"{name or 'images'}_{dimension}.csv"
 
 
 def open_writer(
@@ -233,7 +246,9 @@ def report(frame: pd.DataFrame, columns: list[str], most: int = 40) -> str:
         lines.append(
             f"{row['image']:<{width}}  " + "".join(f"{row[c]:>8.3f}" for c in columns) + ("  gray" if row["gray"] else "")
         )
-    lines += [f"ERROR  {row['error']}" for row in frame[frame["error"] != ""].to_dict("records")]
+    for row in frame[frame["error"] != ""].to_dict("records"):
+        named = row["image"] in row["error"]
+        lines.append(f"ERROR  {row['error']}" if named else f"ERROR  {row['image']}: {row['error']}")
     return "\n".join(lines)
 
 
@@ -259,7 +274,7 @@ def run_script(main: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main())
-    except (FileNotFoundError, BlockingIOError, NotADirectoryError, PermissionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)

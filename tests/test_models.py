@@ -1,0 +1,364 @@
+"""The three networks on tiny random backbones: one score a picture by every way in, gradients, and what each one reads."""
+
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
+from models.base import ScoreNet, stack, to_tensor
+from models.color_prior import COMPARISONS
+from utils.color import lab_to_rgb, rgb_to_lab
+
+NETWORKS = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)
+BACKBONES = ("test_efficientnet", "test_vit", "test_convnext")  # with batch norm, of one scale, with layer norm
+SUB_SCORES = (0.3, -0.4)  # CF and SCC where PR is scored
+
+
+def build(network: type[ScoreNet], backbone: str = "test_efficientnet", seed: int = 0) -> ScoreNet:
+    torch.manual_seed(seed)
+    return network(backbone=backbone, size=64).eval()
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network.dimension)
+def net(request) -> ScoreNet:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def cf_net() -> ChromaticFidelityNet:
+    return build(ChromaticFidelityNet)
+
+
+@pytest.fixture(scope="module")
+def scc_net() -> SemanticConsistencyNet:
+    return build(SemanticConsistencyNet)
+
+
+@pytest.fixture(scope="module")
+def pr_net() -> PerceptualRealismNet:
+    return build(PerceptualRealismNet)
+
+
+def picture(height: int = 60, width: int = 90, seed: int = 0) -> np.ndarray:
+    """Smooth colors with some noise, 8-bit, shape (H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(30, 226, (5, 7, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(coarse) + rng.integers(-8, 9, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def pictures() -> list[np.ndarray]:
+    return [picture(60, 90, 1), picture(33, 41, 2), picture(130, 64, 3), picture(64, 64, 4)]
+
+
+def score(net: ScoreNet, shown: object) -> float | list[float]:
+    """``net.score``, with the same sub-scores for each picture where the network reads them."""
+    if not net.reads_scores:
+        return net.score(shown)
+    many = isinstance(shown, list) or (isinstance(shown, Tensor) and shown.ndim == 4)
+    cf, scc = ([s] * len(shown) for s in SUB_SCORES) if many else SUB_SCORES
+    return net.score(shown, cf, scc)
+
+
+def sub_scores(net: ScoreNet, count: int) -> tuple[Tensor, ...]:
+    """The second argument of ``net(...)`` where there is one."""
+    return (torch.tensor([SUB_SCORES] * count),) if net.reads_scores else ()
+
+
+def floats(rgb: np.ndarray) -> Tensor:
+    return torch.from_numpy(rgb).permute(2, 0, 1).float() / 255
+
+
+def recolored(rgb: np.ndarray, degrees: float = 90) -> np.ndarray:
+    """Another color at every pixel, the lightness kept to the rounding: low chroma, so that nothing is clipped."""
+    lab = rgb_to_lab(floats(rgb)[None])
+    lab[:, 0] = lab[:, 0].clamp(30, 80)
+    lab[:, 1:] *= 20 / lab[:, 1:].norm(dim=1, keepdim=True).clamp(min=20)
+    angle = torch.tensor(np.deg2rad(degrees))
+    turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+    lab[:, 1:] = torch.einsum("ij,bjhw->bihw", turn, lab[:, 1:])
+    return (lab_to_rgb(lab)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+# One picture, one score
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.dimension)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_timm_backbone_gives_scores_between_minus_1_and_1(network, backbone):
+    net = build(network, backbone)
+    batch = torch.stack([floats(picture(40, 50, seed)) for seed in range(3)])
+    with torch.no_grad():
+        scores = net(batch, *sub_scores(net, 3))
+    assert scores.shape == (3,)
+    assert scores.dtype == torch.float32
+    assert (scores.abs() < 1).all()
+    assert len(set(scores.tolist())) == 3
+
+
+def test_a_picture_has_one_score_as_path_image_array_and_tensor(net, tmp_path):
+    rgb = picture()
+    Image.fromarray(rgb).save(tmp_path / "picture.png")
+    expected = score(net, rgb)
+    assert isinstance(expected, float)
+    assert -1 < expected < 1
+    bytes_tensor = torch.from_numpy(rgb).permute(2, 0, 1)
+    for same in (tmp_path / "picture.png", str(tmp_path / "picture.png"), Image.fromarray(rgb), bytes_tensor):
+        assert score(net, same) == expected
+    for same in (bytes_tensor.float() / 255, bytes_tensor.double() / 255):
+        assert score(net, same) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_gray_file_scores_as_its_three_equal_channels(net):
+    gray = picture()[..., 1]
+    assert score(net, Image.fromarray(gray)) == score(net, np.repeat(gray[..., None], 3, 2))
+
+
+def test_a_list_gives_scores_in_its_order_equal_to_those_alone(net):
+    shown = pictures()
+    alone = [score(net, rgb) for rgb in shown]
+    assert len(set(alone)) == len(shown)
+    assert score(net, shown) == alone
+    assert score(net, shown[::-1]) == alone[::-1]
+    assert score(net, shown[:1]) == alone[:1]
+    assert score(net, []) == []
+
+
+def test_a_batch_tensor_is_scored_as_a_list_of_its_pictures(net):
+    batch = torch.stack([torch.from_numpy(picture(50, 70, seed)).permute(2, 0, 1) for seed in range(3)])
+    assert score(net, batch) == score(net, list(batch))
+
+
+@torch.no_grad()
+def test_a_batch_of_prepared_pictures_agrees_with_batches_of_one(net):
+    prepared = [net.prepare(rgb) for rgb in pictures()]
+    together = net(stack(prepared), *sub_scores(net, 4))
+    alone = torch.cat([net(stack([inputs]), *sub_scores(net, 1)) for inputs in prepared])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, torch.tensor(score(net, pictures())), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_features_give_the_score_of_their_picture(net):
+    prepared = stack([net.prepare(rgb) for rgb in pictures()])
+    features = net.encode(prepared)
+    assert all(len(tensor) == 4 for tensor in features.values())
+    before = set(features)
+    assert torch.equal(net(features, *sub_scores(net, 4)), net(prepared, *sub_scores(net, 4)))
+    assert set(features) == before
+
+
+def test_calling_a_network_with_a_picture_gives_its_score(cf_net):
+    assert cf_net(picture()) == cf_net.score(picture())
+    assert cf_net(pictures()) == cf_net.score(pictures())
+
+
+def test_scoring_in_training_mode_uses_evaluation_mode_and_goes_back(net):
+    expected = score(net, picture())
+    net.train()
+    try:
+        assert score(net, picture()) == expected
+        assert net.training
+    finally:
+        net.eval()
+
+
+def test_wrong_types_are_refused_with_what_was_expected_and_came(net):
+    for wrong in (None, 3, b"picture.jpg", {"rgb": 1}, [None]):
+        with pytest.raises(
+            TypeError, match="expected a path, a PIL image, a tensor or an array, got (NoneType|int|bytes|dict)"
+        ):
+            score(net, wrong)
+    with pytest.raises(ValueError, match=re.escape("an array must be uint8 of shape (H, W, 3), got float64 (4, 5, 3)")):
+        score(net, np.zeros((4, 5, 3)))
+    with pytest.raises(ValueError, match=re.escape("an array must be uint8 of shape (H, W, 3), got uint8 (4, 5)")):
+        score(net, np.zeros((4, 5), np.uint8))
+    with pytest.raises(ValueError, match="a picture must be uint8 or floating point, got torch.int64"):
+        score(net, torch.zeros(3, 4, 5, dtype=torch.int64))
+
+
+def test_a_missing_file_is_named(net, tmp_path):
+    with pytest.raises(ValueError, match=r"missing\.jpg"):
+        score(net, tmp_path / "missing.jpg")
+
+
+def test_an_unwritable_or_flipped_array_is_read_as_it_looks():
+    rgb = picture()
+    rgb.flags.writeable = False
+    expected = torch.from_numpy(rgb[:, ::-1].copy()).permute(2, 0, 1)
+    assert torch.equal(to_tensor(rgb[:, ::-1]), expected)
+
+
+# Training
+
+
+def test_the_gradient_reaches_every_pixel_of_the_input(net):
+    batch = torch.stack([floats(picture(48, 56, seed)) for seed in range(2)]).requires_grad_()
+    net(batch, *sub_scores(net, 2)).sum().backward()
+    assert batch.grad.isfinite().all()
+    assert (batch.grad != 0).float().mean() > 0.9
+
+
+def test_the_gradient_reaches_the_sub_scores(pr_net):
+    scores = torch.tensor([SUB_SCORES], requires_grad=True)
+    pr_net(floats(picture())[None], scores).sum().backward()
+    assert (scores.grad != 0).all()
+
+
+def test_a_training_step_moves_every_parameter_and_no_batch_norm_statistic(net):
+    net = copy.deepcopy(net).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    for seed in range(2):
+        batch = torch.stack([floats(picture(48, 56, 10 * seed + i)) for i in range(3)])
+        loss = (net(batch, *sub_scores(net, 3)) - torch.tensor([0.8, -0.8, 0.1])).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    statistics = [k for k in before if "running_" in k or "num_batches" in k]
+    assert statistics
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]) == (key in statistics), key
+
+
+def test_training_mode_switches_dropout_on_but_not_batch_norm(net):
+    net = copy.deepcopy(net).train()
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in norms)
+    assert all(m.training for m in net.modules() if isinstance(m, nn.Dropout))
+    batch = floats(picture())[None]
+    draws = {net(batch, *sub_scores(net, 1)).item() for _ in range(4)}
+    assert len(draws) == 4
+
+
+def test_pretrained_and_head_parameters_are_all_parameters_once(net):
+    pretrained, head = ([id(p) for p in group] for group in (net.pretrained_parameters(), net.head_parameters()))
+    assert len(set(pretrained + head)) == len(pretrained) + len(head)
+    assert set(pretrained + head) == {id(p) for p in net.parameters()}
+    assert {id(p) for p in net.backbone.parameters()} <= set(pretrained)
+
+
+def test_with_pretrained_parameters_frozen_the_head_alone_learns_from_features(net):
+    net = copy.deepcopy(net).train()
+    with torch.no_grad():
+        features = net.encode(stack([net.prepare(rgb) for rgb in pictures()]))
+    net(features, *sub_scores(net, 4)).sum().backward()
+    assert all(p.grad is None for p in net.pretrained_parameters())
+    assert all(p.grad is not None for p in net.head_parameters())
+
+
+def test_the_config_rebuilds_the_network(net):
+    config = net.config
+    assert (config["backbone"], config["size"]) == ("test_efficientnet", 64)
+    rebuilt = type(net)(**config).eval()
+    rebuilt.load_state_dict(net.state_dict())
+    assert score(rebuilt, picture()) == score(net, picture())
+
+
+# What each network reads
+
+
+@torch.no_grad()
+def test_cf_reads_the_chroma_of_the_full_resolution(cf_net):
+    # stripes of one pixel, red and green of one lightness: gone in the resized picture, there in the chroma maps
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, 0::2], stripes[:, 1::2] = (190, 100, 100), (90, 140, 90)
+    plain = np.empty_like(stripes)
+    plain[:] = stripes[:, :2].mean((0, 1)).round()
+    inputs = [cf_net.prepare(rgb) for rgb in (stripes, plain)]
+    assert (inputs[0]["rgb"] - inputs[1]["rgb"]).abs().max() < 0.01
+    assert abs(cf_net.score(stripes) - cf_net.score(plain)) > 1e-3
+
+
+@torch.no_grad()
+def test_scc_takes_meaning_from_lightness_and_compares_the_pixels(scc_net):
+    one, other = recolored(picture(64, 64), 0), recolored(picture(64, 64), 120)
+    features = [scc_net.encode(stack([scc_net.prepare(rgb)])) for rgb in (one, other)]
+    meaning, turned = (f["meaning"] for f in features)
+    assert (meaning - turned).norm() < 0.01 * meaning.norm()
+    cells = [dict(zip(COMPARISONS, f["cells"][0], strict=True)) for f in features]
+    for name in ("expected a", "expected b", "entropy", "lightness"):  # what the gray picture says
+        torch.testing.assert_close(cells[0][name], cells[1][name], atol=0.02, rtol=0)
+    for name in ("surprise", "a", "b", "residual a", "residual b"):  # what the pixels say
+        assert (cells[0][name] - cells[1][name]).abs().mean() > 0.05, name
+    assert scc_net.score(one) != scc_net.score(other)
+
+
+@torch.no_grad()
+def test_scc_compares_the_pixels_of_one_place_with_the_prior_of_that_place(scc_net):
+    rgb = recolored(picture(64, 64), 0)
+    patched = rgb.copy()
+    patched[32:, 32:] = recolored(rgb[32:, 32:], 180)
+    cells = [scc_net.encode(stack([scc_net.prepare(x)]))["cells"][0] for x in (rgb, patched)]
+    changed = (cells[0] - cells[1])[COMPARISONS.index("residual a")].abs() > 0.05
+    assert changed[4:, 4:].float().mean() > 0.5
+    assert not changed[:4].any()
+    assert not changed[:, :4].any()
+
+
+@torch.no_grad()
+def test_scc_expects_colors_by_the_gray_picture_alone(scc_net):
+    color = scc_net.prepare(recolored(picture(64, 64), 0))["rgb"][None]
+    _, log_prior, lab = scc_net.predict_prior(color)
+    assert log_prior.shape == (1, 260, 8, 8)
+    assert lab.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(log_prior.exp().sum(1), torch.ones(1, 8, 8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(lab, nn.functional.avg_pool2d(rgb_to_lab(color), 4), atol=1e-4, rtol=0)
+
+
+def test_pr_changes_with_each_sub_score(pr_net):
+    base = pr_net.score(picture(), cf=0.0, scc=0.0)
+    assert abs(pr_net.score(picture(), cf=0.9, scc=0.0) - base) > 1e-4
+    assert abs(pr_net.score(picture(), cf=0.0, scc=0.9) - base) > 1e-4
+    assert pr_net.score(picture(), cf=0.9, scc=0.0) != pr_net.score(picture(), cf=0.0, scc=0.9)
+
+
+def test_pr_sets_sub_scores_beside_their_own_picture(pr_net):
+    shown, cf, scc = pictures(), [0.1, -0.9, 0.5, 0.0], [0.7, 0.2, -0.3, -0.8]
+    expected = [pr_net.score(rgb, c, s) for rgb, c, s in zip(shown, cf, scc, strict=True)]
+    assert pr_net.score(shown, cf, scc) == expected
+    assert pr_net.score(shown, np.array(cf), torch.tensor(scc)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_pr_computes_sub_scores_that_are_not_given(pr_net, cf_net, scc_net):
+    shown = pictures()
+    net = copy.deepcopy(pr_net)
+    net.branches = (cf_net, scc_net)
+    cf, scc = cf_net.score(shown), scc_net.score(shown)
+    assert net.score(shown) == net.score(shown, cf, scc)
+    assert net.score(shown, scc=[0.0] * 4) == net.score(shown, cf, [0.0] * 4)
+    assert net(shown[0]) == net.score(shown[0], cf[0], scc[0])
+    assert net.state_dict().keys() == pr_net.state_dict().keys()
+
+
+def test_pr_needs_sub_scores_for_a_tensor(pr_net):
+    message = re.escape("the PR network needs CF and SCC of each picture, shape (B, 2)")
+    for inputs in (floats(picture())[None], stack([pr_net.prepare(picture())])):
+        with pytest.raises(ValueError, match=message):
+            pr_net(inputs)
+
+
+def test_pr_refuses_another_number_of_sub_scores_than_pictures(pr_net):
+    with pytest.raises(ValueError, match="4 pictures but 3 CF scores"):
+        pr_net.score(pictures(), [0.0] * 3, [0.0] * 4)
+    with pytest.raises(ValueError, match="4 pictures but 5 SCC scores"):
+        pr_net.score(pictures(), [0.0] * 4, [0.0] * 5)
+    with pytest.raises(TypeError, match="float"):
+        pr_net.score(picture(), [0.1, 0.2], [0.1, 0.2])
+
+
+def test_sub_scores_beside_a_path_are_refused_rather_than_ignored(pr_net):
+    with pytest.raises(ValueError, match=re.escape("else call score(pictures, cf, scc)")):
+        pr_net(picture(), torch.tensor([SUB_SCORES]))
+
+
+def test_pr_without_shipped_weights_says_where_they_were_looked_for(pr_net, monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.checkpoint.SHIPPED", tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no weights at {Path(tmp_path / 'CF.pt')}")):
+        copy.deepcopy(pr_net).score(picture())
