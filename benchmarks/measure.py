@@ -1,0 +1,121 @@
+"""What the speed and memory benchmarks share: made-up photographs, timed processes, facts about the machine."""
+
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+ROOT = Path(__file__).resolve().parents[1]
+DIMENSIONS = ("CF", "SCC", "PR")
+_CELL = 800  # pixels a sample photograph is wide in a large picture; at most twice its own width, so that detail remains
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished process took.
+
+    Attributes:
+        seconds: Wall time from start to exit.
+        cpu_seconds: User and system time, with the processes it started.
+        other_seconds: CPU time that the rest of the machine used meanwhile; NaN where /proc/stat is missing.
+        peak_mib: Largest resident memory, of the largest process if it started more.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    other_seconds: float
+    peak_mib: float
+
+
+def make_pictures(folder: Path, count: int, width: int, height: int, quality: int = 90) -> int:
+    """Write JPEGs of natural content, always the same: enlarged and mirrored cuts of data/samples, in a mosaic if large.
+
+    Returns:
+        Mean file size in bytes.
+    """
+    photos = [Image.open(path).convert("RGB") for path in sorted((ROOT / "data" / "samples").glob("ORG_*.jpg"))]
+    if not photos:
+        raise FileNotFoundError(f"no ORG_*.jpg in {ROOT / 'data' / 'samples'}; they are part of the repository")
+    folder.mkdir(parents=True, exist_ok=True)
+    across, down = -(-width // _CELL), -(-height // _CELL)
+    cell = -(-width // across), -(-height // down)
+    chance = random.Random(0)
+    sizes = []
+    for i in range(count):
+        picture = Image.new("RGB", (width, height))
+        for j in range(across * down):
+            photo = photos[(i + j) % len(photos)]
+            photo = ImageOps.mirror(photo) if chance.random() < 0.5 else photo
+            center = chance.random(), chance.random()
+            part = ImageOps.fit(photo, cell, Image.Resampling.BICUBIC, bleed=0.02, centering=center)
+            picture.paste(part, (j % across * cell[0], j // across * cell[1]))
+        path = folder / f"{i:04d}.jpg"
+        picture.save(path, quality=quality)
+        sizes.append(path.stat().st_size)
+    return sum(sizes) // count
+
+
+def run(command: Sequence[str | Path]) -> Run:
+    """Run a command in the repository and measure it.
+
+    Linux counts the memory of the caller at that moment into the peak of the process. So call this before importing torch.
+
+    Raises:
+        RuntimeError: If it fails, with the end of what it printed.
+    """
+    other = _busy_seconds()
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
+    process.stdout.close()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with status {process.returncode}:\n{output[-2000:]}")
+    cpu = usage.ru_utime + usage.ru_stime
+    # kilobytes on Linux, bytes on macOS
+    peak = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return Run(seconds, cpu, max(0.0, _busy_seconds() - other - cpu), peak)
+
+
+def infer_command(pictures: Path, output: Path, weights_dir: Path | None = None) -> list[str | Path]:
+    """infer_PR.py for all three scores on the CPU, with a fresh output."""
+    command = [sys.executable, ROOT / "infer_PR.py", pictures, "-o", output, "--overwrite", "--device", "cpu"]
+    if weights_dir is not None:
+        for flag, dimension in zip(("--cf-weights", "--scc-weights", "--weights"), DIMENSIONS, strict=True):
+            command += [flag, weights_dir.resolve() / f"{dimension}.pt"]
+    return command
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """CPU, cores and versions in one line."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pillow"))
+    return f"{model}, {cores()} cores used; Python {platform.python_version()}, {packages}"
+
+
+def _busy_seconds() -> float:
+    """CPU time that all processes have used since the machine started."""
+    try:
+        ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return float("nan")
+    user, nice, system = map(int, ticks[:3])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,330 @@
+"""Scoring a list of pictures: one batch a picture, any number of threads, a row for each, nothing skipped."""
+
+import csv
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from models import load_model
+from models.base import ScoreNet
+from utils import scoring
+from utils.images import ImageList, list_images
+from utils.scores import read_scores
+from utils.scoring import (
+    Row,
+    Scorer,
+    conclude,
+    devices_of,
+    inference_parser,
+    open_writer,
+    output_path,
+    report,
+    run_script,
+    score_images,
+    seen_pictures,
+)
+
+
+@pytest.fixture(autouse=True)
+def _threads_and_signals_as_before(monkeypatch):
+    monkeypatch.setattr(scoring.signal, "signal", lambda *_: None)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def branches(weights: dict[str, Path]) -> dict[str, ScoreNet]:
+    return {dimension: load_model(path) for dimension, path in weights.items()}
+
+
+def score_all(scorer: Scorer, images: ImageList, path: Path, columns: list[str], workers: int = 2, **given: Mapping) -> Path:
+    """Score into one file, which has the columns named."""
+    model = scorer.branches[columns[0]]
+    known, unscorable = given.get("known", {}), given.get("unscorable", {})
+    with open_writer(path, columns, images, model, {columns[0]: "x"}, overwrite=False) as writer:
+        score_images(scorer, images, {columns[0]: writer}, known, unscorable, workers)
+    return path
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def test_all_branches_together_give_what_each_gives_alone(branches, gallery):
+    together = Scorer(branches, ["cpu"])
+    for name in list_images(gallery).names:
+        row = together(gallery / name, {})
+        assert row.error == ""
+        assert set(row.scores) == {"CF", "SCC", "PR"}
+        for dimension in ("CF", "SCC"):
+            alone = Scorer({dimension: branches[dimension]}, ["cpu"])(gallery / name, {})
+            assert alone.scores == {dimension: row.scores[dimension]}
+        pair = {dimension: row.scores[dimension] for dimension in ("CF", "SCC")}
+        assert Scorer({"PR": branches["PR"]}, ["cpu"])(gallery / name, pair).scores == row.scores
+
+
+def test_scores_are_rounded_as_the_file_holds_them_before_pr_reads_them(branches, gallery):
+    row = Scorer(branches, ["cpu"])(gallery / "x.png", {})
+    assert all(value == float(f"{value:.6f}") for value in row.scores.values())
+    pr = branches["PR"].score(gallery / "x.png", cf=row.scores["CF"], scc=row.scores["SCC"])
+    assert row.scores["PR"] == round(pr, 6)
+
+
+def test_pr_reads_the_scores_that_are_given(branches, gallery):
+    scorer = Scorer({"PR": branches["PR"]}, ["cpu"])
+    low, high = (scorer(gallery / "x.png", {"CF": v, "SCC": v}).scores["PR"] for v in (-0.9, 0.9))
+    assert low != high
+    assert "PR" not in scorer(gallery / "x.png", {"CF": 0.5}).scores
+
+
+def test_networks_are_left_in_evaluation_mode_by_threads(branches, gallery, tmp_path):
+    score_all(Scorer(branches, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"], workers=4)
+    assert not any(module.training for module in branches["CF"].modules())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), MemoryError(), ValueError("x"), OSError(5, "I/O")])
+def test_a_picture_that_breaks_a_network_gets_an_error_row(branches, gallery, monkeypatch, error):
+    def broken(*_: object) -> float:
+        raise error
+
+    scorer = Scorer({"CF": branches["CF"]}, ["cpu"])
+    monkeypatch.setattr(branches["CF"], "score_prepared", broken)
+    row = scorer(gallery / "x.png", {})
+    assert row.scores == {}
+    assert row.error.startswith(f"x.png: {type(error).__name__}")
+
+
+def test_an_error_that_no_picture_causes_is_not_hidden(branches, gallery, tmp_path, monkeypatch):
+    def broken(*_: object) -> float:
+        raise AttributeError("our bug")
+
+    monkeypatch.setattr(branches["CF"], "score_prepared", broken)
+    with pytest.raises(AttributeError, match="our bug"):
+        score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"])
+    assert not (tmp_path / "cf.csv").exists()
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_score_that_is_not_finite_is_an_error_row(branches, gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(branches["CF"], "score_prepared", lambda *_: float("nan"))
+    rows = rows_of(score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"]))
+    assert {row["CF"] for row in rows.values()} == {""}
+    assert {row["error"] for row in rows.values()} == {"CF score is not finite"}
+
+
+def test_rows_belong_to_their_pictures_whatever_thread_ends_first(gallery, branches, tmp_path):
+    images = list_images(gallery)
+
+    class Slow(Scorer):
+        """The first picture ends last."""
+
+        def __call__(self, path: Path, known: Mapping[str, float]) -> Row:
+            if images.path(images.names[0]) == path:
+                assert others_done.wait(30)
+            row = Row({"CF": images.names.index(path.relative_to(gallery).as_posix()) / 100}, False)
+            if path == images.path(images.names[-1]):
+                others_done.set()
+            return row
+
+    others_done = threading.Event()
+    path = score_all(Slow({"CF": branches["CF"]}, ["cpu"]), images, tmp_path / "cf.csv", ["CF"], workers=2)
+    assert read_scores(path)["CF"].tolist() == [i / 100 for i in range(len(images.names))]
+    assert read_scores(path)["image"].tolist() == images.names
+
+
+def test_no_more_pictures_wait_than_two_a_thread(branches, gallery, tmp_path):
+    images = ImageList(gallery, [f"{n:03}.png" for n in range(60)])  # none exists, so all are error rows
+    waiting, most = 0, 0
+    lock = threading.Lock()
+
+    class Counting(scoring.ThreadPoolExecutor):
+        def submit(self, *values: object) -> object:
+            nonlocal waiting, most
+            with lock:
+                waiting += 1
+                most = max(most, waiting)
+            future = super().submit(*values)
+            future.add_done_callback(lambda _: done())
+            return future
+
+    def done() -> None:
+        nonlocal waiting
+        with lock:
+            waiting -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "ThreadPoolExecutor", Counting)
+        path = score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), images, tmp_path / "cf.csv", ["CF"], workers=3)
+    assert len(rows_of(path)) == 60
+    assert 3 <= most <= 6
+
+
+def test_only_missing_and_changed_pictures_are_scored_again(branches, gallery, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(gallery, folder)
+    images = list_images(folder)
+    scored: list[str] = []
+
+    class Noting(Scorer):
+        def __call__(self, path: Path, known: Mapping[str, float]) -> Row:
+            scored.append(path.relative_to(folder).as_posix())
+            return super().__call__(path, known)
+
+    scorer = Noting({"CF": branches["CF"]}, ["cpu"])
+    before = rows_of(score_all(scorer, images, tmp_path / "cf.csv", ["CF"], workers=1))
+    assert scored == images.names
+    scored.clear()
+    shutil.copy(folder / "deep/er/1.png", folder / "new.png")
+    shutil.copy(folder / "x.jpg", folder / "x.png")
+    (folder / "gray.png").unlink()
+    after = rows_of(score_all(scorer, list_images(folder), tmp_path / "cf.csv", ["CF"], workers=1))
+    assert scored == ["new.png", "x.png"]
+    assert after["new.png"]["CF"] == before["deep/er/1.png"]["CF"]
+    assert after["x.png"]["CF"] == after["x.jpg"]["CF"]
+    assert set(after) == set(before) - {"gray.png"} | {"new.png"}
+
+
+def test_large_pictures_are_worked_on_one_at_a_time(branches, gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_ALONE_PIXELS", 10)  # every picture of the gallery is larger
+    lock, together = threading.Lock(), []
+
+    def alone(*_: object) -> float:
+        together.append(lock.acquire(blocking=False))
+        threading.Event().wait(0.005)
+        if together[-1]:
+            lock.release()
+        return 0.5
+
+    monkeypatch.setattr(branches["CF"], "score_prepared", alone)
+    score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"], workers=4)
+    assert together == [True] * len(list_images(gallery).names)
+
+
+def test_pictures_used_in_training_are_known_by_content_under_any_name(branches, gallery, tmp_path, capsys, monkeypatch):
+    shutil.copy(gallery / "x.png", tmp_path / "renamed.webp")
+    shutil.copy(gallery / "x.jpg", tmp_path / "other.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
+    size, identity = (gallery / "x.png").stat().st_size, scoring.picture_id(gallery / "x.png")
+    monkeypatch.setattr(branches["CF"], "seen", (frozenset({size}), frozenset({identity})))
+    images = list_images(tmp_path)
+    assert seen_pictures(branches["CF"], images) == 1
+    with open_writer(tmp_path / "cf.csv", ["CF"], images, branches["CF"], {"CF": "x"}, overwrite=False) as writer:
+        writer.add("other.jpg", {"CF": 0.5}, gray=False)
+    assert "1 of 3 pictures were used to train the CF weights: in-sample scores" in capsys.readouterr().out
+    assert read_scores(tmp_path / "cf.csv").attrs["meta"]["sample"] == "in-sample"
+
+
+def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["image", "CF", "error"])
+    return frame.assign(gray=frame["image"].isin(gray))
+
+
+def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
+    frame = table(("a.png", 0.1, ""), ("b.png", np.nan, "in/b.png: is empty"), ("c.png", 0.9, ""), gray=("a.png",))
+    lines = report(frame, ["CF"]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["image", "CF"],
+        ["c.png", "0.900"],
+        ["a.png", "0.100", "gray"],
+        ["ERROR", "in/b.png:", "is", "empty"],
+    ]
+
+
+def test_report_names_the_picture_of_an_error_that_does_not():
+    lines = report(table(("b.png", np.nan, "CF score is not finite")), ["CF"]).splitlines()
+    assert lines[-1] == "ERROR  b.png: CF score is not finite"
+
+
+def test_report_of_many_pictures_shows_both_ends():
+    lines = report(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), ["CF"]).splitlines()
+    assert len(lines) == 42
+    assert lines[1].startswith("099.png")
+    assert lines[21] == "... 60 more ..."
+    assert lines[-1].startswith("000.png")
+
+
+def test_report_of_errors_only():
+    assert "ERROR  x.jpg: empty" in report(table(("x.jpg", np.nan, "x.jpg: empty")), ["CF"])
+
+
+def test_score_file_is_named_after_what_was_scored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.v1").mkdir()
+    Image.new("RGB", (2, 2)).save("one.png")
+    assert output_path(None, Path("set.v1"), "CF") == Path("results/set.v1_CF.csv")
+    assert output_path(None, Path("one.png"), "SCC") == Path("results/one_SCC.csv")
+    assert output_path(None, Path("set.v1/.."), "PR") == Path("results") / f"{tmp_path.name}_PR.csv"
+    assert output_path(Path("mine.csv"), Path("set.v1"), "CF") == Path("mine.csv")
+
+
+def test_devices_come_as_a_list_and_one_that_is_not_there_is_refused():
+    assert devices_of("cpu, cpu") == ["cpu", "cpu"]
+    with pytest.raises(ValueError, match=r"--device gpu cannot be used .*expected cpu, cuda or cuda:N"):
+        devices_of("gpu")
+    with pytest.raises(ValueError, match=r"--device cuda:99 cannot be used"):
+        devices_of("cpu,cuda:99")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs core affinity")
+def test_one_thread_a_core_this_process_may_use():
+    assert scoring.worker_count(["cpu"]) == len(os.sched_getaffinity(0))
+    assert scoring.worker_count(["cuda:0", "cuda:1"]) == 6
+
+
+def test_two_devices_share_the_work_and_give_the_same(branches, gallery, tmp_path):
+    one = score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "1.csv", ["CF"])
+    two = score_all(Scorer({"CF": branches["CF"]}, ["cpu", "cpu"]), list_images(gallery), tmp_path / "2.csv", ["CF"], workers=4)
+    assert one.read_bytes() == two.read_bytes()
+
+
+def raiser(error: BaseException) -> Callable[[], int]:
+    def main() -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("error", [ValueError("expected"), FileNotFoundError("x"), FileExistsError("x"), OSError("x")])
+def test_usage_errors_end_a_script_with_one_line(error):
+    with pytest.raises(SystemExit) as stop:
+        run_script(raiser(error))
+    assert stop.value.code == f"error: {error}"
+
+
+def test_an_interruption_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_script(raiser(KeyboardInterrupt()))
+    assert stop.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_our_own_bugs_keep_their_traceback():
+    with pytest.raises(TypeError):
+        run_script(raiser(TypeError("bug")))
+
+
+def test_exit_status_and_json_follow_the_errors(tmp_path, capsys):
+    (tmp_path / "cf.csv").write_text("image,CF,gray,error\na.png,0.5,0,\nb.png,,0,b.png: empty\n")
+    paths = {"CF": tmp_path / "cf.csv"}
+    assert conclude(paths, "CF", ["CF"], tmp_path / "cf.json") == 1
+    assert not (tmp_path / "cf.json").exists()
+    assert "1 of 2 pictures have no score, see the column error; no JSON was written" in capsys.readouterr().err
+    (tmp_path / "cf.csv").write_text("image,CF,gray,error\na.png,0.5,0,\n")
+    assert conclude(paths, "CF", ["CF"], tmp_path / "cf.json") == 0
+    assert (tmp_path / "cf.json").read_text() == '{\n    "a": 0.5\n}\n'
+
+
+def test_parser_reads_the_shared_arguments():
+    args = inference_parser("x", "CF").parse_args(["folder", "-o", "a.csv", "--json", "a.json", "--overwrite"])
+    assert (args.images, args.output, args.json, args.overwrite) == (Path("folder"), Path("a.csv"), Path("a.json"), True)
+    assert (args.weights, args.device, args.workers) == ("CF", None, None)
