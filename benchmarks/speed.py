@@ -5,7 +5,7 @@
 
 Whole processes are timed, start-up included, in turns, so that a slow spell of the machine meets both. Let nothing else run
 beside it: the CPU time of other processes is shown for that reason. Where infer_PR.py spends its time is measured apart, in
-this process, on one thread.
+this process, on one thread, with the very functions that it calls.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +24,59 @@ from benchmarks.measure import DIMENSIONS, ROOT, Run, infer_command, machine, ma
 
 
 def time_stages(pictures: Path, weights_dir: Path | None) -> tuple[dict[str, float], dict[str, float]]:
-    """Run the pieces of infer_PR.py one by one on one thread.
+    """Run the start-up and the work of infer_PR.py on one thread, with a clock of CPU time around every piece.
 
     Returns:
-        Seconds of each part of the start-up, and seconds a picture (medians) of each part of the work.
+        CPU seconds of each part of the start-up, and a picture (medians) of each part of the work.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     importlib.import_module("infer_PR")
-    once = {"import": time.perf_counter() - start}
+    once = {"import": time.process_time() - start}
 
-    import torch  # imported above all, and not before: it makes this process large
+    import torch  # not above: the processes that are measured must be started by a small one
 
     from models import load_model
-    from utils.images import is_gray, list_images, read_rgb
-    from utils.scoring import Scorer, rounded
+    from utils import scoring
+    from utils.images import list_images
 
-    start = time.perf_counter()
     torch.set_num_threads(1)
+    start = time.process_time()
     files = {d: d if weights_dir is None else weights_dir / f"{d}.pt" for d in DIMENSIONS}
-    scorer = Scorer({d: load_model(file, dimension=d) for d, file in files.items()}, ["cpu"])
-    once["load weights"] = time.perf_counter() - start
+    scorer = scoring.Scorer({d: load_model(file, dimension=d) for d, file in files.items()}, ["cpu"])
+    once["load weights"] = time.process_time() - start
 
-    times: dict[str, list[float]] = {}
+    spent: dict[str, float] = {}  # of the current picture
 
-    def timed(stage: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        result = function(*args, **kwargs)
-        times.setdefault(stage, []).append(time.perf_counter() - start)
-        return result
+    def watch(owner: Any, name: str, stage: str) -> None:
+        function = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            result = function(*args, **kwargs)
+            spent[stage] = spent.get(stage, 0) + time.process_time() - start
+            return result
+
+        setattr(owner, name, timed)
+
+    watch(scoring, "read_rgb", "decode")
+    watch(scoring, "is_gray", "is it gray?")
+    for branch in scorer.branches.values():
+        watch(branch.preprocess, "forward", "preprocess")
+        watch(branch, "see", "backbone")
+        watch(branch, "score_prepared", f"{branch.dimension} after the backbone")
 
     images = list_images(pictures)
-    with torch.inference_mode():
-        scorer(images.path(images.names[0]), {})  # the first call of a network is slower
-        for name in images.names:
-            pixels = timed("decode", read_rgb, images.path(name))
-            timed("decode: is it gray?", is_gray, pixels)
-            tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-            prepared = timed("preprocess", scorer.branches["CF"].preprocess, tensor, chroma=True)
-            scores: dict[str, float] = {}
-            for dimension, branch in scorer.branches.items():
-                pair = (scores["CF"], scores["SCC"]) if branch.reads_scores else None
-                scores[dimension] = rounded(timed(f"{dimension} network", branch.score_prepared, prepared, pair))
-    return once, {stage: statistics.median(values) for stage, values in times.items()}
+    scorer(images.path(images.names[0]), {})  # the first call of a network is slower
+    measured = []
+    for name in images.names:
+        spent.clear()
+        start = time.process_time()
+        row = scorer(images.path(name), {})
+        seconds = time.process_time() - start
+        if row.error:
+            raise RuntimeError(row.error)
+        measured.append({**spent, "all else": seconds - sum(spent.values())})
+    return once, {stage: statistics.median(m[stage] for m in measured) for stage in measured[0]}
 
 
 def tables(pairs: list[tuple[Run, Run]], count: int, once: dict[str, float], each: dict[str, float]) -> str:
@@ -88,7 +98,7 @@ def tables(pairs: list[tuple[Run, Run]], count: int, once: dict[str, float], eac
         f"infer_PR.py is **{statistics.median(ratios):.1f} times** as fast "
         f"(pair by pair {min(ratios):.1f} to {max(ratios):.1f}).",
         "",
-        f"| stage of infer_PR.py, on one thread | ms | share of the work for {count} pictures |",
+        f"| stage of infer_PR.py, on one thread | CPU ms | share of the work for {count} pictures |",
         "| --- | --- | --- |",
     ]
     total = sum(once.values()) + count * sum(each.values())

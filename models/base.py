@@ -191,7 +191,7 @@ class Standardize(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("variance", torch.ones(features))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # whole, so that float16 cannot cap it
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, F) in and out."""

@@ -23,10 +23,8 @@ class ChromaPath(nn.Module):
             nn.Conv2d(len(CHROMA_MAPS), width, 1),
             nn.GroupNorm(4, width),
             nn.ReLU(),
+            nn.AvgPool2d(2),
             nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(4, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
             nn.ReLU(),
         )
         self.features = 3 * width + 2 * len(CHROMA_MAPS)
@@ -51,7 +49,7 @@ class ChromaticFidelityNet(ScoreNet):
     dimension = "CF"
     reads_chroma_maps = True
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 48, dropout: float = 0.3) -> None:
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.3) -> None:
         super().__init__(backbone, size)
         self.config |= {"width": width, "dropout": dropout}
         self.chroma_path = ChromaPath(width)

@@ -73,6 +73,9 @@ class PerceptualRealismNet(ScoreNet):
         results = []
         for i, item in enumerate(items):
             pixels = to_tensor(item)  # decoded once for all branches
-            pair = [values[i] if values is not None else self.branches[k].score(pixels) for k, values in enumerate(given)]
+            # rounded as in score files, so that both ways give the same PR
+            pair = [
+                values[i] if values is not None else round(self.branches[k].score(pixels), 6) for k, values in enumerate(given)
+            ]
             results.append(self.score_prepared(self.prepare(pixels), (pair[0], pair[1])))
         return results[0] if single else results

@@ -21,13 +21,13 @@ class SemanticConsistencyNet(ScoreNet):
     Args:
         backbone: Name of a timm network with feature maps.
         size: Side of the picture that the backbone sees, in pixels.
-        width: Channels inside the comparison and the head.
+        width: Channels of the comparison and half the width of the head.
         dropout: Share of head activations dropped in training.
     """
 
     dimension = "SCC"
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.3) -> None:
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.3) -> None:
         super().__init__(backbone, size)
         self.config |= {"width": width, "dropout": dropout}
         self.prior = ColorPrior(self.backbone.channels)
@@ -35,11 +35,12 @@ class SemanticConsistencyNet(ScoreNet):
             nn.Conv2d(len(COMPARISONS), width, 1),
             nn.GroupNorm(4, width),
             nn.ReLU(),
+            nn.AvgPool2d(2, ceil_mode=True),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
         )
-        self.compress_global = compress(2 * sum(self.backbone.channels[1:]), width // 2, dropout)
-        self.regressor = ScoreHead(3 * width + 3 * len(COMPARISONS) + width // 2, width, dropout)
+        self.compress_global = compress(2 * sum(self.backbone.channels[1:]), 2 * width, dropout)
+        self.regressor = ScoreHead(3 * width + 3 * len(COMPARISONS) + 2 * width, 2 * width, dropout)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         return [*self.backbone.parameters(), *self.prior.parameters()]

@@ -21,7 +21,7 @@ from utils.checkpoint import save_checkpoint
 REPO = Path(__file__).resolve().parents[1]
 SCENES = [f"s{number}" for number in range(8)]
 MOS = {"ORG": 0.8, "DULL": 0.2, "SWAP": -0.4, "STAIN": -0.7}  # by recoloring; a scene moves it a little
-UNRATED = "DULL_s3.png"  # has no CF rating
+UNRATED = "DULL_s4.png"  # has no CF rating
 
 
 @dataclass(frozen=True)

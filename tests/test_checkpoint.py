@@ -76,12 +76,12 @@ def test_half_precision_takes_half_the_space_and_computes_in_full(tmp_path):
 
 def test_weights_beyond_half_precision_are_refused_rather_than_stored_as_infinity(tmp_path):
     net = build()
-    net.regressor[0].weight.data[0, 0] = 1e5
-    with pytest.raises(ValueError, match=r"regressor\.0\.weight holds values beyond the range of float16 \(65504\)"):
+    net.chroma_path.net[0].weight.data[0, 0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"chroma_path\.net\.0\.weight holds values beyond the range of float16 \(65504\)"):
         save_checkpoint(tmp_path / "half.pt", net, half=True)
     assert not list(tmp_path.iterdir())
     save_checkpoint(tmp_path / "full.pt", net)
-    assert load_model(tmp_path / "full.pt").regressor[0].weight[0, 0] == 1e5
+    assert load_model(tmp_path / "full.pt").chroma_path.net[0].weight[0, 0, 0, 0] == 1e5
 
 
 def test_a_checkpoint_holds_all_it_takes_and_no_code(saved):
@@ -205,12 +205,16 @@ def test_the_tensors_of_another_network_are_refused_with_one_that_is_missing(dam
 
 def test_a_tensor_of_another_shape_or_an_unknown_one_is_refused(damaged, saved):
     state = read_checkpoint(saved)["model"]
-    with pytest.raises(ValueError, match=r"does not hold a CF network of this version: .*size mismatch for regressor\.0\.bias"):
-        load_model(damaged(model=state | {"regressor.0.bias": torch.zeros(5)}))
+    with pytest.raises(
+        ValueError, match=r"does not hold a CF network of this version: .*size mismatch for chroma_path\.net\.0\.bias"
+    ):
+        load_model(damaged(model=state | {"chroma_path.net.0.bias": torch.zeros(5)}))
     with pytest.raises(ValueError, match=r"does not hold a CF network of this version: .*Unexpected key.*extra"):
         load_model(damaged(model=state | {"extra": torch.zeros(5)}))
-    del state["regressor.0.bias"]
-    with pytest.raises(ValueError, match=r"does not hold a CF network of this version: .*Missing key.*regressor\.0\.bias"):
+    del state["chroma_path.net.0.bias"]
+    with pytest.raises(
+        ValueError, match=r"does not hold a CF network of this version: .*Missing key.*chroma_path\.net\.0\.bias"
+    ):
         load_model(damaged(model=state))
 
 
@@ -223,7 +227,7 @@ def test_a_tensor_of_another_shape_or_an_unknown_one_is_refused(damaged, saved):
         {"config": {"backbone": "no_such_net"}},
         {"model": None},
         {"model": [1]},
-        {"model": {"regressor.0.bias": 1}},
+        {"model": {"chroma_path.net.0.bias": 1}},
     ],
     ids=str,
 )

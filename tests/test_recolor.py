@@ -1,7 +1,5 @@
 """Planted color faults: lightness stays, color changes with the strength, and a table that training can read."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ from data.make_recolorings import BEST, WORST, recolorings
 from data.recolor import CHROMATIC_KINDS, KINDS, SEMANTIC_KINDS, from_lab, recolor, severity, smooth_noise, to_lab
 from data.table import load_dataset
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SAMPLES = REPOSITORY / "data" / "samples"
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 # faults of the whole picture, which more strength always makes worse
 GLOBAL_KINDS = ("shift", "bleed", "fade", "oversaturate", "spread", "cast", "mottle", "global_hue", "transfer")
 
@@ -118,6 +115,23 @@ def test_a_hue_turned_by_half_a_circle_is_the_opposite_color():
     np.testing.assert_allclose(turned[:, 0, 0], [60, -15, -10], atol=0.5)
 
 
+@pytest.mark.parametrize("kind", ["hue", "region_chroma"])
+def test_a_fault_of_a_region_leaves_the_rest_as_it_was(pale, kind):
+    for seed in range(4):
+        share = (planted(pale, kind, 1.0, seed) != pale).any(2).mean()
+        assert 0.02 < share < 0.98
+
+
+def test_a_fault_of_hue_adds_no_chroma_and_a_fault_of_chroma_turns_no_hue(pale):
+    a, b = rgb2lab(pale)[..., 1:].transpose(2, 0, 1)
+    for seed in range(4):
+        turned = rgb2lab(planted(pale, "hue", 0.5, seed))
+        assert (np.hypot(turned[..., 1], turned[..., 2]) - np.hypot(a, b)).max() < 1.5
+        scaled = rgb2lab(planted(pale, "region_chroma", 0.5, seed))
+        across = (scaled[..., 2] * a - scaled[..., 1] * b) / np.maximum(np.hypot(a, b), 3)  # CIELAB units off the old hue
+        assert np.abs(across).max() < 1.5
+
+
 def test_a_full_fade_leaves_gray_or_sepia(photo):
     for seed in range(8):
         lab = to_lab(planted(photo, "fade", 1.0, seed))
@@ -144,23 +158,19 @@ def test_a_strength_outside_0_to_1_is_refused(photo, strength):
         planted(photo, "fade", strength)
 
 
-def run_script(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, REPOSITORY / "data" / "make_recolorings.py", *map(str, arguments), "--workers", "1"]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-
-
-def test_the_script_writes_recolorings_and_a_table_that_training_reads(photo, tmp_path):
+def test_the_script_writes_recolorings_and_a_table_that_training_reads(photo, tmp_path, run):
     photos, out = tmp_path / "photos", tmp_path / "out"
     (photos / "holiday").mkdir(parents=True)
     Image.fromarray(photo).save(photos / "cup.png")
     Image.fromarray(photo[:, ::-1]).save(photos / "holiday" / "mirrored.jpg", quality=95)
     Image.fromarray(photo[..., 0]).save(photos / "gray.png")
     (photos / "broken.jpg").write_bytes(b"no picture")
-    done = run_script(photos, out, "--per-photo", 3, "--longest-side", 32)
-    assert done.returncode == 0, done.stderr
-    assert "8 pictures of 2 photos" in done.stdout
-    assert "left out: gray.png has no color" in done.stdout
-    assert "broken.jpg" in done.stdout
+    arguments = ("--per-photo", 3, "--longest-side", 32, "--workers", 1)
+    done = run("data/make_recolorings.py", photos, out, *arguments)
+    assert done.code == 0, done.err
+    assert "8 pictures of 2 photos" in done.out
+    assert "left out: gray.png has no color" in done.out
+    assert "broken.jpg" in done.out
 
     frame = load_dataset(out / "table.csv")
     assert sorted(path.name for path in (out / "images").iterdir()) == sorted(Path(name).name for name in frame["image"])

@@ -7,6 +7,7 @@ score then depends on the picture and the weights only, not on its company, the 
 import argparse
 import contextlib
 import copy
+import hashlib
 import itertools
 import os
 import signal
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from models.base import ScoreNet
+from models.base import Inputs, Maps, ScoreNet
 from utils.checkpoint import load_model, preprocessing
 from utils.files import picture_id
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb
@@ -49,6 +50,7 @@ class Scorer:
 
     def __init__(self, branches: Mapping[str, ScoreNet], devices: list[str]) -> None:
         self.branches = dict(branches)
+        self.backbones = {dimension: backbone_key(branch) for dimension, branch in branches.items()}
         self.devices = devices
         self._replicas = threading.local()
         self._counter = iter(range(1 << 30))
@@ -96,7 +98,8 @@ class Scorer:
     def score(self, pixels: torch.Tensor, known: Mapping[str, float]) -> dict[str, float]:
         """Scores of one picture (3, H, W) by all branches; work that branches share is done once."""
         branches = self._own_branches()
-        prepared: dict[int, dict[str, torch.Tensor]] = {}
+        prepared: dict[int, Inputs] = {}
+        seen: dict[str, Maps] = {}
         scores = dict(known)
         chroma = any(b.reads_chroma_maps for b in branches.values())
         for dimension in ("CF", "SCC", "PR"):
@@ -105,9 +108,20 @@ class Scorer:
                 continue
             if branch.size not in prepared:
                 prepared[branch.size] = branch.preprocess(pixels.to(branch.device), chroma=chroma)
+            inputs, backbone = prepared[branch.size], self.backbones[dimension]
+            if backbone not in seen:
+                seen[backbone] = branch.see({"rgb": inputs["rgb"][None]})
             pair = (scores["CF"], scores["SCC"]) if branch.reads_scores else None
-            scores[dimension] = rounded(branch.score_prepared(prepared[branch.size], pair))
+            scores[dimension] = rounded(branch.score_prepared(inputs, pair, seen[backbone]))
         return scores
+
+
+def backbone_key(model: ScoreNet) -> str:
+    """Equal for networks whose backbones see the same picture alike, so that one of them need look."""
+    digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
+    for tensor in model.backbone.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def rounded(score: float) -> float:
