@@ -12,12 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from models import PerceptualRealismNet
 from utils import distributed
 from utils.arguments import training_parser
 from utils.engine import fit
-from utils.runs import divide, finish, load_data, pictures, start_model, sub_scores, training_record
+from utils.runs import dataset_maker, divide, finish, load_data, start_model, sub_scores, training_record
 
 
 def warn_if_in_sample(dimension: str, samples: list[str]) -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     parts = divide(args, load_data(args.data, "PR", args.mos_range), "PR")
     model = start_model(args, PerceptualRealismNet)
 
-    sets = {}
+    sub = {}
     for name, part in parts.items():
         columns = []
         for dimension, files in (("CF", args.cf), ("SCC", args.scc)):
@@ -49,7 +50,9 @@ def main() -> None:
             columns.append(values)
             if name != "test":
                 warn_if_in_sample(dimension, list(samples.values()))
-        sets[name] = pictures(args, model, part, np.stack(columns, 1))
+        sub[name] = np.stack(columns, 1)
+    make_set = dataset_maker(args, model, pd.concat(parts.values()).sort_values("image", ignore_index=True))
+    sets = {name: make_set(part, name == "train", sub[name]) for name, part in parts.items()}
     model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
     finish(args, model, parts["test"], sets["test"])
     distributed.cleanup()

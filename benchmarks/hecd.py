@@ -1,16 +1,19 @@
 """Agreement with people on HECD, leaving one scene out: the numbers of the README.
 
-    python benchmarks/hecd.py data/HECD --cf runs/cf_photos/best.pt --scc runs/scc_photos/best.pt --pr runs/pr_photos/best.pt
+    python benchmarks/hecd.py data/HECD runs/recolorings/table.csv \
+        --cf runs/cf_stage1/best.pt --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt
 
-The three start networks must not have seen HECD (they are trained on recolorings of other photographs). For every scene the
-heads of CF, SCC and PR are trained on the other scenes by the recipe of the shipped weights, PR on sub-scores of networks
-that have not seen the scene either (folds within the training scenes), and the scene is scored. ``--write`` makes
-benchmarks/hecd.md and benchmarks/hecd_predictions.csv.
+The three start networks (stage 1 of weights/README.md) have not seen HECD. For every scene the heads of CF, SCC and PR are
+trained on the other scenes by the recipe of the shipped weights (stage 2), PR on sub-scores of networks that have not seen
+their scene either (folds within the training scenes), and the scene is scored. ``--write`` makes benchmarks/hecd.md and
+benchmarks/hecd_predictions.csv.
 """
 
 import argparse
+import multiprocessing
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,6 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from data.hecd import load_hecd
-from data.pictures import RatedPictures, with_paths
 from data.splits import scene_folds
 from models.base import ScoreNet
 from utils.arguments import training_parser
@@ -29,101 +30,103 @@ from utils.checkpoint import build_model, read_checkpoint
 from utils.engine import FeatureSet, command_line, encode_set, fit, predict
 from utils.files import write_atomic
 from utils.metrics import correlations, within_scene_srcc
+from utils.runs import load_data, pictures
 
-# How the heads of the shipped weights are trained on HECD; weights/README.md gives the same as commands.
+# Stage 2 of the shipped weights; weights/README.md gives the same as commands.
 RECIPES = {
-    "CF": "--backbone-lr 0 --val 0 --epochs 12 --lr 1e-3 --weight-decay 0.1",
-    "SCC": "--backbone-lr 0 --val 0 --epochs 12 --lr 1e-3 --weight-decay 0.1",
-    "PR": "--backbone-lr 0 --val 0 --epochs 12 --lr 1e-3 --weight-decay 0.1",
+    "CF": "--val 0 --epochs 5 --weight-decay 0.1 --no-augment",
+    "SCC": "--val 0 --epochs 5 --weight-decay 0.1 --no-augment",
+    "PR": "--val 0 --epochs 10 --weight-decay 0.1 --no-augment",
 }
+RECOLORINGS = 1500  # pictures beside HECD for CF and SCC
 INNER_FOLDS = 5
 _COLORIZERS = ("O", "L", "I", "Z", "P")
 
 
-def recipe(dimension: str, extra: str = "") -> argparse.Namespace:
+def recipe(dimension: str) -> argparse.Namespace:
     """The training arguments of a branch."""
-    words = ["--data", "HECD", "--output", "unused", *shlex.split(RECIPES[dimension]), *shlex.split(extra)]
+    words = ["--data", "HECD", "--output", "unused", "--device", "cpu", *shlex.split(RECIPES[dimension])]
     return training_parser(None).parse_args(words)
 
 
-def fresh(start: ScoreNet) -> ScoreNet:
-    """A copy of a network, for one training."""
-    model = type(start)(**start.config)
-    model.load_state_dict(start.state_dict())
-    return model
+class Experiment:
+    """Start networks, encoded pictures and ratings: all that one left-out scene needs.
 
+    Args:
+        starts: Start network of each branch.
+        features: Encoded pictures of each branch, rows as of ``frame``.
+        frame: HECD (which has a ``kind``) and recolorings (which have none).
+    """
 
-def train_and_predict(
-    start: ScoreNet,
-    features: FeatureSet,
-    train: np.ndarray,
-    held: np.ndarray,
-    mos: np.ndarray,
-    args: argparse.Namespace,
-    scores: np.ndarray | None = None,
-) -> np.ndarray:
-    """Train a head on the rated pictures among ``train`` and predict the pictures ``held``; both are row numbers."""
-    rows = train[np.isfinite(mos[train])]
-    model = fit(fresh(start), features.subset(rows, mos[rows], None if scores is None else scores[rows]), None, args, None, {})
-    held_set = features.subset(held, mos[held], None if scores is None else scores[held])
-    held_set.views = 1  # the plain picture
-    return predict(model, held_set, torch.device("cpu")).numpy()
+    def __init__(self, starts: dict[str, ScoreNet], features: dict[str, FeatureSet], frame: pd.DataFrame) -> None:
+        self.starts, self.features, self.frame = starts, features, frame
+        self.human = frame["kind"].notna().to_numpy()
 
+    def train_and_predict(
+        self, dimension: str, train: np.ndarray, held: np.ndarray, scores: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Train a head on the rated pictures among ``train`` and predict the pictures ``held``; both are row numbers."""
+        mos = self.frame[dimension].to_numpy(np.float32)
+        rows = train[np.isfinite(mos[train])]
+        model = type(self.starts[dimension])(**self.starts[dimension].config)
+        model.load_state_dict(self.starts[dimension].state_dict())
+        train_set, held_set = (
+            self.features[dimension].subset(r, mos[r], None if scores is None else scores[r], 1) for r in (rows, held)
+        )
+        return predict(fit(model, train_set, None, recipe(dimension), None, {}), held_set, torch.device("cpu")).numpy()
 
-def sub_scores(
-    starts: dict[str, ScoreNet],
-    features: dict[str, FeatureSet],
-    frame: pd.DataFrame,
-    train: np.ndarray,
-    held: np.ndarray,
-    arguments: dict[str, argparse.Namespace],
-) -> np.ndarray:
-    """CF and SCC of training pictures (out of fold) and held-out pictures, shape (N, 2); NaN elsewhere."""
-    scores = np.full((len(frame), 2), np.nan)
-    for column, dimension in enumerate(("CF", "SCC")):
-        mos = frame[dimension].to_numpy(float)
-        for scenes in scene_folds(frame.iloc[train], INNER_FOLDS):
-            inside = frame["scene"].isin(scenes).to_numpy()[train]
-            scores[train[inside], column] = train_and_predict(
-                starts[dimension], features[dimension], train[~inside], train[inside], mos, arguments[dimension]
-            )
-        scores[held, column] = train_and_predict(starts[dimension], features[dimension], train, held, mos, arguments[dimension])
-    return scores
-
-
-def leave_one_scene_out(
-    starts: dict[str, ScoreNet], features: dict[str, FeatureSet], frame: pd.DataFrame, arguments: dict[str, argparse.Namespace]
-) -> pd.DataFrame:
-    """Predictions of each scene by networks trained on the others: columns CF, SCC, PR, rows of ``frame``."""
-    predictions = np.full((len(frame), 3), np.nan)
-    for scene in tqdm(sorted(frame["scene"].unique()), unit="scene"):
-        outside = (frame["scene"] == scene).to_numpy()
+    def leave_out(self, scene: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a scene, and their CF, SCC and PR by networks trained on all others, shape (N, 3)."""
+        outside = (self.frame["scene"] == scene).to_numpy()
         train, held = np.flatnonzero(~outside), np.flatnonzero(outside)
-        scores = sub_scores(starts, features, frame, train, held, arguments)
-        mos = frame["PR"].to_numpy(float)
-        realism = train_and_predict(starts["PR"], features["PR"], train, held, mos, arguments["PR"], scores)
-        predictions[held] = np.column_stack((scores[held], realism))
-    return pd.DataFrame(predictions, columns=["CF", "SCC", "PR"])
+        scores = np.full((len(self.frame), 2), np.nan)
+        for column, dimension in enumerate(("CF", "SCC")):
+            for scenes in scene_folds(self.frame.iloc[train], INNER_FOLDS):
+                inside = self.frame["scene"].isin(scenes).to_numpy()[train]
+                wanted = train[inside & self.human[train]]
+                scores[wanted, column] = self.train_and_predict(dimension, train[~inside], wanted)
+            scores[held, column] = self.train_and_predict(dimension, train, held)
+        realism = self.train_and_predict("PR", train[self.human[train]], held, scores)
+        return held, np.column_stack((scores[held], realism))
 
 
-def table(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Agreement by dimension and kind of picture; the untouched originals are left out throughout."""
+_experiment: Experiment
+
+
+def load_experiment(path: str) -> None:
+    """Read what ``main`` has prepared; each process computes on one thread."""
+    global _experiment
+    torch.set_num_threads(1)
+    _experiment = torch.load(path, weights_only=False)  # written a moment ago by this program
+
+
+def leave_out(scene: str) -> tuple[np.ndarray, np.ndarray]:
+    return _experiment.leave_out(scene)
+
+
+def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
+    """Agreement by dimension and kind of picture; the untouched originals are left out throughout.
+
+    Args:
+        frame: HECD.
+        predictions: CF, SCC and PR, shape (N, 3).
+    """
     recolored = (frame["method"] != "original").to_numpy()
     colorizers = frame["kind"].isin(_COLORIZERS).to_numpy()
     rows = []
-    for dimension in ("CF", "SCC", "PR"):
-        mos, pred = frame[dimension].to_numpy(float), predictions[dimension].to_numpy(float)
+    for column, dimension in enumerate(("CF", "SCC", "PR")):
+        mos = frame[dimension].to_numpy(float)
         for label, chosen in (("all recolorings", recolored), ("real colorizers", colorizers)):
             use = chosen & np.isfinite(mos)
-            scenes = frame["scene"].to_numpy()[use]
-            pooled = correlations(pred[use], mos[use])
+            pred, scenes = predictions[use, column], frame["scene"].to_numpy()[use]
+            pooled = correlations(pred, mos[use])
             rows.append(
                 {
                     "dimension": dimension,
                     "images": label,
                     "n": int(use.sum()),
                     "SRCC pooled": pooled["SRCC"],
-                    "SRCC within scene": within_scene_srcc(pred[use], mos[use], scenes),
+                    "SRCC within scene": within_scene_srcc(pred, mos[use], scenes),
                     "PLCC pooled": pooled["PLCC"],
                     "RMSE": pooled["RMSE"],
                 }
@@ -131,44 +134,51 @@ def table(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def load_features(starts: dict[str, ScoreNet], frame: pd.DataFrame, views: int) -> dict[str, FeatureSet]:
-    """Encoded views of every picture for each branch; the frozen part of the work, done once."""
-    features = {}
-    for dimension, model in starts.items():
-        pictures = RatedPictures(frame, model.preprocess, dimension, chroma=model.reads_chroma_maps)
-        features[dimension] = encode_set(model, pictures, torch.device("cpu"), views, 0, 2)
-    return features
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hecd", type=Path, help="the HECD folder")
+    parser.add_argument("recolorings", type=Path, help="table of data/make_recolorings.py")
     for dimension in ("CF", "SCC", "PR"):
         parser.add_argument(f"--{dimension.lower()}", type=Path, required=True, help=f"start network of {dimension}")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
     args = parser.parse_args()
 
-    frame = with_paths(load_hecd(args.hecd))
-    starts = {
-        d: build_model(read_checkpoint(path), str(path))
-        for d, path in zip(("CF", "SCC", "PR"), (args.cf, args.scc, args.pr), strict=True)
-    }
-    features = load_features(starts, frame, views=4)
-    predictions = leave_one_scene_out(starts, features, frame, {d: recipe(d) for d in starts})
-    result = table(frame, predictions)
-    text = result.to_markdown(index=False, floatfmt=".2f")
+    frame = load_data([args.hecd, Path(f"{args.recolorings}:{RECOLORINGS}")], "PR", (-1, 1))
+    starts, features = {}, {}
+    for dimension in ("CF", "SCC", "PR"):
+        path = getattr(args, dimension.lower())
+        model = starts[dimension] = build_model(read_checkpoint(path), str(path))
+        dataset = pictures(recipe(dimension), model, frame)
+        features[dimension] = encode_set(model, dataset, torch.device("cpu"), 1, 0, args.workers)
+
+    human = frame["kind"].notna().to_numpy()
+    predictions = np.full((len(frame), 3), np.nan)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = f"{folder}/experiment.pt"
+        torch.save(Experiment(starts, features, frame), prepared)
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(args.workers, load_experiment, (prepared,)) as pool:
+            scenes = sorted(frame["scene"][human].unique())
+            for held, values in tqdm(pool.imap(leave_out, scenes), total=len(scenes), unit="scene"):
+                predictions[held] = values
+    frame, predictions = frame[human].reset_index(drop=True), predictions[human]
+    text = table(frame, predictions).to_markdown(index=False, floatfmt=".2f")
     print(text)
     if args.write:
         folder = Path(__file__).parent
         page = (
             "# Agreement with people on HECD, one scene left out\n\n"
-            f"Made by `{command_line()}`, torch {torch.__version__}. {frame['scene'].nunique()} scenes. Higher is better, but\n"
-            "for RMSE. CF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
-            f"{text}\n\nRecipe of the heads:\n\n"
+            f"Made by `{command_line()}`, torch {torch.__version__}. {len(scenes)} scenes. Higher is better, but for\n"
+            "RMSE. CF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
+            f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"
             + "".join(f"- {dimension}: `{words}`\n" for dimension, words in RECIPES.items())
         )
         write_atomic(folder / "hecd.md", page)
-        saved = pd.concat([frame[["image", "scene", "method"]], predictions.round(6)], axis=1)
+        saved = frame[["image", "scene", "method"]].assign(
+            image=[Path(name).name for name in frame["image"]],
+            **{d: predictions[:, i].round(6) for i, d in enumerate(("CF", "SCC", "PR"))},
+        )
         write_atomic(folder / "hecd_predictions.csv", saved.to_csv(index=False))
 
 

@@ -49,7 +49,7 @@ class ChromaticFidelityNet(ScoreNet):
     dimension = "CF"
     reads_chroma_maps = True
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.3) -> None:
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.5) -> None:
         super().__init__(backbone, size)
         self.config |= {"width": width, "dropout": dropout}
         self.chroma_path = ChromaPath(width)

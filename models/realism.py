@@ -24,7 +24,7 @@ class PerceptualRealismNet(ScoreNet):
     dimension = "PR"
     reads_scores = True
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.3) -> None:
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.5) -> None:
         super().__init__(backbone, size)
         self.config |= {"width": width, "dropout": dropout}
         self.compress_global = compress(2 * sum(self.backbone.channels[1:]), width, dropout)

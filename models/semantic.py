@@ -27,7 +27,7 @@ class SemanticConsistencyNet(ScoreNet):
 
     dimension = "SCC"
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.3) -> None:
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.5) -> None:
         super().__init__(backbone, size)
         self.config |= {"width": width, "dropout": dropout}
         self.prior = ColorPrior(self.backbone.channels)

@@ -241,7 +241,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(engine, "loss_function", loss)
 
 
-@pytest.mark.parametrize("options", [["--backbone-lr", 0], ["--workers", 1], ["--no-augment", "--half"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--backbone-lr", 0], ["--backbone-lr", 1e-3, "--workers", 1], ["--backbone-lr", 1e-3, "--no-augment", "--half"]],
+)
 def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(sets, tmp_path, monkeypatch, capsys, options):
     options = ["--epochs", 3, "--batch-size", 8, *options]
     fit(network(), *sets, arguments(tmp_path / "whole", *options), tmp_path / "whole", {})

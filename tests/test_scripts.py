@@ -130,7 +130,7 @@ def sub_scores(run, rated, weights, tmp_path_factory) -> list[object]:
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp_path, dimension):
     more = {"CF": [], "SCC": ["--photos", rated.parent / "pictures", "--prior-epochs", 1], "PR": sub_scores}[dimension]
-    options = [*NETWORK, "--epochs", 1, "--workers", 0, "--limit", 12, *more]
+    options = [*NETWORK, "--epochs", 1, "--workers", 0, "--limit", 12, "--backbone-lr", 1e-3, *more]
     output = tmp_path / "run"
     result = run(f"train_{dimension}.py", "--data", rated, "--output", output, *options)
     assert result.code == 0
@@ -747,6 +747,17 @@ def test_overwrite_starts_anew_and_other_weights_are_refused_without_it(run, wei
     assert all(rows[name]["CF"] != before[name]["CF"] for name in rows)
 
 
+def test_pr_goes_on_when_some_of_its_three_files_are_complete(run, weights, gallery, scored, tmp_path):
+    output = infer(run, weights, "PR", gallery, tmp_path / "all_PR.csv")
+    for name in ("all_PR.csv", "all_PR.csv.json"):
+        (tmp_path / name).unlink()
+    lines = (tmp_path / "all_SCC.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "all_SCC.csv").write_text("".join(lines[:-3]), encoding="utf-8")
+    infer(run, weights, "PR", gallery, output)
+    for name, low in (("all_PR", "pr"), ("all_CF", "cf"), ("all_SCC", "scc")):
+        assert (tmp_path / f"{name}.csv").read_bytes() == (scored / f"{low}.csv").read_bytes()
+
+
 def test_pr_is_not_continued_with_other_sub_scores(run, weights, gallery, scored, tmp_path):
     for name in ("pr.csv", "pr.csv.json"):
         shutil.copy(scored / name, tmp_path / name)
@@ -767,7 +778,7 @@ def test_pr_is_not_continued_with_other_sub_scores(run, weights, gallery, scored
 
 @pytest.mark.slow
 def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rated, tmp_path):
-    options = [*NETWORK, "--epochs", 1, "--workers", 0, "--folds", 2, "--batch-size", 4]
+    options = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 1e-3, "--folds", 2, "--batch-size", 4]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     command = [*launch, "train_CF.py", "--data", rated, "--output", tmp_path / "run", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -22,7 +22,14 @@ def training_parser(description: str | None, **defaults: float) -> argparse.Argu
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # data
-    add("--data", type=Path, nargs="+", required=True, metavar="PATH", help="HECD, ICQA-2K or a CSV (data/README.md)")
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="HECD, ICQA-2K or a CSV (data/README.md); PATH:N for N pictures of it",
+    )
     add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="range of a CSV's MOS")
     add("--val", type=float, default=0.15, help="share of the scenes that choose the epoch (default: %(default)s)")
     add("--test", type=float, default=0.2, help="share of the scenes scored once at the end (default: %(default)s)")

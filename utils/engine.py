@@ -28,6 +28,7 @@ from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.files import write_atomic
 from utils.metrics import correlations
 
+_ENCODING_BATCH = 8  # on a CPU larger ones are slower: the system hands out their memory anew each time
 _CROP = 0.12  # at most this share of each side is cropped away
 _SETTINGS = (  # arguments that decide where training ends up; a run goes on with those it was started with
     "backbone",
@@ -55,12 +56,12 @@ class FeatureSet(Dataset):
     def __len__(self) -> int:
         return len(self.mos)
 
-    def subset(self, rows: np.ndarray, mos: np.ndarray, scores: np.ndarray | None = None) -> "FeatureSet":
-        """Some of the pictures, with other ratings and sub-scores."""
+    def subset(self, rows: np.ndarray, mos: np.ndarray, scores: np.ndarray | None, views: int) -> "FeatureSet":
+        """The first ``views`` views of some of the pictures, with other ratings and sub-scores."""
         chosen = torch.from_numpy(np.asarray(rows))
-        features = {k: v[:, chosen] for k, v in self.features.items()}
+        features = {k: v[:views, chosen] for k, v in self.features.items()}
         extra = None if scores is None else torch.tensor(scores, dtype=torch.float32)
-        return FeatureSet(features, torch.tensor(mos, dtype=torch.float32), extra, self.views)
+        return FeatureSet(features, torch.tensor(mos, dtype=torch.float32), extra, views)
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
         view = int(torch.randint(self.views, ())) if self.views > 1 else 0
@@ -145,7 +146,7 @@ def encode_set(model: ScoreNet, dataset: Any, device: torch.device, views: int, 
     model.eval()
     stored: list[list[Inputs]] = []
     for view in range(views):
-        loader = DataLoader(dataset, 32, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(dataset, _ENCODING_BATCH, num_workers=workers, collate_fn=collate)
         generator = epoch_generator(seed, view, stream=2)
         bar = tqdm(loader, desc=f"encoding, view {view + 1}/{views}", leave=False, disable=not distributed.is_main())
         parts = []
@@ -168,7 +169,6 @@ def fit(
     args: argparse.Namespace,
     output: Path | None,
     record: dict[str, Any],
-    views: int = 4,
 ) -> ScoreNet:
     """Train a network, keep the weights of the epoch with the best validation SRCC.
 
@@ -180,7 +180,6 @@ def fit(
         output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files; None writes and
             prints nothing.
         record: What the checkpoint says of its training, beside metrics and command.
-        views: Views of each picture that are encoded when the backbone is frozen.
 
     Returns:
         The network of the best epoch, in evaluation mode.
@@ -188,14 +187,7 @@ def fit(
     device = torch.device(args.device)
     model.to(device)
     frozen = args.backbone_lr == 0
-    workers = args.workers
-    if frozen and not isinstance(train_set, FeatureSet):
-        views = views if args.augment else 1
-        train_set = encode_set(model, train_set, device, views, args.seed, workers)
-        if val_set is not None:
-            val_set = encode_set(model, val_set, device, 1, args.seed, workers)
-    if frozen:
-        workers = 0
+    workers = 0 if isinstance(train_set, FeatureSet) else args.workers
     for parameter in model.pretrained_parameters():
         parameter.requires_grad_(not frozen)
 

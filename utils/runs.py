@@ -17,10 +17,12 @@ from models.backbone import load_pretrained
 from models.base import ScoreNet
 from utils import distributed
 from utils.checkpoint import build_model, preprocessing, read_checkpoint
-from utils.engine import fit, predict, write_results
+from utils.engine import FeatureSet, encode_set, fit, predict, write_results
 from utils.files import picture_id, sha256
 from utils.metrics import correlations, within_scene_srcc
 from utils.scores import ScoreWriter, read_scores
+
+_VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
@@ -33,8 +35,10 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
         ValueError: If nothing is rated in this dimension, or a picture comes twice.
     """
     frames = []
-    for source in sources:
+    for named in sources:
+        source, most = counted(named)
         frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
+        frame = frame if most is None else spread(frame, most)
         count = int(frame[dimension].notna().sum())
         print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {count} with a {dimension} rating")
         frames.append(frame)
@@ -50,6 +54,14 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
     joined = joined.sort_values("image", ignore_index=True)
     joined.attrs = {"root": root, "name": " + ".join(f.attrs.get("name", "") for f in frames)}
     return joined
+
+
+def counted(source: Path) -> tuple[Path, int | None]:
+    """Path and number of pictures of ``PATH:N``; None for all of them."""
+    path, colon, number = str(source).rpartition(":")
+    if colon and number.isdigit() and not source.exists():
+        return Path(path), int(number)
+    return source, None
 
 
 def rated(frame: pd.DataFrame, dimension: str) -> pd.DataFrame:
@@ -109,15 +121,40 @@ def start_model(args: argparse.Namespace, network: type[ScoreNet]) -> ScoreNet:
     return model
 
 
-def pictures(
-    args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None
-) -> RatedPictures | None:
-    """The dataset of one part; None if the part is empty."""
-    if frame.empty:
-        return None
-    return RatedPictures(
-        frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, int(args.cache_gb * (1 << 30))
-    )
+def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedPictures:
+    """The pictures of a MOS table, as the network reads them."""
+    cache_bytes = int(args.cache_gb * (1 << 30))
+    return RatedPictures(frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, cache_bytes)
+
+
+Sets = Callable[[pd.DataFrame, bool, np.ndarray | None], RatedPictures | FeatureSet | None]
+
+
+def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
+    """What turns a part of ``frame`` into a dataset; the frozen part of a network looks at every picture only once.
+
+    Args:
+        args: Arguments of the script.
+        model: A network with the start weights of the run.
+        frame: All pictures that any part will have.
+
+    Returns:
+        A function of a part, whether it is trained on (and augmented), and its sub-scores, shape (N, 2); it gives None for
+        an empty part.
+    """
+    if args.backbone_lr > 0:
+        return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
+    device = torch.device(args.device)
+    views = _VIEWS if args.augment else 1
+    encoded = encode_set(model.to(device), pictures(args, model, frame), device, views, args.seed, args.workers)
+    row_of = {image: row for row, image in enumerate(frame["image"])}
+
+    def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
+        rows = np.array([row_of[image] for image in part["image"]], dtype=int)
+        mos = part[model.dimension].to_numpy(np.float32)
+        return encoded.subset(rows, mos, scores, encoded.views if train else 1) if len(rows) else None
+
+    return make
 
 
 def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
@@ -133,7 +170,7 @@ def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) ->
             earlier = read_checkpoint(source).get("seen")
             seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
-        "data": [Path(source).name for source in args.data],
+        "data": [str(source) for source in args.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
         "torch": str(torch.__version__),
@@ -160,15 +197,17 @@ def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: 
     if args.folds:
         scene_folds(rest, args.folds, args.seed)
     model = make_model()
-    sets = {name: pictures(args, model, part) for name, part in parts.items()}
+    needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
+    make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
+    sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
     model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
     finish(args, model, parts["test"], sets["test"])
     if args.folds:
-        out_of_fold(args, make_model, rest)
+        out_of_fold(args, make_model, make_set, rest)
     distributed.cleanup()
 
 
-def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: RatedPictures | None) -> None:
+def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: RatedPictures | FeatureSet | None) -> None:
     """Score the test part, once, with the weights that validation chose."""
     if not distributed.is_main():
         return
@@ -191,7 +230,7 @@ def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
     return chosen
 
 
-def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], frame: pd.DataFrame) -> None:
+def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], make_set: Sets, frame: pd.DataFrame) -> None:
     """Predict every picture with a network that has not seen its scene; the CSV that train_PR.py should be fed.
 
     Pictures without a rating in this dimension are predicted as well, for PR needs a prediction for each.
@@ -206,10 +245,10 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], fr
         model = make_model()
         parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
         parts = {name: rated(part, model.dimension) for name, part in parts.items()}
-        train_set, val_set = (pictures(args, model, parts[name]) for name in ("train", "val"))
+        train_set, val_set = (make_set(parts[name], name == "train", None) for name in ("train", "val"))
         model = fit(model, train_set, val_set, args, output, training_record(args, parts))
         if distributed.is_main():
-            held_set = pictures(args, model, select(frame, held))
+            held_set = make_set(select(frame, held), False, None)
             predictions[held.to_numpy()] = predict(model, held_set, torch.device(args.device), workers=args.workers).numpy()
             hashes.append(sha256(output / "best.pt"))
     if not distributed.is_main():
