@@ -231,22 +231,22 @@ def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> pd.DataF
 
 def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
     frame = table(("a.png", 0.1, ""), ("b.png", np.nan, "in/b.png: is empty"), ("c.png", 0.9, ""), gray=("a.png",))
-    lines = report(frame, ["CF"]).splitlines()
+    lines = report(frame.assign(SCC=[0.4, np.nan, 0.2]), "CF", ["SCC", "CF"]).splitlines()
     assert [line.split() for line in lines] == [
-        ["image", "CF"],
-        ["c.png", "0.900"],
-        ["a.png", "0.100", "gray"],
+        ["image", "SCC", "CF"],
+        ["c.png", "0.200", "0.900"],
+        ["a.png", "0.400", "0.100", "gray"],
         ["ERROR", "in/b.png:", "is", "empty"],
     ]
 
 
 def test_report_names_the_picture_of_an_error_that_does_not():
-    lines = report(table(("b.png", np.nan, "CF score is not finite")), ["CF"]).splitlines()
+    lines = report(table(("b.png", np.nan, "CF score is not finite")), "CF", ["CF"]).splitlines()
     assert lines[-1] == "ERROR  b.png: CF score is not finite"
 
 
 def test_report_of_many_pictures_shows_both_ends():
-    lines = report(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), ["CF"]).splitlines()
+    lines = report(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), "CF", ["CF"]).splitlines()
     assert len(lines) == 42
     assert lines[1].startswith("099.png")
     assert lines[21] == "... 60 more ..."
@@ -254,7 +254,7 @@ def test_report_of_many_pictures_shows_both_ends():
 
 
 def test_report_of_errors_only():
-    assert "ERROR  x.jpg: empty" in report(table(("x.jpg", np.nan, "x.jpg: empty")), ["CF"])
+    assert "ERROR  x.jpg: empty" in report(table(("x.jpg", np.nan, "x.jpg: empty")), "CF", ["CF"])
 
 
 def test_score_file_is_named_after_what_was_scored(tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp
     assert content["config"]["backbone"] == "test_efficientnet"
     assert content["preprocessing"]["size"] == 64
     assert content["command"].startswith(f"python train_{dimension}.py --data {rated} --output {output} --backbone")
-    assert content["data"] == ["table.csv"]
+    assert [Path(source).name for source in content["data"]] == ["table.csv"]
     assert {"epoch", "loss", "SRCC", "PLCC", "KRCC"} <= content["metrics"].keys()
     assert torch.load(output / "last.pt", weights_only=True)["optimizer"]["param_groups"]
 
@@ -673,7 +673,7 @@ def many(rated, tmp_path_factory) -> Path:
     """A folder of so many pictures that a run can be stopped midway."""
     folder = tmp_path_factory.mktemp("many")
     sources = sorted((rated.parent / "pictures").iterdir())
-    for number in range(600):
+    for number in range(300):
         os.link(sources[number % len(sources)], folder / f"{number:03}.png")
     return folder
 
@@ -681,13 +681,13 @@ def many(rated, tmp_path_factory) -> Path:
 def start_and_stop(repo: Path, how: signal.Signals, command: list[object], journal: Path, rows: int) -> tuple[int, str]:
     """Run a script in a process of its own and stop it once its journal has so many lines; exit code and errors."""
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=repo, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not journal.exists() or journal.read_bytes().count(b"\n") < rows:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 
@@ -701,7 +701,7 @@ def test_a_stopped_run_goes_on_where_it_stopped_and_ends_as_one_that_was_not(run
     code, _ = start_and_stop(repo, signal.SIGKILL, command, journal, 20)
     assert code == -signal.SIGKILL
     killed = journal.read_bytes().count(b"\n") - 1  # but for the header
-    assert 19 <= killed < 600
+    assert 19 <= killed < 300
     assert not output.exists()
 
     code, errors = start_and_stop(repo, signal.SIGINT, command, journal, killed + 20)
@@ -710,7 +710,7 @@ def test_a_stopped_run_goes_on_where_it_stopped_and_ends_as_one_that_was_not(run
     assert "Traceback" not in errors
     assert not journal.exists()
     interrupted = rows_of(output)
-    assert killed + 19 <= len(interrupted) < 600
+    assert killed + 19 <= len(interrupted) < 300
     done = rows_of(whole)
     assert all(row == done[name] for name, row in interrupted.items())
 
@@ -776,7 +776,6 @@ def test_pr_is_not_continued_with_other_sub_scores(run, weights, gallery, scored
 # --- several processes
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rated, tmp_path):
     options = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 1e-3, "--folds", 2, "--batch-size", 4]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]

@@ -248,9 +248,9 @@ def seen_pictures(model: ScoreNet, images: ImageList) -> int:
     return count
 
 
-def report(frame: pd.DataFrame, columns: list[str], most: int = 40) -> str:
-    """Scores as a table, best to worst by the first column, pictures with an error last."""
-    scored = frame[frame["error"] == ""].sort_values([columns[0], "image"], ascending=[False, True])
+def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -> str:
+    """Scores as a table, best to worst by the column ``main``, pictures with an error last."""
+    scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
     shown = scored if len(scored) <= most else pd.concat([scored.head(most // 2), scored.tail(most // 2)])
     width = max([len("image"), *(len(name) for name in shown["image"])])
     lines = [f"{'image':<{width}}  " + "".join(f"{column:>8}" for column in columns)]
@@ -269,7 +269,7 @@ def report(frame: pd.DataFrame, columns: list[str], most: int = 40) -> str:
 def conclude(paths: Mapping[str, Path], main: str, columns: list[str], json_path: Path | None) -> int:
     """Print the table and where the files are; the exit status."""
     frame = read_scores(paths[main], main)
-    print(report(frame, columns))
+    print(report(frame, main, columns))
     for dimension, path in paths.items():
         print(f"{dimension}: {path}")
     failed = int((frame["error"] != "").sum())
