@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
+from data.hecd import load_hecd
 from data.splits import scene_folds
 from models.base import ScoreNet
 from utils.arguments import training_parser
 from utils.checkpoint import build_model, read_checkpoint
-from utils.engine import FeatureSet, command_line, encode_set, fit, predict
+from utils.engine import FeatureSet, encode_set, fit, predict
 from utils.files import write_atomic
 from utils.metrics import correlations, within_scene_srcc
 from utils.runs import load_data, pictures
@@ -38,8 +39,13 @@ RECIPES = {
     "SCC": "--val 0 --epochs 5 --weight-decay 0.1 --no-augment",
     "PR": "--val 0 --epochs 10 --weight-decay 0.1 --no-augment",
 }
+COMMAND = (
+    "python benchmarks/hecd.py data/HECD runs/recolorings/table.csv --cf runs/cf_stage1/best.pt \\\n"
+    "    --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt --write"
+)
 RECOLORINGS = 1500  # pictures beside HECD for CF and SCC
 INNER_FOLDS = 5
+BOOTSTRAP = 1000  # draws of scenes, with replacement
 _COLORIZERS = ("O", "L", "I", "Z", "P")
 
 
@@ -104,6 +110,26 @@ def leave_out(scene: str) -> tuple[np.ndarray, np.ndarray]:
     return _experiment.leave_out(scene)
 
 
+def interval(pred: np.ndarray, mos: np.ndarray, scenes: np.ndarray) -> list[str]:
+    """SRCC pooled and within scene, each with the 95 % interval of a bootstrap that draws scenes."""
+    rows = [np.flatnonzero(scenes == scene) for scene in sorted(set(scenes))]
+    within = np.array([correlations(pred[r], mos[r])["SRCC"] for r in rows])
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(rows), (BOOTSTRAP, len(rows)))
+    pooled = []
+    for draw in draws:
+        chosen = np.concatenate([rows[k] for k in draw])
+        pooled.append(correlations(pred[chosen], mos[chosen])["SRCC"])
+    cells = []
+    for value, sample in (
+        (correlations(pred, mos)["SRCC"], pooled),
+        (within_scene_srcc(pred, mos, scenes), np.nanmean(within[draws], axis=1)),
+    ):
+        low, high = np.nanpercentile(sample, (2.5, 97.5))
+        cells.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
+    return cells
+
+
 def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
     """Agreement by dimension and kind of picture; the untouched originals are left out throughout.
 
@@ -118,32 +144,25 @@ def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
         mos = frame[dimension].to_numpy(float)
         for label, chosen in (("all recolorings", recolored), ("real colorizers", colorizers)):
             use = chosen & np.isfinite(mos)
-            pred, scenes = predictions[use, column], frame["scene"].to_numpy()[use]
-            pooled = correlations(pred, mos[use])
+            pred = predictions[use, column]
+            pooled, within = interval(pred, mos[use], frame["scene"].to_numpy()[use])
+            other = correlations(pred, mos[use])
             rows.append(
                 {
                     "dimension": dimension,
                     "images": label,
                     "n": int(use.sum()),
-                    "SRCC pooled": pooled["SRCC"],
-                    "SRCC within scene": within_scene_srcc(pred, mos[use], scenes),
-                    "PLCC pooled": pooled["PLCC"],
-                    "RMSE": pooled["RMSE"],
+                    "SRCC pooled": pooled,
+                    "SRCC within scene": within,
+                    "PLCC pooled": other["PLCC"],
+                    "RMSE": other["RMSE"],
                 }
             )
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("hecd", type=Path, help="the HECD folder")
-    parser.add_argument("recolorings", type=Path, help="table of data/make_recolorings.py")
-    for dimension in ("CF", "SCC", "PR"):
-        parser.add_argument(f"--{dimension.lower()}", type=Path, required=True, help=f"start network of {dimension}")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
-    args = parser.parse_args()
-
+def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
+    """HECD, and the three scores of each picture by networks that have not seen its scene."""
     frame = load_data([args.hecd, Path(f"{args.recolorings}:{RECOLORINGS}")], "PR", (-1, 1))
     starts, features = {}, {}
     for dimension in ("CF", "SCC", "PR"):
@@ -151,7 +170,6 @@ def main() -> None:
         model = starts[dimension] = build_model(read_checkpoint(path), str(path))
         dataset = pictures(recipe(dimension), model, frame)
         features[dimension] = encode_set(model, dataset, torch.device("cpu"), 1, 0, args.workers)
-
     human = frame["kind"].notna().to_numpy()
     predictions = np.full((len(frame), 3), np.nan)
     with tempfile.TemporaryDirectory() as folder:
@@ -162,19 +180,43 @@ def main() -> None:
             scenes = sorted(frame["scene"][human].unique())
             for held, values in tqdm(pool.imap(leave_out, scenes), total=len(scenes), unit="scene"):
                 predictions[held] = values
-    frame, predictions = frame[human].reset_index(drop=True), predictions[human]
+    return frame[human].reset_index(drop=True), predictions[human]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("hecd", type=Path, help="the HECD folder")
+    parser.add_argument("recolorings", type=Path, nargs="?", help="table of data/make_recolorings.py")
+    for dimension in ("CF", "SCC", "PR"):
+        parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
+    parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
+    args = parser.parse_args()
+    folder = Path(__file__).parent
+    if args.reuse:
+        frame = load_hecd(args.hecd)
+        saved = pd.read_csv(folder / "hecd_predictions.csv", dtype={"scene": str}).set_index("image")
+        predictions = saved.loc[[Path(name).name for name in frame["image"]], ["CF", "SCC", "PR"]].to_numpy()
+    elif None in (args.recolorings, args.cf, args.scc, args.pr):
+        parser.error("needs the recolorings and the start networks --cf, --scc and --pr, or --reuse")
+    else:
+        frame, predictions = predict_all(args)
     text = table(frame, predictions).to_markdown(index=False, floatfmt=".2f")
     print(text)
-    if args.write:
-        folder = Path(__file__).parent
-        page = (
-            "# Agreement with people on HECD, one scene left out\n\n"
-            f"Made by `{command_line()}`, torch {torch.__version__}. {len(scenes)} scenes. Higher is better, but for\n"
-            "RMSE. CF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
-            f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"
-            + "".join(f"- {dimension}: `{words}`\n" for dimension, words in RECIPES.items())
-        )
-        write_atomic(folder / "hecd.md", page)
+    if not args.write:
+        return
+    page = (
+        "# Agreement with people on HECD, one scene left out\n\n"
+        f"Predictions, in hecd_predictions.csv, by\n\n```\n{COMMAND}\n```\n\nand the table from them by "
+        f"`python benchmarks/hecd.py data/HECD --reuse --write`; torch {torch.__version__}, "
+        f"{frame['scene'].nunique()} scenes.\nHigher is better, but for RMSE. In brackets: 95 % interval of a bootstrap over "
+        "scenes.\nCF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
+        f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"
+        + "".join(f"- {dimension}: `{words}`\n" for dimension, words in RECIPES.items())
+    )
+    write_atomic(folder / "hecd.md", page)
+    if not args.reuse:
         saved = frame[["image", "scene", "method"]].assign(
             image=[Path(name).name for name in frame["image"]],
             **{d: predictions[:, i].round(6) for i, d in enumerate(("CF", "SCC", "PR"))},

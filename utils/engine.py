@@ -159,7 +159,11 @@ def encode_set(model: ScoreNet, dataset: Any, device: torch.device, views: int, 
 
 
 def command_line() -> str:
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command of this run, as typed in the folder of the repository."""
+    script = Path(sys.argv[0]).resolve()
+    root = Path(__file__).resolve().parents[1]
+    name = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)
+    return shlex.join(["python", name.as_posix(), *sys.argv[1:]])
 
 
 def fit(
