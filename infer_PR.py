@@ -12,10 +12,11 @@ from pathlib import Path
 
 from models import load_model
 from utils.files import sha256
-from utils.images import list_images
-from utils.scores import NO_ROW, join_scores, missing_scores, read_scores
+from utils.images import ImageList, list_images
+from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores
 from utils.scoring import (
     Scorer,
+    check_json,
     conclude,
     devices_of,
     inference_parser,
@@ -27,13 +28,21 @@ from utils.scoring import (
 )
 
 
-def given_scores(names: list[str], path: Path, dimension: str) -> tuple[dict[str, float], dict[str, str]]:
+def given_scores(images: ImageList, path: Path, dimension: str) -> tuple[dict[str, float], dict[str, str]]:
     """Sub-scores from a file: the score of each picture, and the reason of each picture whose row is an error.
 
     Raises:
-        ValueError: If a picture has no row.
+        ValueError: If a picture has no row, or its row was made from a file of another size.
     """
+    names = images.names
     frame = read_scores(path, dimension)
+    recorded = frame.attrs.get("meta", {}).get("files", {})
+    for name in names:
+        size = recorded.get(name, "").partition("-")[0]
+        if size and size != fingerprint(images.path(name)).partition("-")[0]:
+            raise ValueError(
+                f"{path} holds the {dimension} of another file named {name}; run infer_{dimension}.py on {images.root}"
+            )
     missing = missing_scores(names, frame, dimension)
     failed = {name: f"no {dimension} score: {reason}" for name, reason in missing.items() if reason != NO_ROW}
     scored = [name for name in names if name not in failed]
@@ -66,7 +75,7 @@ def main() -> int:
             origin = "the shipped weights" if weights == dimension else weights
             print(f"no --{dimension.lower()}: {dimension} is computed with {origin}")
         else:
-            scores, failed = given_scores(images.names, file, dimension)
+            scores, failed = given_scores(images, file, dimension)
             for name, score in scores.items():
                 known.setdefault(name, {})[dimension] = score
             unscorable |= failed
@@ -74,6 +83,7 @@ def main() -> int:
     branches["PR"] = load_model(args.weights, dimension="PR")
     paths["PR"] = path
 
+    check_json(args.json, paths)
     devices = devices_of(args.device)
     scorer = Scorer(branches, devices)
     with contextlib.ExitStack() as stack:

@@ -11,7 +11,8 @@ As published, every part decodes every picture itself and scores it in a batch o
 - PR: the same with ResNet-50.
 
 Weights are random, nothing is downloaded, and the scores mean nothing. Where the two differ, this program does less: CIELAB
-in torch in place of scikit-image, no transformers, no boxes and color curves of objects for SCC.
+in torch in place of scikit-image, timm in place of transformers and without its unused pooler, no boxes and color curves of
+objects for SCC, and random numbers in place of reading weights.
 """
 
 import argparse
@@ -24,20 +25,35 @@ PARTS = ("CF", "SCC", "PR")
 
 
 def score_folder(paths: list[Path], part: str) -> list[float]:
-    """Score pictures by one part; imports only what that part needs, as the published scripts do."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+    """Score pictures by one part. Libraries are imported here, by the part that needs them, for start-up is measured too."""
+    import torch
+    from PIL import Image
 
+    with torch.device("meta"):  # without the slow initialization, which the published scripts replace by a file anyway
+        model = vit_branch() if part == "CF" else resnet_branch("resnet18" if part == "SCC" else "resnet50")
+    model.to_empty(device="cpu").eval()
+    scores = []
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.normal_(0, 0.02) if tensor.ndim > 1 else tensor.fill_(1)
+        for path in paths:
+            with Image.open(path) as file:
+                scores.append(float(model(file.convert("RGB"))))
+    return scores
+
+
+def vit_branch():
+    """CF: a module that takes a Pillow image."""
     import numpy as np
     import timm
     import torch
-    import torchvision
     from PIL import Image
     from torch import Tensor, nn
-    from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
     from utils.color import rgb_to_lab
 
-    class CF(nn.Module):
+    class Branch(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.vit = timm.create_model("vit_base_patch16_384", pretrained=False, num_classes=0)
@@ -51,31 +67,28 @@ def score_folder(paths: list[Path], part: str) -> list[float]:
             tokens = self.vit.forward_features(rgb)  # (1, 577, 768)
             return self.regressor(torch.cat((tokens[:, 0], tokens[:, 1:].std(1), self.chroma(ab).flatten(1)), 1))
 
-    class ResNet(nn.Module):
-        def __init__(self, net: nn.Module) -> None:
+    return Branch()
+
+
+def resnet_branch(name: str):
+    """SCC and PR: a module that takes a Pillow image."""
+    import torchvision
+    from PIL import Image
+    from torch import Tensor, nn
+    from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
             super().__init__()
-            width, net.fc = net.fc.in_features, nn.Identity()
-            self.net = net
-            self.regressor = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 1), nn.Tanh())
             self.prepare = Compose([Resize((224, 224)), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+            self.net = torchvision.models.get_model(name, weights=None)
+            width, self.net.fc = self.net.fc.in_features, nn.Identity()
+            self.regressor = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 1), nn.Tanh())
 
         def forward(self, picture: Image.Image) -> Tensor:
             return self.regressor(self.net(self.prepare(picture)[None]))
 
-    with torch.device("meta"):  # without the slow initialization, which published scripts replace by a file anyway
-        if part == "CF":
-            model = CF()
-        else:
-            model = ResNet(getattr(torchvision.models, "resnet18" if part == "SCC" else "resnet50")(weights=None))
-    model.to_empty(device="cpu").eval()
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.normal_(0, 0.02) if tensor.ndim > 1 else tensor.fill_(1)
-        scores = []
-        for path in paths:
-            with Image.open(path) as file:
-                scores.append(float(model(file.convert("RGB"))))
-    return scores
+    return Branch()
 
 
 def main() -> None:

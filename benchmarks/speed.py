@@ -5,7 +5,7 @@
 
 Whole processes are timed, start-up included, in turns, so that a slow spell of the machine meets both. Let nothing else run
 beside it: the CPU time of other processes is shown for that reason. Where infer_PR.py spends its time is measured apart, in
-this process, on one thread, with the very functions that it calls.
+this process, on one thread, with the very functions that it calls; in CPU time, which other processes disturb little.
 """
 
 import argparse

@@ -105,6 +105,18 @@ def build_model(content: dict[str, Any], source: str) -> nn.Module:
     return model
 
 
+def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
+    """File sizes and fingerprints (``picture_id``) of the pictures that the network of a checkpoint was trained on."""
+    seen = content.get("seen")
+    if seen is None:
+        return frozenset(), frozenset()
+    if not isinstance(seen, torch.Tensor) or seen.ndim != 2 or seen.shape[1] != 2:
+        raise ValueError(
+            f"a checkpoint's record of training pictures must have shape (N, 2), got {getattr(seen, 'shape', seen)}"
+        )
+    return frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
+
+
 def load_model(weights: str | Path, device: str | torch.device = "cpu", dimension: str | None = None) -> nn.Module:
     """Load a trained network, ready to score.
 
@@ -127,6 +139,5 @@ def load_model(weights: str | Path, device: str | torch.device = "cpu", dimensio
         raise ValueError(f"{path} holds a {content.get('dimension')} network, expected {dimension}")
     model = build_model(content, str(path)).to(device).eval()
     model.weights_hash = sha256(path)
-    seen = content.get("seen", torch.empty(0, 2, dtype=torch.int64))
-    model.seen = frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
+    model.seen = seen_by(content)
     return model

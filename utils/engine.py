@@ -239,6 +239,8 @@ def fit(
         scaler.load_state_dict(state["scaler"])
         start, best, best_epoch, history = state["epoch"] + 1, state["best"], state["best_epoch"], state["history"]
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
+    elif output is not None and distributed.is_main():
+        (output / "last.pt").unlink(missing_ok=True)  # of an earlier run, which a later --resume must not take up
     wrapped = distributed.wrap(model, device)
     quiet = output is None or not distributed.is_main()
     writer = None if quiet else summary_writer(output, start)

@@ -16,7 +16,7 @@ from data.table import load_dataset
 from models.backbone import load_pretrained
 from models.base import ScoreNet
 from utils import distributed
-from utils.checkpoint import build_model, preprocessing, read_checkpoint
+from utils.checkpoint import build_model, preprocessing, read_checkpoint, seen_by
 from utils.engine import FeatureSet, encode_set, fit, predict, write_results
 from utils.files import picture_id, sha256
 from utils.metrics import correlations, within_scene_srcc
@@ -254,6 +254,13 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], ma
     if not distributed.is_main():
         return
     dimension = model.dimension
+    if args.init is not None:
+        # a network that started from one that knew a picture has not truly left it out
+        _, ids = seen_by(read_checkpoint(args.init))
+        new = np.array([picture_id(path) not in ids for path in frame["path"]])
+        if not new.all():
+            print(f"{(~new).sum()} of {len(frame)} pictures were used to train --init and are left out of {target}")
+        frame, predictions = select(frame, pd.Series(new)), predictions[new]
     with ScoreWriter(
         target,
         [dimension],
@@ -284,15 +291,19 @@ def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[
     Raises:
         ValueError: If a picture has no finite score; names it and what to run.
     """
+    wanted = {os.path.normpath(path) for path in frame["path"]}
     found: dict[str, tuple[float, str, str]] = {}
     for file in files:
         scores = read_scores(file, dimension)
         meta = scores.attrs.get("meta", {})
-        base = meta.get("root") or frame.attrs["root"]
         sample = meta.get("sample", "unknown")
         errors = scores["error"] if "error" in scores else [""] * len(scores)
-        for image, value, error in zip(scores["image"], scores[dimension], errors, strict=True):
-            found.setdefault(os.path.normpath(os.path.join(base, image)), (value, sample, error))
+        for base in (meta.get("root"), frame.attrs["root"]):  # the second where data have moved since
+            paths = [os.path.normpath(os.path.join(base, image)) for image in scores["image"]] if base else []
+            if wanted & set(paths):
+                break
+        for path, value, error in zip(paths, scores[dimension], errors, strict=True):
+            found.setdefault(path, (value, sample, error))
     values, samples, missing = [], {}, []
     for image, path in zip(frame["image"], frame["path"], strict=True):
         value, sample, error = found.get(os.path.normpath(path), (np.nan, "", "no row"))

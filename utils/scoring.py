@@ -295,12 +295,20 @@ def run_script(main: Callable[[], int]) -> None:
         sys.exit(130)
 
 
+def check_json(json_path: Path | None, outputs: Mapping[str, Path]) -> None:
+    """Refuse a --json that would replace a score file or what stands beside it."""
+    taken = {p.resolve() for path in outputs.values() for p in (path, path.with_name(path.name + ".json"))}
+    if json_path is not None and (json_path.suffix.lower() != ".json" or json_path.resolve() in taken):
+        raise ValueError(f"--json {json_path} must end in .json and be another file than the score files and their sidecars")
+
+
 def score_one_dimension(description: str | None, dimension: str) -> int:
     """The whole of infer_CF.py and infer_SCC.py."""
     args = inference_parser(description, dimension).parse_args()
     images = list_images(args.images)
     model = load_model(args.weights, dimension=dimension)
     path = output_path(args.output, args.images, dimension)
+    check_json(args.json, {dimension: path})
     devices = devices_of(args.device)
     scorer = Scorer({dimension: model}, devices)
     with open_writer(path, [dimension], images, model, {dimension: model.weights_hash}, args.overwrite) as writer:
