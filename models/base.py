@@ -1,5 +1,7 @@
 """What the three branches share: preparing pictures, the forms of input they take, and rebuilding from a checkpoint."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,7 +129,8 @@ class ScoreNet(nn.Module):
             One number in [-1, 1] for one picture, a list of numbers for a list.
         """
         single = not isinstance(pictures, list | tuple) and not (isinstance(pictures, Tensor) and pictures.ndim == 4)
-        values = [self.score_prepared(self.prepare(p)) for p in ([pictures] if single else pictures)]
+        with one_thread():
+            values = [self.score_prepared(self.prepare(p)) for p in ([pictures] if single else pictures)]
         return values[0] if single else values
 
     @torch.inference_mode()
@@ -142,6 +145,19 @@ class ScoreNet(nn.Module):
         if training:
             self.train()
         return value
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Arithmetic on one thread, as the scripts do it: the last digits of a sum depend on how it is divided."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
 
 
 def to_tensor(picture: Picture) -> Tensor:

@@ -29,7 +29,7 @@ CHROMA_MAPS = (
     "gray",
 )
 
-_STRIP_PIXELS = 1 << 20  # pixels converted at a time; about 150 MB of float32 planes
+_STRIP_PIXELS = 1 << 16  # pixels converted at a time; their planes stay in the cache of a core
 _AB_SCALE = 50.0  # CIELAB units that become 1
 _EDGE_SCALE = 20.0  # CIELAB units a pixel that become 1
 _FLAT = 0.15  # edge strength, in units of _EDGE_SCALE, below which a plane counts as flat
@@ -102,13 +102,14 @@ class Preprocess(nn.Module):
     def _resize(self, rgb: Tensor) -> Tensor:
         # A large picture is box-averaged by a whole factor first: exact, cheap and bounded in memory.
         factor = max(1, min(rgb.shape[1:]) // (2 * self.size))
-        reduced = []
+        height, width = (-(-side // factor) for side in rgb.shape[1:])
+        # made first: small results between the large strips would keep the allocator from using their memory again
+        picture = torch.empty(1, 3, height, width, device=rgb.device)
         for top, bottom in self._strips(rgb, factor):
             strip = _as_float(rgb[:, top:bottom])
             if factor > 1:
                 strip = F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False)
-            reduced.append(strip)
-        picture = torch.cat(reduced, 1)[None]
+            picture[0, :, top // factor : -(-bottom // factor)] = strip
         picture = F.interpolate(picture, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         picture = picture[0].clamp(0, 1)
         # 8-bit levels, as image libraries resize: a cache of bytes is then exact. The gradient passes straight through.
@@ -118,16 +119,21 @@ class Preprocess(nn.Module):
         height, width = rgb.shape[1:]
         across = coverage(width, self.grid, rgb.device).T
         down = coverage(height, self.grid, rgb.device)
-        cells = torch.zeros(len(CHROMA_MAPS), self.grid, self.grid, device=rgb.device)
+        bands = torch.zeros(len(CHROMA_MAPS), self.grid, width, device=rgb.device)
         for top, bottom in self._strips(rgb):
             strip = rgb[:, top : min(bottom + 1, height)]  # one more row, for the differences
             maps = self._pixel_maps(strip)[:, : bottom - top]
-            cells = cells + down[:, top:bottom] @ (maps @ across)
-        return cells
+            first, last = top * self.grid // height, -(-bottom * self.grid // height)  # the cells of these rows
+            bands[:, first:last] += down[first:last, top:bottom] @ maps
+        return bands @ across
 
     def _pixel_maps(self, rgb: Tensor) -> Tensor:
         """``CHROMA_MAPS`` of every pixel, shape (C, H, W)."""
-        linear = self.linear_levels[rgb.int()] if rgb.dtype == torch.uint8 else srgb_to_linear(rgb)
+        rgb = rgb.contiguous()
+        if rgb.dtype == torch.uint8:
+            linear = self.linear_levels.index_select(0, rgb.flatten().int()).view(rgb.shape)
+        else:
+            linear = srgb_to_linear(rgb)
         lab = linear_to_lab(linear[None])[0]
         lightness, ab = lab[0] / 100, lab[1:] / _AB_SCALE
         squared = ab.square().sum(0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
-from models.base import Inputs, Maps, Picture, ScoreHead, ScoreNet, color_effect, compress, to_tensor
+from models.base import Inputs, Maps, Picture, ScoreHead, ScoreNet, color_effect, compress, one_thread, to_tensor
 
 
 class PerceptualRealismNet(ScoreNet):
@@ -71,11 +71,13 @@ class PerceptualRealismNet(ScoreNet):
             # a plain tuple, so that the two networks are no part of this one's state
             self.branches = (load_model("CF", device=self.device), load_model("SCC", device=self.device))
         results = []
-        for i, item in enumerate(items):
-            pixels = to_tensor(item)  # decoded once for all branches
-            # rounded as in score files, so that both ways give the same PR
-            pair = [
-                values[i] if values is not None else round(self.branches[k].score(pixels), 6) for k, values in enumerate(given)
-            ]
-            results.append(self.score_prepared(self.prepare(pixels), (pair[0], pair[1])))
+        with one_thread():
+            for i, item in enumerate(items):
+                pixels = to_tensor(item)  # decoded once for all branches
+                # rounded as in score files, so that both ways give the same PR
+                cf_i, scc_i = (
+                    values[i] if values is not None else round(self.branches[k].score(pixels), 6)
+                    for k, values in enumerate(given)
+                )
+                results.append(self.score_prepared(self.prepare(pixels), (cf_i, scc_i)))
         return results[0] if single else results

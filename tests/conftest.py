@@ -18,6 +18,8 @@ from PIL import Image
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
 from utils.checkpoint import save_checkpoint
 
+torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
+
 REPO = Path(__file__).resolve().parents[1]
 SCENES = [f"s{number}" for number in range(8)]
 MOS = {"ORG": 0.8, "DULL": 0.2, "SWAP": -0.4, "STAIN": -0.7}  # by recoloring; a scene moves it a little

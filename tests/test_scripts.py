@@ -306,7 +306,8 @@ def test_out_of_fold_predictions_are_by_networks_that_have_not_seen_the_scene(st
         known = {name.split("_")[1].split(".")[0] for name, path in pictures.items() if identities([path]) & seen}
         for name, path in pictures.items():
             if path.stem.split("_")[1] not in known:
-                assert float(rows[name][dimension]) == pytest.approx(model.score(path), abs=2e-6)
+                # predicted in batches, whose sums are divided otherwise than those of one picture
+                assert float(rows[name][dimension]) == pytest.approx(model.score(path), abs=2e-5)
                 predicted += 1
     assert predicted == len(pictures)
 

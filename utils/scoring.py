@@ -28,7 +28,9 @@ from utils.files import picture_id
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb
 from utils.scores import ScoreWriter, read_scores, write_json
 
-_ALONE_PIXELS = 16_000_000  # larger pictures are worked on one at a time, for the sake of memory
+# Larger pictures are worked on, and larger files read, one at a time, for the sake of memory.
+_ALONE_PIXELS = 16_000_000
+_ALONE_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ class Scorer:
             Its scores, or the reason why there are none. Raises nothing that one picture can cause.
         """
         try:
-            pixels = read_rgb(path)
-            gray = is_gray(pixels)
+            big_file = path.stat().st_size > _ALONE_BYTES if path.is_file() else False
+            with self._large if big_file else contextlib.nullcontext():
+                pixels = read_rgb(path)
+                gray = is_gray(pixels)
             large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
             with self._large if large else contextlib.nullcontext():
                 return Row(self.score(torch.from_numpy(pixels).permute(2, 0, 1), known), gray)
@@ -286,6 +290,7 @@ def run_script(main: Callable[[], int]) -> None:
     """Run an inference script: usage errors are one line, an interruption leaves the finished rows."""
     # a terminated run closes its files as an interrupted one does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    torch.set_num_threads(1)  # cores are filled with pictures, not with parts of one
     try:
         sys.exit(main())
     except (OSError, ValueError) as error:
