@@ -10,6 +10,10 @@ written beside the PR file. Scores lie in [-1, 1], higher is better. A run that 
 import contextlib
 from pathlib import Path
 
+from utils import startup  # noqa: F401, before all that is slow to load
+
+# isort: split
+
 from models import load_model
 from utils.files import sha256
 from utils.images import ImageList, list_images

@@ -6,6 +6,7 @@
 Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """
 
+from utils import startup  # noqa: F401, before all that is slow to load
 from utils.scoring import run_script, score_one_dimension
 
 if __name__ == "__main__":

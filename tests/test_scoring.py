@@ -295,10 +295,11 @@ def raiser(error: BaseException) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("error", [ValueError("expected"), FileNotFoundError("x"), FileExistsError("x"), OSError("x")])
-def test_usage_errors_end_a_script_with_one_line(error):
+def test_usage_errors_end_a_script_with_one_line(error, capsys):
     with pytest.raises(SystemExit) as stop:
         run_script(raiser(error))
-    assert stop.value.code == f"error: {error}"
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == f"error: {error}\n"
 
 
 def test_an_interruption_says_how_to_go_on(capsys):

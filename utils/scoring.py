@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from models.base import Inputs, Maps, ScoreNet
+from utils import startup
 from utils.checkpoint import load_model, preprocessing
 from utils.files import picture_id
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb
@@ -291,13 +292,22 @@ def run_script(main: Callable[[], int]) -> None:
     # a terminated run closes its files as an interrupted one does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(1)  # cores are filled with pictures, not with parts of one
+    startup.settle()
     try:
-        sys.exit(main())
+        status = main()
+    except BrokenPipeError:  # what reads the table has seen enough; the files are written
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
+        status = 141
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        status = 1
+        print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
+        status = 130
         print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except BaseException:  # --help, a wrong argument, a termination, or a bug with its traceback
+        startup.unsettle()
+        raise
+    startup.leave(status)
 
 
 def check_json(json_path: Path | None, outputs: Mapping[str, Path]) -> None:
