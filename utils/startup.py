@@ -25,12 +25,13 @@ def unsettle() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once if this script is what it was started for; else, as in a test, by ``SystemExit``.
+    """End the process at once if a script of ours is what it was started for; else, as in a test, by ``SystemExit``.
 
     All files must be closed by now.
     """
-    started = {Path(argument).resolve() for argument in sys.orig_argv[1:]}
-    if Path(sys.argv[0]).resolve() in started:
+    script = Path(sys.argv[0]).resolve()
+    ours = script.parent == Path(__file__).resolve().parents[1]
+    if ours and script in {Path(argument).resolve() for argument in sys.orig_argv[1:]}:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
