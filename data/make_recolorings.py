@@ -9,6 +9,7 @@ OUT then holds ``images/`` and ``table.csv`` (image,scene,method,CF,SCC,PR), whi
 """
 
 import argparse
+import itertools
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -44,12 +45,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def scene_names(names: list[str]) -> list[str]:
+    """A name without slashes for each photo; where two would share one, as x.jpg and x.png, later ones are numbered."""
+    scenes: dict[str, None] = {}
+    for name in names:
+        plain = name.rsplit(".", 1)[0].replace("/", "_")
+        numbered = (plain if n == 1 else f"{plain}_{n}" for n in itertools.count(1))
+        scenes[next(scene for scene in numbered if scene not in scenes)] = None
+    return list(scenes)
+
+
 def score(severity: float) -> float:
     """The score that stands for a severity in [0, 1]."""
     return BEST + (WORST - BEST) * severity
 
 
-def recolorings(name: str, photos: Path, output: Path, per_photo: int, longest_side: int, seed: int) -> list[dict] | str:
+def recolorings(
+    name: str, scene: str, photos: Path, output: Path, per_photo: int, longest_side: int, seed: int
+) -> list[dict] | str:
     """Write one photo and its recolorings; the rows of the table, or the reason why there are none."""
     torch.set_num_threads(1)
     try:
@@ -62,7 +75,6 @@ def recolorings(name: str, photos: Path, output: Path, per_photo: int, longest_s
     picture.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     original = np.asarray(picture)
     rng = np.random.default_rng([seed, *name.encode()])
-    scene = name.rsplit(".", 1)[0].replace("/", "_")
     rows = []
     for variant in range(per_photo + 1):
         image, method, chromatic, semantic = original, "original", 0.0, 0.0
@@ -112,7 +124,7 @@ def main() -> None:
     )
     rows, skipped = [], []
     with ProcessPoolExecutor(args.workers) as pool:
-        for result in tqdm(pool.map(work, names, chunksize=8), total=len(names), unit="photo"):
+        for result in tqdm(pool.map(work, names, scene_names(names), chunksize=8), total=len(names), unit="photo"):
             if isinstance(result, str):
                 skipped.append(result)
             else:

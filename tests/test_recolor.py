@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from data.make_recolorings import BEST, WORST, recolorings
+from data.make_recolorings import BEST, WORST, recolorings, scene_names
 from data.recolor import CHROMATIC_KINDS, KINDS, SEMANTIC_KINDS, from_lab, recolor, severity, smooth_noise, to_lab
 from data.table import load_dataset
 
@@ -196,6 +196,13 @@ def test_a_photo_without_color_or_pixels_is_left_out_with_the_reason(photo, tmp_
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)  # meant for a process of its own
     Image.fromarray(photo[..., 0]).save(tmp_path / "gray.png")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    reasons = [recolorings(name, tmp_path, tmp_path, 1, 32, seed=0) for name in ("gray.png", "broken.jpg")]
+    reasons = [recolorings(name, "scene", tmp_path, tmp_path, 1, 32, seed=0) for name in ("gray.png", "broken.jpg")]
     assert reasons[0] == "gray.png has no color"
     assert "broken.jpg" in reasons[1]
+
+
+def test_photos_whose_names_would_clash_keep_scenes_of_their_own():
+    names = ["a/b.jpg", "a_b.jpg", "x.jpg", "x.png", "x_2.jpg"]
+    scenes = scene_names(names)
+    assert scenes[:4] == ["a_b", "a_b_2", "x", "x_2"]
+    assert len(set(scenes)) == len(names)
