@@ -10,6 +10,7 @@ benchmarks/hecd_predictions.csv.
 """
 
 import argparse
+import json
 import multiprocessing
 import shlex
 import sys
@@ -28,7 +29,7 @@ from data.splits import scene_folds
 from models.base import ScoreNet
 from utils.arguments import training_parser
 from utils.checkpoint import build_model, read_checkpoint
-from utils.engine import FeatureSet, encode_set, fit, predict
+from utils.engine import FeatureSet, command_line, encode_set, fit, predict
 from utils.files import write_atomic
 from utils.metrics import correlations, within_scene_srcc
 from utils.runs import load_data, pictures
@@ -39,10 +40,6 @@ RECIPES = {
     "SCC": "--val 0 --epochs 5 --weight-decay 0.1 --no-augment",
     "PR": "--val 0 --epochs 10 --weight-decay 0.1 --no-augment",
 }
-COMMAND = (
-    "python benchmarks/hecd.py data/HECD runs/recolorings/table.csv --cf runs/cf_stage1/best.pt \\\n"
-    "    --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt --write"
-)
 RECOLORINGS = 1500  # pictures beside HECD for CF and SCC
 INNER_FOLDS = 5
 BOOTSTRAP = 1000  # draws of scenes, with replacement
@@ -198,18 +195,20 @@ def main() -> None:
         frame = load_hecd(args.hecd)
         saved = pd.read_csv(folder / "hecd_predictions.csv", dtype={"scene": str}).set_index("image")
         predictions = saved.loc[[Path(name).name for name in frame["image"]], ["CF", "SCC", "PR"]].to_numpy()
+        origin = json.loads((folder / "hecd_predictions.json").read_text())
     elif None in (args.recolorings, args.cf, args.scc, args.pr):
         parser.error("needs the recolorings and the start networks --cf, --scc and --pr, or --reuse")
     else:
         frame, predictions = predict_all(args)
+        origin = {"command": command_line(), "torch": str(torch.__version__)}
     text = table(frame, predictions).to_markdown(index=False, floatfmt=".2f")
     print(text)
     if not args.write:
         return
     page = (
         "# Agreement with people on HECD, one scene left out\n\n"
-        f"Predictions, in hecd_predictions.csv, by\n\n```\n{COMMAND}\n```\n\nand the table from them by "
-        f"`python benchmarks/hecd.py data/HECD --reuse --write`; torch {torch.__version__}, "
+        f"Predictions, in hecd_predictions.csv, by\n\n```\n{origin['command']}\n```\n\nand the table from them by "
+        f"`python benchmarks/hecd.py data/HECD --reuse --write`; torch {origin['torch']}, "
         f"{frame['scene'].nunique()} scenes.\nHigher is better, but for RMSE. In brackets: 95 % interval of a bootstrap over "
         "scenes.\nCF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
         f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"
@@ -222,6 +221,7 @@ def main() -> None:
             **{d: predictions[:, i].round(6) for i, d in enumerate(("CF", "SCC", "PR"))},
         )
         write_atomic(folder / "hecd_predictions.csv", saved.to_csv(index=False))
+        write_atomic(folder / "hecd_predictions.json", json.dumps(origin, indent=4) + "\n")
 
 
 if __name__ == "__main__":

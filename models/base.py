@@ -128,9 +128,9 @@ class ScoreNet(nn.Module):
         Returns:
             One number in [-1, 1] for one picture, a list of numbers for a list.
         """
-        single = not isinstance(pictures, list | tuple) and not (isinstance(pictures, Tensor) and pictures.ndim == 4)
+        items, single = as_list(pictures)
         with one_thread():
-            values = [self.score_prepared(self.prepare(p)) for p in ([pictures] if single else pictures)]
+            values = [self.score_prepared(self.prepare(p)) for p in items]
         return values[0] if single else values
 
     @torch.inference_mode()
@@ -145,6 +145,13 @@ class ScoreNet(nn.Module):
         if training:
             self.train()
         return value
+
+
+def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
+    """The pictures that ``score`` was given, and whether it was a single one."""
+    if isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor) and pictures.ndim == 4):
+        return list(pictures), False
+    return [pictures], True
 
 
 @contextlib.contextmanager

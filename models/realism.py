@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
-from models.base import Inputs, Maps, Picture, ScoreHead, ScoreNet, color_effect, compress, one_thread, to_tensor
+from models.base import Inputs, Maps, Picture, ScoreHead, ScoreNet, as_list, color_effect, compress, one_thread, to_tensor
 
 
 class PerceptualRealismNet(ScoreNet):
@@ -59,8 +59,7 @@ class PerceptualRealismNet(ScoreNet):
         Raises:
             ValueError: If the number of sub-scores is not the number of pictures.
         """
-        single = not isinstance(pictures, list | tuple) and not (isinstance(pictures, Tensor) and pictures.ndim == 4)
-        items = [pictures] if single else list(pictures)
+        items, single = as_list(pictures)
         given = [None if s is None else [float(s)] if single else [float(v) for v in s] for s in (cf, scc)]
         for name, values in zip(("CF", "SCC"), given, strict=True):
             if values is not None and len(values) != len(items):
