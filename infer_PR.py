@@ -19,11 +19,13 @@ from utils.files import sha256
 from utils.images import ImageList, list_images
 from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores
 from utils.scoring import (
-    Scorer,
     check_json,
+    chosen_settings,
     conclude,
     devices_of,
+    find_objects,
     inference_parser,
+    make_scorer,
     open_writer,
     output_path,
     run_script,
@@ -72,11 +74,13 @@ def main() -> int:
         file = getattr(args, dimension.lower())
         if file is None:
             weights = getattr(args, f"{dimension.lower()}_weights")
-            branches[dimension] = load_model(weights, dimension=dimension)
+            attention = args.attention if dimension == "SCC" else None
+            branches[dimension] = load_model(weights, dimension=dimension, preset=args.preset, attention=attention)
             sources[dimension] = branches[dimension].weights_hash
             # beside the PR file, whose own name tells them from those of other folders
             paths[dimension] = path.with_name(f"{path.stem.removesuffix('_PR')}_{dimension}.csv")
-            origin = "the shipped weights" if weights == dimension else weights
+            shipped = f"{dimension}.pth" if args.preset == "published" else "the shipped weights"
+            origin = shipped if weights == dimension else weights
             print(f"no --{dimension.lower()}: {dimension} is computed with {origin}")
         else:
             scores, failed = given_scores(images, file, dimension)
@@ -84,19 +88,24 @@ def main() -> int:
                 known.setdefault(name, {})[dimension] = score
             unscorable |= failed
             sources[f"{dimension} file"] = sha256(file)
-    branches["PR"] = load_model(args.weights, dimension="PR")
+    branches["PR"] = load_model(args.weights, dimension="PR", preset=args.preset)
     paths["PR"] = path
+    objects = find_objects(args, branches.get("SCC", branches["PR"]), images)
 
     check_json(args.json, paths)
     devices = devices_of(args.device)
-    scorer = Scorer(branches, devices)
+    scorer = make_scorer(branches, devices, args, objects)
+    settings = chosen_settings(args)
     with contextlib.ExitStack() as stack:
         writers = {}
         for dimension, target in paths.items():
             model = branches[dimension]
             columns = ["PR", "CF", "SCC"] if dimension == "PR" else [dimension]
             made_from = {dimension: model.weights_hash} | (sources if dimension == "PR" else {})
-            writers[dimension] = stack.enter_context(open_writer(target, columns, images, model, made_from, args.overwrite))
+            seen_objects = objects if dimension != "CF" else None
+            writers[dimension] = stack.enter_context(
+                open_writer(target, columns, images, model, made_from, args.overwrite, settings, seen_objects)
+            )
         score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
     return conclude(paths, "PR", ["CF", "SCC", "PR"], args.json)
 

@@ -20,43 +20,72 @@ Inputs = dict[str, Tensor]
 
 
 Maps = tuple[list[Tensor], list[Tensor]]
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class ScoreNet(nn.Module):
     """A network that gives a picture one score in [-1, 1], higher is better.
 
-    The backbone sees the picture and its gray version. The difference of what it says of the two is what color adds, freed
-    of what the scene is: a network that reads it cannot mistake a pleasant scene for good color. A branch defines ``encode``,
-    what is made of the (perhaps frozen) backbone maps, and ``head``, what is always trained.
+    A branch defines ``prepare``, ``encode``, what is made of a prepared picture by the part that is pretrained, and ``head``,
+    what is always trained.
 
-    Args:
-        backbone: Name of a timm network with feature maps.
+    Attributes:
+        dimension: CF, SCC or PR.
+        preset: "compact" or "published".
+        config: All it takes to rebuild the network.
         size: Side of the square picture that the backbone sees, in pixels.
+        input_key: Equal for networks that prepare a picture alike.
     """
 
     dimension: ClassVar[str]
+    preset: ClassVar[str]
     reads_chroma_maps: ClassVar[bool] = False
     reads_scores: ClassVar[bool] = False
+    reads_objects: ClassVar[bool] = False
+    config: dict[str, Any]
+    size: int
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {"backbone": backbone, "size": size}
-        self.size = size
-        self.preprocess = Preprocess(size)
-        self.backbone = Backbone(backbone, size)
+    @property
+    def input_key(self) -> tuple:
+        raise NotImplementedError
 
-    def see(self, inputs: Inputs) -> Maps:
-        """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first."""
-        rgb = inputs["rgb"]
-        maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
-        return [m[: len(rgb)] for m in maps], [m[len(rgb) :] for m in maps]
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What happens to a picture before the network, in words and numbers."""
+        raise NotImplementedError
+
+    def set_precision(self, precision: str) -> None:
+        """Choose the arithmetic of scoring, one of ``PRECISIONS``.
+
+        Raises:
+            ValueError: If the network has no such arithmetic.
+        """
+        if precision != "float32":
+            raise ValueError(f"--precision {precision} is for published networks; {self.preset} ones compute in float32")
+
+    def prepare(self, picture: Picture) -> Inputs:
+        """Tensors of fixed size of one picture, of any of the forms that ``score`` takes.
+
+        Raises:
+            ImageReadError: If a path does not lead to a readable picture.
+            ValueError: If a tensor is not of shape (3, H, W), or neither uint8 nor in [0, 1].
+            TypeError: If the picture is of another type.
+        """
+        raise NotImplementedError
+
+    def prepare_batch(self, rgb: Tensor) -> Inputs:
+        """The same of sRGB in [0, 1], shape (B, 3, H, W), differentiable."""
+        raise NotImplementedError
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
         """Features of a batch of prepared pictures.
 
         Args:
             inputs: Batch of what ``prepare`` gives.
-            maps: What ``see`` gives for it, if another branch with the same backbone has it already.
+            maps: What ``CompactNet.see`` gives for it, if another branch with the same backbone has it already.
 
         Returns:
             Tensors by name, first dimension B.
@@ -69,26 +98,12 @@ class ScoreNet(nn.Module):
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters that ``encode`` uses; they get the backbone learning rate, and none of it when frozen."""
-        return list(self.backbone.parameters())
+        raise NotImplementedError
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters that only ``head`` uses."""
         pretrained = {id(p) for p in self.pretrained_parameters()}
         return [p for p in self.parameters() if id(p) not in pretrained]
-
-    @property
-    def device(self) -> torch.device:
-        return self.preprocess.linear_levels.device
-
-    def prepare(self, picture: Picture) -> Inputs:
-        """Tensors of fixed size of one picture, of any of the forms that ``score`` takes.
-
-        Raises:
-            ImageReadError: If a path does not lead to a readable picture.
-            ValueError: If a tensor is not as ``Preprocess`` expects.
-            TypeError: If the picture is of another type.
-        """
-        return self.preprocess(to_tensor(picture).to(self.device), chroma=self.reads_chroma_maps)
 
     def forward(self, x: Inputs | Tensor | Picture | list[Picture], scores: Tensor | None = None) -> Any:
         """Score pictures.
@@ -105,7 +120,7 @@ class ScoreNet(nn.Module):
             ValueError: If the realism branch gets no ``scores``, or ``scores`` come with input that goes to ``score``.
         """
         if isinstance(x, Tensor) and x.ndim == 4:
-            x = stack([self.preprocess(picture, chroma=self.reads_chroma_maps) for picture in x])
+            x = self.prepare_batch(x)
         elif not isinstance(x, dict):
             if scores is not None:
                 raise ValueError("scores go with a tensor (B, 3, H, W) or prepared inputs; else call score(pictures, cf, scc)")
@@ -145,6 +160,54 @@ class ScoreNet(nn.Module):
         if training:
             self.train()
         return value
+
+
+class CompactNet(ScoreNet):
+    """A branch of the compact ICQA-Net.
+
+    The backbone sees the picture and its gray version. The difference of what it says of the two is what color adds, freed
+    of what the scene is: a network that reads it cannot mistake a pleasant scene for good color.
+
+    Args:
+        backbone: Name of a timm network with feature maps.
+        size: Side of the square picture that the backbone sees, in pixels.
+    """
+
+    preset = "compact"
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"backbone": backbone, "size": size}
+        self.size = size
+        self.preprocess = Preprocess(size)
+        self.backbone = Backbone(backbone, size)
+
+    @property
+    def input_key(self) -> tuple:
+        return self.preset, self.size
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            "color": "sRGB, D65",
+            "size": self.size,
+            "resize": "box average by a whole factor, then antialiased bilinear to a square, 8-bit levels",
+            "chroma_grid": self.preprocess.grid,
+        }
+
+    def see(self, inputs: Inputs) -> Maps:
+        """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first."""
+        rgb = inputs["rgb"]
+        maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
+        return [m[: len(rgb)] for m in maps], [m[len(rgb) :] for m in maps]
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return list(self.backbone.parameters())
+
+    def prepare(self, picture: Picture) -> Inputs:
+        return self.preprocess(to_tensor(picture).to(self.device), chroma=self.reads_chroma_maps)
+
+    def prepare_batch(self, rgb: Tensor) -> Inputs:
+        return stack([self.preprocess(picture, chroma=self.reads_chroma_maps) for picture in rgb])
 
 
 def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
@@ -237,7 +300,7 @@ def color_effect(maps: Maps) -> Tensor:
     """What color adds to the mean and the spread of the backbone's maps at its two coarser scales.
 
     Args:
-        maps: Of the picture and of its gray version, as ``ScoreNet.see`` gives them.
+        maps: Of the picture and of its gray version, as ``CompactNet.see`` gives them.
 
     Returns:
         Differences, shape (B, 2 * sum of D_i); zero for a gray picture.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
-from models.base import Inputs, Maps, ScoreHead, ScoreNet, color_effect, compress
+from models.base import CompactNet, Inputs, Maps, ScoreHead, color_effect, compress
 from models.preprocessing import CHROMA_MAPS
 
 
@@ -36,7 +36,7 @@ class ChromaPath(nn.Module):
         return torch.cat((found.mean(2), found.std(2), found.amax(2), plain.mean(2), plain.std(2)), 1)
 
 
-class ChromaticFidelityNet(ScoreNet):
+class ChromaticFidelityNet(CompactNet):
     """CF of a picture, in (-1, 1), higher is better.
 
     Args:

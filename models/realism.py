@@ -8,10 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
-from models.base import Inputs, Maps, Picture, ScoreHead, ScoreNet, as_list, color_effect, compress, one_thread, to_tensor
+from models.base import (
+    CompactNet,
+    Inputs,
+    Maps,
+    Picture,
+    ScoreHead,
+    ScoreNet,
+    as_list,
+    color_effect,
+    compress,
+    one_thread,
+    to_tensor,
+)
 
 
-class PerceptualRealismNet(ScoreNet):
+class PerceptualRealismNet(CompactNet):
     """PR of a picture, given its predicted CF and SCC, in (-1, 1), higher is better.
 
     Args:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
-from models.base import Inputs, Maps, ScoreHead, ScoreNet, color_effect, compress
+from models.base import CompactNet, Inputs, Maps, ScoreHead, color_effect, compress
 from models.color_prior import COMPARISONS, ColorPrior
 from models.preprocessing import lab_of
 
 
-class SemanticConsistencyNet(ScoreNet):
+class SemanticConsistencyNet(CompactNet):
     """SCC of a picture, in (-1, 1), higher is better.
 
     Args:

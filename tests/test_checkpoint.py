@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet, load_model
-from utils.checkpoint import FORMAT, build_model, preprocessing, read_checkpoint, save_checkpoint
+from utils.checkpoint import FORMAT, build_model, read_checkpoint, save_checkpoint
 from utils.files import sha256
 
 NETWORKS = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)
@@ -89,7 +89,7 @@ def test_a_checkpoint_holds_all_it_takes_and_no_code(saved):
     assert content["format"] == FORMAT
     assert content["dimension"] == "CF"
     assert content["metrics"] == {"SRCC": 0.5}
-    assert content["preprocessing"] == preprocessing(build())
+    assert content["preprocessing"] == build().preprocessing()
     assert (content["preprocessing"]["size"], content["preprocessing"]["chroma_grid"]) == (64, 32)
 
 

@@ -192,7 +192,7 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample": "test"}, "expected sample to be one of unseen, in-sample, out-of-fold, got 'test'"),
+        ({"sample": "test"}, "expected sample to be one of unseen, in-sample, out-of-fold, unknown, got 'test'"),
         ({"columns": ["PQ"]}, "expected score columns out of CF, SCC, PR"),
     ],
 )

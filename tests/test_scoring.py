@@ -128,7 +128,7 @@ def test_rows_belong_to_their_pictures_whatever_thread_ends_first(gallery, branc
     class Slow(Scorer):
         """The first picture ends last."""
 
-        def __call__(self, path: Path, known: Mapping[str, float]) -> Row:
+        def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> Row:
             if images.path(images.names[0]) == path:
                 assert others_done.wait(30)
             row = Row({"CF": images.names.index(path.relative_to(gallery).as_posix()) / 100}, False)
@@ -176,9 +176,9 @@ def test_only_missing_and_changed_pictures_are_scored_again(branches, gallery, t
     scored: list[str] = []
 
     class Noting(Scorer):
-        def __call__(self, path: Path, known: Mapping[str, float]) -> Row:
+        def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> Row:
             scored.append(path.relative_to(folder).as_posix())
-            return super().__call__(path, known)
+            return super().__call__(path, known, name)
 
     scorer = Noting({"CF": branches["CF"]}, ["cpu"])
     before = rows_of(score_all(scorer, images, tmp_path / "cf.csv", ["CF"], workers=1))

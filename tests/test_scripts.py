@@ -728,9 +728,9 @@ def test_a_stopped_run_goes_on_where_it_stopped_and_ends_as_one_that_was_not(run
     scored: list[str] = []
     real = scoring.Scorer.__call__
 
-    def noting(self: scoring.Scorer, path: Path, known: object) -> scoring.Row:
+    def noting(self: scoring.Scorer, path: Path, known: object, name: str) -> scoring.Row:
         scored.append(path.name)
-        return real(self, path, known)
+        return real(self, path, known, name)
 
     monkeypatch.setattr(scoring.Scorer, "__call__", noting)
     result = run("infer_CF.py", *arguments)

@@ -13,6 +13,7 @@ from utils.files import sha256, write_atomic
 FORMAT = "ICQA checkpoint 1"
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 DIMENSIONS = ("CF", "SCC", "PR")
+PRESETS = ("compact", "published")
 
 
 def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: Any) -> None:
@@ -37,9 +38,9 @@ def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: A
     content = {
         "format": FORMAT,
         "dimension": model.dimension,
-        "preset": "compact",
+        "preset": model.preset,
         "config": dict(model.config),
-        "preprocessing": preprocessing(model),
+        "preprocessing": model.preprocessing(),
         "model": state,
         **extra,
     }
@@ -48,36 +49,36 @@ def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: A
     write_atomic(path, buffer.getvalue())
 
 
-def preprocessing(model: nn.Module) -> dict[str, Any]:
-    """What happens to a picture before the network, in words and numbers."""
-    return {
-        "color": "sRGB, D65",
-        "size": model.preprocess.size,
-        "resize": "box average by a whole factor, then antialiased bilinear to a square, 8-bit levels",
-        "chroma_grid": model.preprocess.grid,
-    }
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint file, on the CPU.
+def read_weights(path: Path) -> Any:
+    """Whatever tensors, numbers and strings a weight file holds, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, holds code, or is no checkpoint of ours.
+        ValueError: If the file is damaged or holds code.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; the shipped ones lie in {SHIPPED}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly any kind, from IndexError to struct.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # whose own text tells how to run the code in the file
             reason = "damaged, or more in it than tensors, numbers and strings"
         raise ValueError(
             f"{path} cannot be read as weights ({reason}); expected a checkpoint written by train_CF.py, train_SCC.py or "
-            "train_PR.py; fetch or train it again if it is damaged"
+            "train_PR.py, or a published CF.pth, SCC.pth or PR.pth; fetch or train it again if it is damaged"
         ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint of ours, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds code, or is no checkpoint of ours.
+    """
+    content = read_weights(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = f"a dictionary with {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else type(content)
         raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {kind})")
@@ -90,9 +91,7 @@ def build_model(content: dict[str, Any], source: str) -> nn.Module:
     Raises:
         ValueError: If the tensors are not those of the network that the checkpoint names.
     """
-    from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
-
-    networks = {net.dimension: net for net in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)}
+    networks = networks_of(content.get("preset", "compact"), source)
     dimension = content.get("dimension")
     if not isinstance(dimension, str) or dimension not in networks:
         raise ValueError(f"{source}: dimension is {dimension!r}, expected one of {', '.join(networks)}")
@@ -103,6 +102,39 @@ def build_model(content: dict[str, Any], source: str) -> nn.Module:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{source} does not hold a {dimension} network of this version: {reason}") from error
     return model
+
+
+def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Module]]:
+    """The three networks of a preset by dimension.
+
+    Raises:
+        ValueError: If there is no such preset.
+    """
+    if preset == "compact":
+        from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
+
+        return {net.dimension: net for net in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)}
+    if preset == "published":
+        from models.published import NETWORKS
+
+        return NETWORKS
+    raise ValueError(f"{source}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+
+
+def find_published(name: str) -> Path:
+    """A file of the published repository: in the current folder, beside our scripts, or in ``weights/``.
+
+    Raises:
+        FileNotFoundError: If it is in none of them; says where to get it and where to put it.
+    """
+    folders = list(dict.fromkeys((Path().resolve(), SHIPPED.parent, SHIPPED)))
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(
+        f"no {name} in {', '.join(map(str, folders))}; get it from the authors of the published ICQA-Net "
+        "(https://github.com/ARBEZ-ZEBRA/ICQA), put it there or name it on the command line (docs/reproduce.md)"
+    )
 
 
 def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
@@ -117,27 +149,58 @@ def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
     return frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
 
 
-def load_model(weights: str | Path, device: str | torch.device = "cpu", dimension: str | None = None) -> nn.Module:
+def load_model(
+    weights: str | Path,
+    device: str | torch.device = "cpu",
+    dimension: str | None = None,
+    preset: str | None = None,
+    attention: str | None = None,
+) -> nn.Module:
     """Load a trained network, ready to score.
 
     Args:
-        weights: "CF", "SCC" or "PR" for the shipped weights, or the path of a checkpoint.
+        weights: "CF", "SCC" or "PR" for the shipped weights (for the published file of that name, if ``preset`` is
+            "published"), or the path of a checkpoint of ours or of a published one; the file tells which it is.
         device: Where to put the network.
         dimension: The dimension that the caller needs; None takes what the file holds.
+        preset: The preset that the caller needs, "compact" or "published"; None takes what the file holds.
+        attention: Graph of the object attention of a published SCC network, "infer" or "train"; None for its own.
 
     Returns:
         The network in evaluation mode. ``weights_hash`` is the SHA-256 of the file; ``seen`` holds the file sizes and the
-        fingerprints (``picture_id``) of the pictures it was trained on.
+        fingerprints (``picture_id``) of the pictures it was trained on, None if the file does not say.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is no checkpoint of ours or holds another dimension.
+        ValueError: If the file is damaged, or holds no network or not the one that is needed.
     """
-    path = SHIPPED / f"{weights}.pt" if str(weights) in DIMENSIONS else Path(weights)
-    content = read_checkpoint(path)
-    if dimension is not None and content.get("dimension") != dimension:
-        raise ValueError(f"{path} holds a {content.get('dimension')} network, expected {dimension}")
-    model = build_model(content, str(path)).to(device).eval()
+    if str(weights) in DIMENSIONS:
+        path = find_published(f"{weights}.pth") if preset == "published" else SHIPPED / f"{weights}.pt"
+    else:
+        path = Path(weights)
+    content = read_weights(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        found, kind = content.get("dimension"), content.get("preset", "compact")
+    else:
+        from models.published import from_published, published_dimension
+
+        found, kind = published_dimension(content), "published"
+        if found is None:
+            read_checkpoint(path)  # which says what is wrong
+    if dimension is not None and found != dimension:
+        raise ValueError(f"{path} holds a {found} network, expected {dimension}")
+    if preset is not None and kind != preset:
+        raise ValueError(f"{path} holds a {kind} network, but --preset {preset} was asked for")
+    if kind == "published" and content.get("format") != FORMAT:
+        model = from_published(content, str(path))
+        model.seen = None
+    else:
+        model = build_model(content, str(path))
+        model.seen = seen_by(content)
+    if attention is not None:
+        if kind != "published" or found != "SCC":
+            raise ValueError(f"--attention is for a published SCC network; {path} holds a {kind} {found} network")
+        model.set_attention(attention)
+    model = model.to(device).eval()
     model.weights_hash = sha256(path)
-    model.seen = seen_by(content)
     return model

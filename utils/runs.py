@@ -16,7 +16,7 @@ from data.table import load_dataset
 from models.backbone import load_pretrained
 from models.base import ScoreNet
 from utils import distributed
-from utils.checkpoint import build_model, preprocessing, read_checkpoint, seen_by
+from utils.checkpoint import build_model, read_checkpoint, seen_by
 from utils.engine import FeatureSet, encode_set, fit, predict, write_results
 from utils.files import picture_id, sha256
 from utils.metrics import correlations, within_scene_srcc
@@ -267,7 +267,7 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], ma
         list(frame["image"]),
         root=frame.attrs["root"],
         weights={f"{dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
-        preprocessing=preprocessing(model),
+        preprocessing=model.preprocessing(),
         sample="out-of-fold",
         overwrite=True,
     ) as writer:

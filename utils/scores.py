@@ -36,7 +36,7 @@ except ImportError:  # Windows: there nothing stops two runs from writing one fi
     fcntl = None
 
 DIMENSIONS = ("CF", "SCC", "PR")
-SAMPLES = ("unseen", "in-sample", "out-of-fold")  # what the images were to the weights that scored them
+SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.0.0"}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
@@ -71,6 +71,7 @@ class ScoreWriter:
         preprocessing: All else that changes a score; what JSON can hold.
         sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
         overwrite: Delete the files of an earlier run first.
+        beside: Another file by image, such as its labels, a change of which counts as a change of the image.
 
     Attributes:
         kept: How many rows of an earlier run are taken over.
@@ -93,6 +94,7 @@ class ScoreWriter:
         preprocessing: Mapping[str, Any],
         sample: str,
         overwrite: bool = False,
+        beside: Mapping[str, Path] | None = None,
     ) -> None:
         self.path = Path(path)
         self.columns = list(columns)
@@ -117,6 +119,8 @@ class ScoreWriter:
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
         self._files = {name: fingerprint(Path(root, name)) for name in names}
+        for name, file in (beside or {}).items():
+            self._files[name] += f"+{fingerprint(file)}"
         self._rows: dict[str, dict] = {}
         self.kept = self.changed = self.dropped = 0
 
@@ -410,7 +414,7 @@ def in_sample(frame: pd.DataFrame) -> bool | None:
     sample = frame.attrs.get("meta", {}).get("sample")
     if sample is not None and sample not in SAMPLES:
         raise ValueError(f"expected the score file's sample to be one of {', '.join(SAMPLES)}, got {sample!r}")
-    return None if sample is None else sample == "in-sample"
+    return None if sample in (None, "unknown") else sample == "in-sample"
 
 
 def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFrame:

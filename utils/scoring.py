@@ -15,19 +15,21 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from models.base import Inputs, Maps, ScoreNet
+from data.labels import LabelError, ObjectLabels, read_color_curves
+from models.base import PRECISIONS, CompactNet, Inputs, Maps, ScoreNet
 from utils import startup
-from utils.checkpoint import load_model, preprocessing
-from utils.files import picture_id
-from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb
-from utils.scores import ScoreWriter, read_scores, write_json
+from utils.checkpoint import PRESETS, find_published, load_model
+from utils.files import picture_id, sha256
+from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb, read_rgb_as_published
+from utils.scores import DIMENSIONS, ScoreWriter, read_scores, write_json
 
 # Larger pictures are worked on, and larger files read, one at a time, for the sake of memory.
 _ALONE_PIXELS = 16_000_000
@@ -41,6 +43,7 @@ class Row:
     scores: dict[str, float]
     gray: bool
     error: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)  # of a single dimension, where the others have scores
 
 
 class Scorer:
@@ -49,11 +52,21 @@ class Scorer:
     Args:
         branches: Networks by dimension, in evaluation mode.
         devices: Where to run; every device gets a copy.
+        labels: The objects of the pictures, for a published SCC network.
+        read: What gives the pixels of a file.
     """
 
-    def __init__(self, branches: Mapping[str, ScoreNet], devices: list[str]) -> None:
+    def __init__(
+        self,
+        branches: Mapping[str, ScoreNet],
+        devices: list[str],
+        labels: ObjectLabels | None = None,
+        read: Callable[[Path], np.ndarray] | None = None,
+    ) -> None:
         self.branches = dict(branches)
-        self.backbones = {dimension: backbone_key(branch) for dimension, branch in branches.items()}
+        self.backbones = {d: backbone_key(branch) for d, branch in branches.items() if isinstance(branch, CompactNet)}
+        self.labels = labels
+        self.read = read
         self.devices = devices
         self._replicas = threading.local()
         self._counter = iter(range(1 << 30))
@@ -61,7 +74,8 @@ class Scorer:
         self._large = threading.Lock()
         # Cores are filled with pictures, not with parts of one.
         torch.set_num_threads(1)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        tf32 = any(getattr(branch, "precision", "") == "tf32" for branch in branches.values())
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
     def _own_branches(self) -> dict[str, ScoreNet]:
@@ -76,12 +90,13 @@ class Scorer:
                     self._replicas.branches = {k: copy.deepcopy(b).to(device) for k, b in self.branches.items()}
         return self._replicas.branches
 
-    def __call__(self, path: Path, known: Mapping[str, float]) -> Row:
+    def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> Row:
         """Score one picture.
 
         Args:
             path: Where it lies.
             known: Scores that are taken from elsewhere, for PR.
+            name: What its labels are found by.
 
         Returns:
             Its scores, or the reason why there are none. Raises nothing that one picture can cause.
@@ -89,39 +104,54 @@ class Scorer:
         try:
             big_file = path.stat().st_size > _ALONE_BYTES if path.is_file() else False
             with self._large if big_file else contextlib.nullcontext():
-                pixels = read_rgb(path)
+                pixels = (self.read or read_rgb)(path)
                 gray = is_gray(pixels)
             large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
             with self._large if large else contextlib.nullcontext():
-                return Row(self.score(torch.from_numpy(pixels).permute(2, 0, 1), known), gray)
+                return self.row(torch.from_numpy(pixels).permute(2, 0, 1), known, name, gray)
         except ImageReadError as error:
             return Row({}, False, str(error))
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
             return Row({}, False, f"{path.name}: {type(error).__name__}: {error}")
 
     @torch.inference_mode()
-    def score(self, pixels: torch.Tensor, known: Mapping[str, float]) -> dict[str, float]:
+    def row(self, pixels: torch.Tensor, known: Mapping[str, float], name: str, gray: bool) -> Row:
         """Scores of one picture (3, H, W) by all branches; work that branches share is done once."""
         branches = self._own_branches()
-        prepared: dict[int, Inputs] = {}
+        prepared: dict[tuple, Inputs] = {}
         seen: dict[str, Maps] = {}
-        scores = dict(known)
-        chroma = any(b.reads_chroma_maps for b in branches.values())
-        for dimension in ("CF", "SCC", "PR"):
+        scores, errors = dict(known), {}
+        for dimension in DIMENSIONS:
             branch = branches.get(dimension)
-            if branch is None or (branch.reads_scores and not {"CF", "SCC"} <= scores.keys()):
+            if branch is None:
                 continue
-            if branch.size not in prepared:
-                prepared[branch.size] = branch.preprocess(pixels.to(branch.device), chroma=chroma)
-            inputs, backbone = prepared[branch.size], self.backbones[dimension]
-            if backbone not in seen:
-                seen[backbone] = branch.see({"rgb": inputs["rgb"][None]})
+            lacking = [d for d in ("CF", "SCC") if branch.reads_scores and d not in scores]
+            if lacking:
+                errors[dimension] = f"no {lacking[0]} score: {errors.get(lacking[0], 'it is not given')}"
+                continue
+            key = branch.input_key
+            if key not in prepared:
+                alike = [b for b in branches.values() if b.input_key == key]
+                # the one that needs most prepares for all
+                prepared[key] = max(alike, key=lambda b: b.reads_chroma_maps).prepare(pixels)
+            inputs, maps = prepared[key], None
+            if branch.reads_objects:
+                try:
+                    inputs = inputs | branch.object_inputs(*self.labels.slots(name))
+                except LabelError as error:
+                    errors[dimension] = str(error)
+                    continue
+            if isinstance(branch, CompactNet):
+                backbone = self.backbones[dimension]
+                if backbone not in seen:
+                    seen[backbone] = branch.see({"rgb": inputs["rgb"][None]})
+                maps = seen[backbone]
             pair = (scores["CF"], scores["SCC"]) if branch.reads_scores else None
-            scores[dimension] = rounded(branch.score_prepared(inputs, pair, seen[backbone]))
-        return scores
+            scores[dimension] = rounded(branch.score_prepared(inputs, pair, maps))
+        return Row(scores, gray, errors=errors)
 
 
-def backbone_key(model: ScoreNet) -> str:
+def backbone_key(model: CompactNet) -> str:
     """Equal for networks whose backbones see the same picture alike, so that one of them need look."""
     digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
     for tensor in model.backbone.state_dict().values():
@@ -161,14 +191,15 @@ def score_images(
             while True:
                 # few in flight, so that memory stays bounded
                 for name in itertools.islice(waiting, 2 * workers - len(pending)):
-                    pending[pool.submit(scorer, images.path(name), known.get(name, {}))] = name
+                    pending[pool.submit(scorer, images.path(name), known.get(name, {}), name)] = name
                 if not pending:
                     break
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     name, row = pending.pop(future), future.result()
                     for dimension, writer in writers.items():
                         if name in lacking[dimension]:
-                            error = row.error or (unscorable.get(name, "") if dimension == "PR" else "")
+                            given = unscorable.get(name, "") if dimension == "PR" else ""
+                            error = row.error or given or row.errors.get(dimension, "")
                             scores = {} if error else {column: row.scores[column] for column in writer.columns}
                             writer.add(name, scores, row.gray, error)
                     bar.update()
@@ -179,14 +210,61 @@ def score_images(
 def inference_parser(description: str | None, dimension: str) -> argparse.ArgumentParser:
     """A parser with the arguments that the inference scripts share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
-    parser.add_argument("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/NAME_{dimension}.csv)")
-    parser.add_argument("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
-    parser.add_argument("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
-    parser.add_argument("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    parser.add_argument("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
+    add = parser.add_argument
+    add("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
+    add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/NAME_{dimension}.csv)")
+    add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
+    add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth of the published network where none are named")
+    add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
+    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
+    add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
+    add("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
+    add("--precision", choices=PRECISIONS, default="float32", help="arithmetic of a published network (default: %(default)s)")
+    add("--published-quirks", action="store_true", help="read files as the published scripts do, mistakes included")
+    if dimension != "CF":
+        add("--labels", metavar="DIR", help="YOLO files of the objects, for a published SCC network; 'none' for no objects")
+        add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
+        add("--attention", choices=("infer", "train"), help="object attention of a published SCC network (default: infer)")
     return parser
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The labels and the color prior that a published SCC network reads.
+
+    Attributes:
+        labels: Both, read.
+        files: The label file of each picture that has one.
+        sources: SHA-256 of the color prior, as score files record it.
+    """
+
+    labels: ObjectLabels
+    files: dict[str, Path]
+    sources: dict[str, str]
+
+
+def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -> Objects | None:
+    """What ``--labels`` and ``--color-prior`` name, by default ``labels`` and ``color_.json`` beside the scripts.
+
+    Returns:
+        None if the network reads no objects.
+
+    Raises:
+        FileNotFoundError: If the network reads objects and there is no such folder or file.
+        ValueError: If the color prior cannot be read, or the network reads no objects and labels are given.
+    """
+    if not model.reads_objects:
+        if args.labels is not None or args.color_prior is not None:
+            raise ValueError("--labels and --color-prior are for a published SCC network; the weights hold another one")
+        return None
+    prior = args.color_prior or find_published("color_.json")
+    folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels")
+    labels = ObjectLabels(folder, read_color_curves(prior), args.published_quirks)
+    files = {name: file for name in images.names if (file := labels.file(name)) is not None}
+    without = len(images.names) - len(files)
+    if folder is not None and without:
+        print(f"{without} of {len(images.names)} pictures have no label file in {folder}: scored without objects, as published")
+    return Objects(labels, files, {"color prior": sha256(prior)})
 
 
 def devices_of(requested: str | None) -> list[str]:
@@ -217,21 +295,43 @@ def output_path(requested: Path | None, images: Path, dimension: str) -> Path:
 
 
 def open_writer(
-    path: Path, columns: list[str], images: ImageList, model: ScoreNet, sources: Mapping[str, str], overwrite: bool
+    path: Path,
+    columns: list[str],
+    images: ImageList,
+    model: ScoreNet,
+    sources: Mapping[str, str],
+    overwrite: bool,
+    settings: Mapping[str, str] | None = None,
+    objects: Objects | None = None,
 ) -> ScoreWriter:
-    """A score file for the pictures, which goes on with an earlier run and says so."""
+    """A score file for the pictures, which goes on with an earlier run and says so.
+
+    Args:
+        path: The file.
+        columns: As of ``ScoreWriter``.
+        images: The pictures.
+        model: The network of the first column.
+        sources: SHA-256 of all files that a score depends on, by what they are.
+        overwrite: Start anew.
+        settings: What was chosen on the command line and changes scores.
+        objects: What the network, or one that it reads the scores of, reads of objects.
+    """
     seen = seen_pictures(model, images)
     if seen:
         print(f"{seen} of {len(images.names)} pictures were used to train the {columns[0]} weights: in-sample scores")
+    labels = {}
+    if objects is not None:
+        labels["labels"] = "none" if objects.labels.folder is None else os.path.abspath(objects.labels.folder)
     writer = ScoreWriter(
         path,
         columns,
         images.names,
         root=images.root,
-        weights=sources,
-        preprocessing=preprocessing(model),
-        sample="in-sample" if seen else "unseen",
+        weights={**sources, **(objects.sources if objects else {})},
+        preprocessing={**model.preprocessing(), **(settings or {}), **labels},
+        sample="unknown" if seen is None else "in-sample" if seen else "unseen",
         overwrite=overwrite,
+        beside=objects.files if objects else None,
     )
     if writer.kept or writer.changed or writer.dropped:
         print(
@@ -241,8 +341,10 @@ def open_writer(
     return writer
 
 
-def seen_pictures(model: ScoreNet, images: ImageList) -> int:
-    """How many of the pictures the weights were trained on, by content."""
+def seen_pictures(model: ScoreNet, images: ImageList) -> int | None:
+    """How many of the pictures the weights were trained on, by content; None if nobody knows."""
+    if model.seen is None:
+        return None
     sizes, ids = model.seen
     count = 0
     for name in images.names:
@@ -321,14 +423,36 @@ def score_one_dimension(description: str | None, dimension: str) -> int:
     """The whole of infer_CF.py and infer_SCC.py."""
     args = inference_parser(description, dimension).parse_args()
     images = list_images(args.images)
-    model = load_model(args.weights, dimension=dimension)
+    model = load_model(args.weights, dimension=dimension, preset=args.preset, attention=getattr(args, "attention", None))
+    objects = find_objects(args, model, images) if dimension == "SCC" else None
     path = output_path(args.output, args.images, dimension)
     check_json(args.json, {dimension: path})
     devices = devices_of(args.device)
-    scorer = Scorer({dimension: model}, devices)
-    with open_writer(path, [dimension], images, model, {dimension: model.weights_hash}, args.overwrite) as writer:
+    scorer = make_scorer({dimension: model}, devices, args, objects)
+    made_from, settings = {dimension: model.weights_hash}, chosen_settings(args)
+    with open_writer(path, [dimension], images, model, made_from, args.overwrite, settings, objects) as writer:
         score_images(scorer, images, {dimension: writer}, {}, {}, args.workers or worker_count(devices))
     return conclude({dimension: path}, dimension, [dimension], args.json)
+
+
+def chosen_settings(args: argparse.Namespace) -> dict[str, str]:
+    """The settings of the command line that change scores, where they are not the usual ones."""
+    chosen = {"reading": "as published"} if args.published_quirks else {}
+    return chosen if args.precision == "float32" else chosen | {"precision": args.precision}
+
+
+def make_scorer(
+    branches: Mapping[str, ScoreNet], devices: list[str], args: argparse.Namespace, objects: Objects | None
+) -> Scorer:
+    """A scorer with the settings of the command line.
+
+    Raises:
+        ValueError: If a network has no arithmetic of that precision.
+    """
+    for branch in branches.values():
+        branch.set_precision(args.precision)
+    read = read_rgb_as_published if args.published_quirks else None
+    return Scorer(branches, devices, objects.labels if objects else None, read)
 
 
 def worker_count(devices: list[str]) -> int:

@@ -1,0 +1,335 @@
+"""Which objects a picture shows, and which colors such objects have: YOLO label files and the color prior ``color_.json``.
+
+The published SCC network reads these two in place of the pixels of the objects, https://github.com/ARBEZ-ZEBRA/ICQA. A
+label file has a row per object, ``class x-center y-center width height``, the last four as shares of the picture's width and
+height. What differs from the published reader: rows that it could not read and that have one meaning are read, rows that it
+misread are refused, and a class keeps its prior however its number is written. ``as_published=True`` undoes the last two.
+"""
+
+import json
+import os
+import posixpath
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SLOTS = 20  # objects of a picture that the published network sees, the first in file order
+CURVE = 768  # values of the prior of a class: 256 levels each of red, green and blue
+CLASSES = 81  # rows of the published class embedding: the 80 classes of COCO, and one more
+
+# A box that a detector draws over the edge of the picture overshoots [0, 1] by less than half the picture. In pixels, a box
+# that stays within these bounds would be one pixel in the corner.
+_NORMALIZED = (-0.5, 1.5)
+
+_BOX = ("x center", "y center", "width", "height")
+_ROW = f"expected the class, {', '.join(_BOX[:3])} and {_BOX[3]} as plain numbers with spaces between"
+_PRIOR = 'expected {"class": {"r": {"0": number, ..., "255": number}, "g": ..., "b": ...}} as in the published color_.json'
+_CHANNELS = "rgb"
+_LEVELS = CURVE // len(_CHANNELS)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class LabelError(ValueError):
+    """A label file that cannot be read. The message is one printable line that names file and line and says what to do."""
+
+    def __init__(self, message: str) -> None:
+        # A file name may hold line breaks, control characters, or bytes that are no UTF-8.
+        message = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(" ".join("".join(c if c.isprintable() else " " for c in message).split()))
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Objects of one picture, in the order of the label file.
+
+    Attributes:
+        rows: Class, x center, y center, width and height, float64, shape (N, 5); the last four as shares of the picture's
+            width and height, just as in the file, even where a box overshoots the picture.
+        has_prior: Whether the class brings its color prior, bool, shape (N,). All true but in the published reading, which
+            looks the prior up by the text of the class: ``0.0`` is class 0 without its prior.
+    """
+
+    rows: np.ndarray
+    has_prior: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_yolo(path: str | Path, as_published: bool = False) -> Boxes:
+    """Read the objects of one picture from a YOLO text file.
+
+    Blank lines, any line ends, tabs and a byte order mark are fine; an empty file has no objects. A row has
+
+    - 5 numbers: the class, and a box that is taken over unaltered, with a slight overshoot of [0, 1] as detectors make it;
+    - 6 numbers: also the detector's confidence, in [0, 1], which is dropped;
+    - 7, 9, 11 ... numbers: the class and the corners of a polygon, x and y by turns, which becomes its bounding box.
+
+    Args:
+        path: The label file, UTF-8.
+        as_published: For comparison, read rows of 5 numbers as the published code does: a class loses its
+            decimals, only one written as in ``color_.json`` has its prior, and neither the range of a box nor the sign of its
+            size is checked. What crashed that code is read, or refused, as by default.
+
+    Returns:
+        All objects of the file, also those beyond the ``SLOTS`` that the network sees.
+
+    Raises:
+        LabelError: If the file is missing, unreadable, no regular file or not UTF-8, or a row holds other than finite numbers,
+            or too few or many of them, a class that is no whole number from 0 to 80, a negative size, or coordinates in pixels.
+    """
+    rows, has_prior = [], []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        tokens = line.split()
+        if not tokens:
+            continue
+        try:
+            category = _category(tokens[0], as_published)
+            rows.append([category, *_box(tokens[1:], as_published)])
+        except ValueError as error:
+            raise LabelError(f"{path}, line {number}: {error}") from error
+        has_prior.append(not as_published or tokens[0] == str(category))
+    return Boxes(np.array(rows, np.float64).reshape(-1, 5), np.array(has_prior, bool))
+
+
+def read_color_curves(path: str | Path) -> np.ndarray:
+    """Read the published color prior: how common each level of red, green and blue is in objects of a class.
+
+    Args:
+        path: JSON, ``{class: {"r" or "g" or "b": {level: number}}}``, with classes "0" to "80" and levels "0" to "255".
+            Upper-case channels count as lower-case; the published code took no notice of them.
+
+    Returns:
+        r0 to r255, g0 to g255 and b0 to b255 of each class, float32, shape (81, 768), in the scale of the file. A class,
+        channel or level that the file leaves out is 0.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not JSON, has another structure or a key twice, holds no value at all, or one that is not a
+            finite number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no color prior {path}; expected a JSON file such as the published color_.json; pass it with --color-prior"
+        )
+    try:
+        # Integers as floats too: any number of digits is then a float, if an infinite one.
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=float, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # the first covers bad JSON, bad UTF-8 and keys that are there twice
+        raise ValueError(f"{path} cannot be read as JSON ({error}); {_PRIOR}") from error
+
+    curves = np.zeros((CLASSES, len(_CHANNELS), _LEVELS), np.float32)
+    empty = True
+    for key, channels in _members(content, f"{path}"):
+        where = f"{path}: class {_quoted(key)}"
+        category = _whole_number(key, CLASSES, where)
+        seen = set()
+        for name, levels in _members(channels, where):
+            channel = name.lower()
+            if len(channel) != 1 or channel not in _CHANNELS:
+                raise ValueError(f'{where} has the channel {_quoted(name)}; expected "r", "g" or "b"')
+            if channel in seen:
+                raise ValueError(f'{where} has both "{channel}" and "{channel.upper()}"; keep one of them')
+            seen.add(channel)
+            for level, value in _members(levels, f'{where}, channel "{name}"'):
+                entry = f'{where}, channel "{name}", level {_quoted(level)}'
+                index = _whole_number(level, _LEVELS, entry)
+                if not isinstance(value, float) or not abs(value) <= _FLOAT32_MAX:  # which NaN is not
+                    raise ValueError(f"{entry} is {_quoted(value)}; expected a finite number")
+                curves[category, _CHANNELS.index(channel), index] = value
+                empty = False
+    if empty:
+        raise ValueError(f"{path} holds no value for any class; {_PRIOR}")
+    return curves.reshape(CLASSES, CURVE)
+
+
+def object_slots(boxes: Boxes, curves: np.ndarray) -> np.ndarray:
+    """The objects of a picture as the published SCC network takes them.
+
+    Args:
+        boxes: The objects, of which the first ``SLOTS`` are taken.
+        curves: The color prior, shape (81, 768), as from :func:`read_color_curves`.
+
+    Returns:
+        Class, x center, y center, width, height and the 768 values of the prior, float32, shape (20, 773). Slots without an
+        object are all zero, and so is the prior of an object that does not have it.
+
+    Raises:
+        ValueError: If ``curves`` has another shape.
+    """
+    if curves.shape != (CLASSES, CURVE):
+        raise ValueError(f"curves must have the shape ({CLASSES}, {CURVE}), got {curves.shape}; use read_color_curves")
+    rows, has_prior = boxes.rows[:SLOTS], boxes.has_prior[:SLOTS]
+    slots = np.zeros((SLOTS, 5 + CURVE), np.float32)
+    slots[: len(rows), :5] = rows
+    slots[: len(rows), 5:] = np.where(has_prior[:, None], curves[rows[:, 0].astype(int)], 0)
+    return slots
+
+
+class ObjectLabels:
+    """The label files of a folder of pictures, together with the color prior.
+
+    Args:
+        folder: Holds the label files; None if there are none, so that all pictures are without objects.
+        curves: The color prior, shape (81, 768), as from :func:`read_color_curves`.
+        as_published: Read the label files as the published code does, see :func:`read_yolo`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+
+    def __init__(self, folder: str | Path | None, curves: np.ndarray, as_published: bool = False) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.curves = curves
+        self.as_published = as_published
+        if self.folder is not None and not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder of object labels {folder}; expected a folder of YOLO files named after the images, such as "
+                "BIG_000000017648.txt; pass it with --labels"
+            )
+
+    def file(self, name: str) -> Path | None:
+        """Where the label file of an image lies.
+
+        Args:
+            name: The image, relative to the scored folder, with forward slashes.
+
+        Returns:
+            For ``a/b.jpg`` the file ``a/b.txt`` below the folder of labels if it is there, else ``b.txt``, the published
+            layout with all files in one folder; None if neither is there.
+        """
+        if self.folder is None:
+            return None
+        stem = posixpath.splitext(name)[0]
+        for candidate in (self.folder / f"{stem}.txt", self.folder / f"{posixpath.basename(stem)}.txt"):
+            try:
+                os.lstat(candidate)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                pass  # such as a folder without permission: the file may be there, and reading it says what is wrong
+            return candidate
+        return None
+
+    def slots(self, name: str) -> tuple[np.ndarray, int]:
+        """The objects of an image for the network.
+
+        Args:
+            name: The image, relative to the scored folder, with forward slashes.
+
+        Returns:
+            The slots, float32, shape (20, 773), as from :func:`object_slots`, and how many of them hold an object. An image
+            without a label file has no objects.
+
+        Raises:
+            LabelError: If there is a label file and it cannot be read.
+        """
+        file = self.file(name)
+        boxes = Boxes(np.zeros((0, 5)), np.zeros(0, bool)) if file is None else read_yolo(file, self.as_published)
+        return object_slots(boxes, self.curves), min(len(boxes), SLOTS)
+
+
+def _read_text(path: str | Path) -> str:
+    """Content of a label file, with every line end as a line feed."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            kind = "folder" if stat.S_ISDIR(mode) else "pipe or a device"
+            raise LabelError(f"{path}: is a {kind}; expected a label file, or nothing for a picture without objects")
+        with open(path, encoding="utf-8-sig") as file:  # Windows editors put a byte order mark first
+            return file.read()
+    except FileNotFoundError as error:
+        raise LabelError(f"{path}: no such file; check the path, and where a link leads") from error
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be opened ({error.strerror or error}); check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{path}: is not UTF-8 text ({error.reason}, byte {error.start}); save it as UTF-8") from error
+
+
+def _category(token: str, as_published: bool) -> int:
+    value = _number(token)
+    if not as_published and not value.is_integer():
+        raise ValueError(f"class {_shown(token)} is not a whole number; {_ROW}")
+    category = int(value)
+    if not 0 <= category < CLASSES:
+        raise ValueError(f"class {_shown(token)} is unknown; expected 0 to {CLASSES - 1}, in the order of COCO's 80 classes")
+    return category
+
+
+def _box(tokens: list[str], as_published: bool) -> list[float]:
+    """Box of a row without its class."""
+    values = [_number(token) for token in tokens]
+    count = len(values)
+    if count >= 6 and count % 2 == 0:
+        _check_normalized(values, ("polygon corner",) * count)
+        xs, ys = values[::2], values[1::2]
+        return [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
+    if count not in (4, 5):
+        raise ValueError(
+            f"has {1 + count} number(s); {_ROW}, with or without a confidence, or the class and 3 or more corners of a "
+            "polygon, each as x y"
+        )
+    box = values[:4]
+    if as_published and count == 4:
+        return box
+    if count == 5 and not 0 <= values[4] <= 1:
+        raise ValueError(f"confidence {_shown(tokens[4])} is outside 0 to 1; leave out a sixth number that is something else")
+    for name, value in zip(_BOX[2:], box[2:], strict=True):
+        if value < 0:
+            raise ValueError(f"{name} {value:g} is negative; {_ROW}")
+    _check_normalized(box, _BOX)
+    return box
+
+
+def _check_normalized(values: list[float], names: tuple[str, ...]) -> None:
+    low, high = _NORMALIZED
+    for name, value in zip(names, values, strict=True):
+        if not low <= value <= high:
+            raise ValueError(
+                f"{name} {value:g} is not normalized; expected 0 to 1, so divide pixels in x by the width and in y by the "
+                "height of the picture"
+            )
+
+
+def _number(token: str) -> float:
+    try:
+        value = float(token)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) <= _FLOAT32_MAX or "_" in token:  # NaN is not; and Python takes 0_1 for 1
+        raise ValueError(f"{_shown(token)} is not a finite number; {_ROW}")
+    return value
+
+
+def _shown(token: str) -> str:
+    return repr(token if len(token) <= 30 else f"{token[:27]}...")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {_quoted(next(key for key in keys if keys.count(key) > 1))} twice")
+    return members
+
+
+def _members(value: Any, where: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {_quoted(value)}, not an object; {_PRIOR}")
+    return list(value.items())
+
+
+def _whole_number(key: str, count: int, where: str) -> int:
+    """Number below ``count`` that a JSON key is, without leading zeros, as the published code looks it up."""
+    if not (key.isascii() and key.isdigit() and len(key) <= len(str(count)) and str(int(key)) == key and int(key) < count):
+        raise ValueError(f'{where}: expected a key from "0" to "{count - 1}", written so')
+    return int(key)
+
+
+def _quoted(value: Any) -> str:
+    """A JSON value in printable characters, cut short."""
+    return f"{json.dumps(value):.40}"

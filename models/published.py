@@ -1,0 +1,559 @@
+"""The three networks of the published ICQA-Net, for its weight files and its recipe.
+
+Origin: https://github.com/ARBEZ-ZEBRA/ICQA (commit 922ed1e). The architectures are rebuilt here on timm and torchvision from
+their state dicts and figures; no code of that repository is used. A state dict written there is read by ``from_published`` and
+given back, key by key, by ``to_published``. Scores agree with the published code to 2e-6 in float32.
+
+What differs on purpose: the pooler of the published CF network, which no score depends on, is left out; the object graph
+can be the same in training and scoring (``attention``).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+
+from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, to_tensor
+from utils.color import linear_to_lab, srgb_to_linear
+
+SLOTS = 20  # objects of a picture that the SCC network reads
+ATTENTION_GRAPHS = ("infer", "train")
+SPELLINGS = ("classic", "transformers-5.9")  # of the CF file: before transformers 5.9, and since
+
+_CLASSES = 81  # rows of the class embedding: COCO-80 and one more
+_CURVE = 768  # values of a class's color prior: 256 levels of R, G and B
+_CHROMA = 32  # channels of the chroma branch
+_MASKED = -1e9  # logit of an unused slot
+_POOLER = "pooler.dense"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class PublishedNet(ScoreNet):
+    """What the three published networks share: the picture is resized by Pillow to a square of 8-bit levels."""
+
+    preset = "published"
+    resize: str  # "bicubic" or "bilinear"
+    precision = "float32"
+
+    @property
+    def input_key(self) -> tuple:
+        return self.preset, self.size, self.resize
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {"color": "sRGB", "size": self.size, "resize": f"Pillow {self.resize} to a square, 8-bit levels"}
+
+    def set_precision(self, precision: str) -> None:
+        """Choose the arithmetic of the backbone in scoring; all else stays in float32.
+
+        "bfloat16" changes the weights for good and is quicker on GPUs and on CPUs with AVX512-BF16 or AMX. "tf32" is for GPUs
+        and takes effect in ``Scorer``, since torch has one such switch for a process.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if precision == self.precision:
+            return
+        if self.precision == "bfloat16":
+            raise ValueError("the weights were rounded to bfloat16; load them again")
+        self.precision = precision
+        if precision == "bfloat16":
+            self._round_backbone()
+
+    def _round_backbone(self) -> None:
+        self.backbone.to(torch.bfloat16)
+
+    def prepare(self, picture: Picture) -> Inputs:
+        """sRGB in [0, 1] on 8-bit levels, shape (3, size, size), as ``rgb``. Other levels are rounded to these first."""
+        levels = torch.from_numpy(self.resized(picture)).permute(2, 0, 1).to(self.device)
+        return {"rgb": levels.to(torch.float32).div(255)}
+
+    def resized(self, picture: Picture) -> np.ndarray:
+        """The picture as the network sees it, uint8, shape (size, size, 3)."""
+        pixels = to_tensor(picture)
+        if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+            raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(pixels.shape)}")
+        if pixels.is_floating_point():
+            low, high = pixels.aminmax()
+            if not (low >= 0 and high <= 1):
+                raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+            pixels = (pixels.detach().float() * 255).round().to(torch.uint8)
+        elif pixels.dtype != torch.uint8:
+            raise ValueError(f"a picture must be uint8 or floating point, got {pixels.dtype}")
+        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+        return np.array(image.resize((self.size, self.size), _FILTERS[self.resize]))
+
+    def prepare_batch(self, rgb: Tensor) -> Inputs:
+        """Resized in torch, which rounds a little otherwise than Pillow; the gradient passes the 8-bit levels."""
+        if tuple(rgb.shape[2:]) != (self.size, self.size):
+            rgb = F.interpolate(rgb, (self.size, self.size), mode=self.resize, antialias=True, align_corners=False).clamp(0, 1)
+        return {"rgb": rgb + ((rgb * 255).round() / 255 - rgb).detach()}
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return list(self.backbone.parameters())
+
+
+class PublishedCF(PublishedNet):
+    """Chromatic Fidelity: a vision transformer on RGB, beside a small convolution over a and b.
+
+    Args:
+        backbone: Name of a timm vision transformer of square pictures with a class token; the published one by default.
+        resize: "bicubic", as the published scoring does, or "bilinear", as the published training.
+    """
+
+    dimension = "CF"
+
+    def __init__(self, backbone: str = "vit_base_patch16_384", resize: str = "bicubic") -> None:
+        super().__init__()
+        if resize not in _FILTERS:
+            raise ValueError(f"resize must be one of {', '.join(_FILTERS)}, got {resize!r}")
+        self.config = {"backbone": backbone, "resize": resize}
+        self.resize = resize
+        norm = partial(nn.LayerNorm, eps=1e-12)
+        self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0, norm_layer=norm)
+        self.size = self.backbone.patch_embed.img_size[0]
+        self.chroma_head = nn.Sequential(nn.Conv2d(2, _CHROMA, 3, padding=1), nn.BatchNorm2d(_CHROMA), nn.ReLU())
+        features = 2 * self.backbone.num_features + _CHROMA
+        self.regressor = nn.Sequential(
+            nn.Linear(features, 512), nn.LayerNorm(512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, 1), nn.Tanh()
+        )
+
+    def _round_backbone(self) -> None:
+        # norms and the residual stream stay in float32: with plain autocast the rank correlation falls below 0.999
+        for block in self.backbone.blocks:
+            for parent, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
+                setattr(parent, name, RoundedLinear(getattr(parent, name)))
+
+    def features(self, inputs: Inputs) -> Inputs:
+        """Every stage on the way to the score.
+
+        Args:
+            inputs: Batch of what ``prepare`` gives.
+
+        Returns:
+            ``tokens`` (B, 1 + patches, D) after the last norm, ``cls`` (B, D), ``patch_std`` (B, D), ``chroma_map``
+            (B, 32, 12, 12) and ``chroma`` (B, 32).
+        """
+        rgb = inputs["rgb"]
+        tokens = self.backbone.forward_features(rgb)
+        chroma_map = F.adaptive_avg_pool2d(self.chroma_head(chroma_planes(rgb)), 12)
+        return {
+            "tokens": tokens,
+            "cls": tokens[:, 0],
+            "patch_std": tokens[:, 1:].std(1, unbiased=True),
+            "chroma_map": chroma_map,
+            "chroma": F.adaptive_avg_pool1d(chroma_map.flatten(1), _CHROMA),
+        }
+
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        stages = self.features(inputs)
+        return {"all": torch.cat((stages["cls"], stages["patch_std"], stages["chroma"]), 1)}
+
+    def head(self, features: Inputs) -> Tensor:
+        return self.regressor(features["all"]).squeeze(1)
+
+
+class PublishedSCC(PublishedNet):
+    """Semantic Color Consistency: a residual network on RGB, beside up to 20 objects and the color prior of their class.
+
+    Args:
+        backbone: Name of a torchvision residual network; the published one by default.
+        attention: Graph of the object attention in scoring. "infer": one softmax over the used slots, as in the published
+            scoring. "train": the logits first pass a softmax over all slots, as in the published training.
+        train_attention: The same in training mode.
+    """
+
+    dimension = "SCC"
+    reads_objects = True
+    resize = "bilinear"
+    size = 224
+
+    def __init__(self, backbone: str = "resnet18", attention: str = "infer", train_attention: str = "infer") -> None:
+        super().__init__()
+        for graph in (attention, train_attention):
+            if graph not in ATTENTION_GRAPHS:
+                raise ValueError(f"attention must be one of {', '.join(ATTENTION_GRAPHS)}, got {graph!r}")
+        self.config = {"backbone": backbone, "attention": attention, "train_attention": train_attention}
+        self.backbone, width = residual_network(backbone)
+        self.class_embedding = nn.Embedding(_CLASSES, 32)
+        self.obj_encoder = nn.Sequential(nn.Linear(32 + 4 + _CURVE, 256), nn.ReLU(), nn.Linear(256, 256))
+        self.attention = nn.Sequential(nn.Linear(256, 1))
+        self.regressor = nn.Sequential(nn.Linear(width + 256, 128), nn.ReLU(), nn.Linear(128, 1), nn.Tanh())
+
+    def set_attention(self, graph: str) -> None:
+        """Change the graph of the object attention in scoring; the weights are the same for both.
+
+        Raises:
+            ValueError: If there is no such graph.
+        """
+        if graph not in ATTENTION_GRAPHS:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTION_GRAPHS)}, got {graph!r}")
+        self.config["attention"] = graph
+
+    def preprocessing(self) -> dict[str, Any]:
+        return super().preprocessing() | {"attention": self.config["attention"]}
+
+    def prepare(self, picture: Picture, objects: np.ndarray | Tensor | None = None, used: int | None = None) -> Inputs:
+        """Tensors of one picture.
+
+        Args:
+            picture: Of any of the forms that ``score`` takes.
+            objects: Class id, box and color prior of each slot, shape (20, 773), unused slots zero; None for no objects.
+            used: How many slots are used; None counts up to the last one that is not all zero.
+
+        Returns:
+            ``rgb`` (3, 224, 224) in [0, 1], ``objects`` (20, 773), ``used`` (20,).
+        """
+        return super().prepare(picture) | self.object_inputs(objects, used)
+
+    def prepare_batch(self, rgb: Tensor) -> Inputs:
+        objects = object_inputs(None, None)
+        return super().prepare_batch(rgb) | {k: v.expand(len(rgb), *v.shape).to(rgb.device) for k, v in objects.items()}
+
+    def object_inputs(self, objects: np.ndarray | Tensor | None, used: int | None = None) -> Inputs:
+        """``objects`` and ``used`` of one picture, as ``prepare`` gives them."""
+        return {k: v.to(self.device) for k, v in object_inputs(objects, used).items()}
+
+    def features(self, inputs: Inputs) -> Inputs:
+        """Every stage on the way to the score.
+
+        Args:
+            inputs: Batch of what ``prepare`` gives.
+
+        Returns:
+            ``image`` (B, 512), ``objects`` (B, 256), ``logits`` (B, 20) before and ``attention`` (B, 20) after softmax.
+        """
+        graph = self.config["train_attention" if self.training else "attention"]
+        objects, used = inputs["objects"], inputs["used"]
+        embedded = self.class_embedding(objects[..., 0].long())
+        encoded = self.obj_encoder(torch.cat((embedded, objects[..., 1:]), 2))  # (B, 20, 256)
+        logits = self.attention(encoded).squeeze(2)
+        if graph == "train":
+            masked = logits.softmax(1).masked_fill(~used, _MASKED)
+        else:
+            masked = logits.masked_fill(~used, _MASKED)
+        attention = masked.softmax(1)
+        image = see(self.backbone, inputs["rgb"])
+        return {
+            "image": image,
+            "objects": (attention[..., None] * encoded).sum(1),
+            "logits": logits,
+            "attention": attention,
+        }
+
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        stages = self.features(inputs)
+        return {"all": torch.cat((stages["image"], stages["objects"]), 1)}
+
+    def head(self, features: Inputs) -> Tensor:
+        return self.regressor(features["all"]).squeeze(1)
+
+    @torch.inference_mode()
+    def score(self, pictures: Picture | list[Picture], objects: Any = None) -> float | list[float]:
+        """Score pictures.
+
+        Args:
+            pictures: As for the other networks.
+            objects: Slots (20, 773) of each picture, in the form of the result (``data.labels.ObjectLabels.slots``); None
+                where nothing is known of objects.
+
+        Returns:
+            One number in [-1, 1] for one picture, a list of numbers for a list.
+
+        Raises:
+            ValueError: If the number of slots is not the number of pictures.
+        """
+        items, single = as_list(pictures)
+        slots = [objects] if single else list(objects) if objects is not None else [None] * len(items)
+        if len(slots) != len(items):
+            raise ValueError(f"{len(items)} pictures but objects of {len(slots)}")
+        with one_thread():
+            values = [self.score_prepared(self.prepare(p, s)) for p, s in zip(items, slots, strict=True)]
+        return values[0] if single else values
+
+
+class PublishedPR(PublishedNet):
+    """Perceptual Realism: a residual network on RGB, beside the predicted CF and SCC.
+
+    Args:
+        backbone: Name of a torchvision residual network; the published one by default.
+    """
+
+    dimension = "PR"
+    reads_scores = True
+    resize = "bilinear"
+    size = 224
+
+    def __init__(self, backbone: str = "resnet50") -> None:
+        super().__init__()
+        self.config = {"backbone": backbone}
+        self.backbone, width = residual_network(backbone)
+        self.score_fc = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+        self.regressor = nn.Sequential(
+            nn.Linear(width + 16, 512),
+            nn.ReLU(),
+            nn.BatchNorm1d(512),
+            nn.Dropout(0.3),
+            nn.Linear(512, 128),
+            nn.ReLU(),
+            nn.Linear(128, 1),
+            nn.Tanh(),
+        )
+
+    def features(self, inputs: Inputs, scores: Tensor) -> Inputs:
+        """Every stage on the way to the score: ``image`` (B, 2048), ``scores`` (B, 16)."""
+        return {**self.encode(inputs), "scores": self.score_fc(scores)}
+
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        return {"image": see(self.backbone, inputs["rgb"])}
+
+    def head(self, features: Inputs) -> Tensor:
+        return self.regressor(torch.cat((features["image"], self.score_fc(features["scores"])), 1)).squeeze(1)
+
+    @torch.inference_mode()
+    def score(
+        self, pictures: Picture | list[Picture], cf: float | list[float], scc: float | list[float]
+    ) -> float | list[float]:
+        """Score pictures.
+
+        Args:
+            pictures: As for the other networks.
+            cf: CF of each picture, in the form of the result.
+            scc: SCC of each picture, likewise.
+
+        Returns:
+            One number in [-1, 1] for one picture, a list of numbers for a list.
+
+        Raises:
+            ValueError: If the number of sub-scores is not the number of pictures.
+        """
+        items, single = as_list(pictures)
+        pairs = [(cf, scc)] if single else list(zip(cf, scc, strict=True))
+        if len(pairs) != len(items):
+            raise ValueError(f"{len(items)} pictures but {len(pairs)} CF and SCC scores")
+        with one_thread():
+            values = [self.score_prepared(self.prepare(p), s) for p, s in zip(items, pairs, strict=True)]
+        return values[0] if single else values
+
+
+def residual_network(name: str) -> tuple[nn.Sequential, int]:
+    """The children of a torchvision residual network without the classifier, numbered as published, and its width."""
+    net = torchvision.models.get_model(name, weights=None)
+    layers = nn.Sequential(*list(net.children())[:-1])
+    return layers.to(memory_format=torch.channels_last), net.fc.in_features
+
+
+class RoundedLinear(nn.Module):
+    """A linear layer in bfloat16, whatever goes in."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().to(torch.bfloat16), requires_grad=False)
+        self.bias = nn.Parameter(linear.bias.detach().to(torch.bfloat16), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(torch.bfloat16), self.weight, self.bias)
+
+
+def see(network: nn.Sequential, rgb: Tensor) -> Tensor:
+    """What a residual network, in its own precision, makes of sRGB in [0, 1]: (B, 3, H, W) to (B, D) in float32."""
+    return network(imagenet_normalized(rgb).to(network[0].weight.dtype)).flatten(1).to(rgb.dtype)
+
+
+def imagenet_normalized(rgb: Tensor) -> Tensor:
+    """sRGB in [0, 1] as torchvision's ImageNet weights want it, shape (B, 3, H, W), channels last in memory."""
+    mean, std = (rgb.new_tensor(values)[:, None, None] for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+    return ((rgb - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def chroma_planes(rgb: Tensor) -> Tensor:
+    """a and b of CIELAB divided by 128, of sRGB in [0, 1]: (B, 3, H, W) to (B, 2, H, W)."""
+    return linear_to_lab(srgb_to_linear(rgb))[:, 1:] / 128
+
+
+def object_inputs(objects: np.ndarray | Tensor | None, used: int | None) -> Inputs:
+    """Slots of one picture as the network takes them; see ``PublishedSCC.prepare``."""
+    slots = torch.zeros(SLOTS, 5 + _CURVE) if objects is None else torch.as_tensor(objects, dtype=torch.float32)
+    if tuple(slots.shape) != (SLOTS, 5 + _CURVE):
+        raise ValueError(f"objects must have shape ({SLOTS}, {5 + _CURVE}), got {tuple(slots.shape)}")
+    if used is None:
+        filled = slots.ne(0).any(1).nonzero()
+        used = int(filled[-1]) + 1 if len(filled) else 0
+    return {"objects": slots, "used": torch.arange(SLOTS) < used}
+
+
+NETWORKS: dict[str, type[PublishedNet]] = {net.dimension: net for net in (PublishedCF, PublishedSCC, PublishedPR)}
+# a tensor that only the file of this dimension has
+_MARKS = {"CF": "chroma_head.0.weight", "SCC": "class_embedding.weight", "PR": "score_fc.0.weight"}
+PUBLISHED_BACKBONES = {"CF": "vit_base_patch16_384", "SCC": "resnet18", "PR": "resnet50"}
+_BACKBONE_NAMES = {"CF": "vit", "SCC": "backbone", "PR": "naturalness_extractor"}
+
+
+def published_dimension(content: Any) -> str | None:
+    """CF, SCC or PR if this is the content of a published weight file, else None."""
+    state = _unwrapped(content)
+    found = [dimension for dimension, key in _MARKS.items() if state is not None and key in state]
+    return found[0] if len(found) == 1 and any(k.startswith(f"{_BACKBONE_NAMES[found[0]]}.") for k in state) else None
+
+
+def from_published(content: Mapping[str, Any], source: str = "the state dict", **config: Any) -> PublishedNet:
+    """Rebuild a network from the content of a published weight file.
+
+    Args:
+        content: State dict; one level of ``{"state_dict": ...}`` and a prefix ``module.`` are taken off.
+        source: Its file, for errors.
+        config: Settings of the network beside the weights, such as ``attention``.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        ValueError: If a tensor is absent, unknown or of another shape; names it.
+    """
+    dimension = published_dimension(content)
+    if dimension is None:
+        raise ValueError(f"{source} holds no published CF, SCC or PR network")
+    state = _unwrapped(content)
+    with torch.device("meta"):  # the weights come from the file
+        model = NETWORKS[dimension](**config)
+    check_layout(state, dimension, source)
+    prefix = _BACKBONE_NAMES[dimension] + "."
+    backbone = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    own = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    own |= {f"backbone.{k}": v for k, v in (vit_to_timm(backbone) if dimension == "CF" else backbone).items()}
+    types = {k: v.dtype for k, v in model.state_dict().items()}
+    # copies, which a later training of the network may change
+    model.load_state_dict({k: own[k].detach().to(t, copy=True) for k, t in types.items()}, assign=True)
+    if dimension != "CF":
+        model.backbone.to(memory_format=torch.channels_last)
+    return model.requires_grad_().eval()
+
+
+def check_layout(state: Mapping[str, Tensor], dimension: str, source: str) -> None:
+    """Compare a published state dict with the one expected, tensor by tensor.
+
+    Raises:
+        ValueError: If a tensor is absent, unknown or of another shape; names it.
+    """
+    spelling = spelling_of({k.removeprefix("vit."): v for k, v in state.items()}) or "classic"
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in to_published(NETWORKS[dimension](), spelling).items()}
+    pooler = {f"vit.{_POOLER}.weight", f"vit.{_POOLER}.bias"}
+    absent, unknown = sorted(expected.keys() - state.keys() - pooler), sorted(state.keys() - expected.keys())
+    if absent or unknown:
+        what = [f"{len(names)} {kind}, e.g. {names[0]}" for kind, names in (("absent", absent), ("unknown", unknown)) if names]
+        raise ValueError(f"{source}: of the {len(expected)} tensors of a published {dimension} network " + "; ".join(what))
+    for key, tensor in state.items():
+        if tuple(tensor.shape) != expected[key]:
+            raise ValueError(f"{source}: tensor {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
+
+
+def to_published(model: PublishedNet, spelling: str = "classic") -> dict[str, Tensor]:
+    """The state dict that the published scripts load strictly; the pooler of CF, which no score depends on, is zero.
+
+    Args:
+        model: A published network with the published backbone.
+        spelling: Of the keys of CF: "classic" for transformers before 5.9, "transformers-5.9" since.
+
+    Raises:
+        ValueError: If the spelling is unknown or the backbone is not the published one.
+    """
+    if spelling not in SPELLINGS:
+        raise ValueError(f"spelling must be one of {', '.join(SPELLINGS)}, got {spelling!r}")
+    published = PUBLISHED_BACKBONES[model.dimension]
+    if model.config["backbone"] != published:
+        raise ValueError(f"the published {model.dimension} network is on {published}, not {model.config['backbone']}")
+    state = {k: v.detach() for k, v in model.state_dict().items()}
+    backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+    if model.dimension == "CF":
+        backbone = vit_from_timm(backbone, spelling)
+    name = _BACKBONE_NAMES[model.dimension]
+    published = {f"{name}.{k}": v for k, v in backbone.items()} | own
+    return {k: v.clone(memory_format=torch.contiguous_format) for k, v in published.items()}
+
+
+def _unwrapped(content: Any) -> dict[str, Tensor] | None:
+    """A plain state dict without wrapper and DataParallel's prefix; None if there is none in it."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        return None
+    if all(isinstance(k, str) and k.startswith("module.") for k in content):
+        content = {k.removeprefix("module."): v for k, v in content.items()}
+    return dict(content)
+
+
+# --- Vision transformers as transformers and as timm name them
+
+_OUTSIDE = {  # transformers: timm
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+    "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
+}
+_LAYERS = {"classic": "encoder.layer", "transformers-5.9": "layers"}
+_QKV = {
+    "classic": tuple(f"attention.attention.{name}" for name in ("query", "key", "value")),
+    "transformers-5.9": tuple(f"attention.{name}_proj" for name in "qkv"),
+}
+_INSIDE = {  # timm: each spelling
+    "norm1": {"classic": "layernorm_before", "transformers-5.9": "layernorm_before"},
+    "attn.proj": {"classic": "attention.output.dense", "transformers-5.9": "attention.o_proj"},
+    "norm2": {"classic": "layernorm_after", "transformers-5.9": "layernorm_after"},
+    "mlp.fc1": {"classic": "intermediate.dense", "transformers-5.9": "mlp.fc1"},
+    "mlp.fc2": {"classic": "output.dense", "transformers-5.9": "mlp.fc2"},
+}
+
+
+def spelling_of(state: Mapping[str, Tensor]) -> str | None:
+    """How a vision transformer of transformers spells its keys, without prefix; None if it is not one."""
+    if "embeddings.cls_token" not in state:
+        return None
+    return next((s for s, layers in _LAYERS.items() if any(k.startswith(f"{layers}.0.") for k in state)), None)
+
+
+def vit_to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of transformers' ViTModel, of either spelling, under timm's names.
+
+    The pooler, and a mask token, are dropped; all else must be there (``KeyError``).
+    """
+    spelling = spelling_of(state) or SPELLINGS[0]
+    out = {target: state[key] for key, target in _OUTSIDE.items()}
+    layers = {k.removeprefix(f"{_LAYERS[spelling]}.").split(".")[0] for k in state if k.startswith(f"{_LAYERS[spelling]}.")}
+    for n in range(len(layers)):
+        layer, block = f"{_LAYERS[spelling]}.{n}", f"blocks.{n}"
+        for end in ("weight", "bias"):
+            out[f"{block}.attn.qkv.{end}"] = torch.cat([state[f"{layer}.{name}.{end}"] for name in _QKV[spelling]])
+            for target, names in _INSIDE.items():
+                out[f"{block}.{target}.{end}"] = state[f"{layer}.{names[spelling]}.{end}"]
+    return out
+
+
+def vit_from_timm(state: Mapping[str, Tensor], spelling: str) -> dict[str, Tensor]:
+    """The inverse of ``vit_to_timm``, with a pooler of zeros."""
+    width = state["cls_token"].shape[-1]
+    out = {key: state[target] for key, target in _OUTSIDE.items() if not key.startswith("layernorm.")}
+    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+    for n in range(depth):
+        layer, block = f"{_LAYERS[spelling]}.{n}", f"blocks.{n}"
+        parts = {end: state[f"{block}.attn.qkv.{end}"].chunk(3) for end in ("weight", "bias")}
+        for i, name in enumerate(_QKV[spelling]):
+            out |= {f"{layer}.{name}.{end}": parts[end][i] for end in ("weight", "bias")}
+        for target in ("attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2"):
+            name = _INSIDE[target][spelling]
+            out |= {f"{layer}.{name}.{end}": state[f"{block}.{target}.{end}"] for end in ("weight", "bias")}
+    out |= {key: state[target] for key, target in _OUTSIDE.items() if key.startswith("layernorm.")}
+    zeros = state["cls_token"].new_zeros
+    out |= {f"{_POOLER}.weight": zeros(width, width), f"{_POOLER}.bias": zeros(width)}
+    return out

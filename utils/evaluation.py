@@ -1,0 +1,551 @@
+"""How well do score files agree with people: what ``evaluate.py`` joins, measures and writes.
+
+Intervals come from a bootstrap that draws *scenes*, because colorizations of one photograph are not independent. A resample
+is held as how often each scene occurs in it, so that ranks, ties and sums of all resamples are computed together; the values
+are those of :mod:`utils.metrics` on the drawn pictures written out one after another.
+"""
+
+import os
+import posixpath
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import curve_fit
+from scipy.special import expit
+
+from utils.metrics import correlations, plcc, rmse, within_scene_srcc
+from utils.scores import DIMENSIONS, in_sample, read_scores
+
+METRICS = ("SRCC", "KRCC", "PLCC", "RMSE", "PLCC logistic", "RMSE logistic", "within-scene SRCC")
+NETWORK, METHOD_MEAN = "network", "method mean"  # predictors
+IN_SAMPLE = "in-sample"
+_WITH_INTERVAL = ("SRCC", "within-scene SRCC")  # in the compact table; metrics.csv has the intervals of all
+_LEVEL = (2.5, 97.5)  # percentiles
+_BLOCK = 4_000_000  # numbers worked on at a time, for the sake of memory
+
+
+# Score files and MOS
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Where the predictions of a dimension come from."""
+
+    path: Path
+    frame: pd.DataFrame  # of read_scores
+    is_sub_score: bool  # a column of PR's file, for want of a file of its own
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Pictures that are rated in a dimension, beside their predictions.
+
+    Attributes:
+        rows: Columns image, scene, method, dimension, mos and prediction (NaN where there is none), in the order of the
+            MOS table.
+        failed: Why the file has no score for a picture although it has a row, by picture.
+        absent: Pictures that the file has no row of.
+        unused: How many rows of the file are of other pictures.
+        elsewhere: The scored folder, if paths relative to it were taken for paths relative to another one; else empty.
+    """
+
+    rows: pd.DataFrame
+    failed: dict[str, str]
+    absent: list[str]
+    unused: int
+    elsewhere: str
+
+
+def read_predictions(named: Sequence[str]) -> dict[str, Scores]:
+    """Score files by the dimension they are used for.
+
+    A file counts for its main dimension, the one its sidecar names or else its first score column. The sub-scores in PR's
+    file are used for the dimensions that have no file of their own.
+
+    Args:
+        named: Paths of CSV or published JSON files, ``PATH:CF`` to say which dimension is meant.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file cannot be read, its dimension is not known, or two files give the same one.
+    """
+    found: dict[str, Scores] = {}
+    others: dict[str, Scores] = {}
+    for name in named:
+        path, dimension = _named_dimension(name)
+        frame = read_scores(path, dimension)
+        columns = [column for column in frame.columns if column in DIMENSIONS]
+        main = dimension or frame.attrs["meta"].get("dimension", columns[0])
+        if main not in columns:
+            raise ValueError(f"{path} has no column {main}, which the file beside it names as its dimension")
+        if main in found:
+            raise ValueError(f"{found[main].path} and {path} both give {main}; evaluate one at a time")
+        found[main] = Scores(path, frame, False)
+        if dimension is None:
+            others |= {column: Scores(path, frame, True) for column in columns if column != main}
+    return {d: found.get(d) or others[d] for d in DIMENSIONS if d in found or d in others}
+
+
+def _named_dimension(name: str) -> tuple[Path, str | None]:
+    """Path and dimension of ``PATH:CF``, or of a JSON file that has ``_CF_`` in its name; None where nothing says."""
+    head, _, tail = name.rpartition(":")
+    if head and tail in DIMENSIONS:
+        return Path(head), tail
+    if Path(head).is_file():
+        raise ValueError(f"expected one of {', '.join(DIMENSIONS)} after the colon of {name}, got {tail!r}")
+    path = Path(name)
+    if path.suffix.lower() != ".json" or path.name.lower().endswith(".csv.json"):  # the latter is refused by read_scores
+        return path, None
+    recognized = [dimension for dimension in DIMENSIONS if f"_{dimension}_" in path.name]
+    if len(recognized) != 1:
+        raise ValueError(f"{path} does not say whether it holds CF, SCC or PR; put it after a colon: {path}:CF")
+    return path, recognized[0]
+
+
+def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
+    """The rated pictures of a MOS table beside their predictions.
+
+    The JSON form is joined by stem. A CSV is joined by the path relative to its folder and to the root of the table, or by
+    absolute path where its sidecar names the scored folder: by the way that finds more pictures.
+
+    Args:
+        table: MOS table.
+        scores: Where the predictions come from.
+        dimension: CF, SCC or PR.
+
+    Raises:
+        ValueError: If predictions go by stem and two rated pictures share one.
+    """
+    rated = table[table[dimension].notna()]
+    images = rated["image"].tolist()
+    frame = scores.frame
+    names = frame["image"].tolist()
+    root, scored_root = table.attrs["root"], frame.attrs["meta"].get("root", "")
+    elsewhere = ""
+    if frame.attrs["by_stem"]:
+        wanted, given = [PurePosixPath(image).stem for image in images], names
+        _refuse_same_stem(scores.path, images, wanted)
+    else:
+        wanted, given = [posixpath.normpath(i) for i in images], [posixpath.normpath(n) for n in names]
+        if scored_root:
+            absolute = [_absolute(root, i) for i in images], [_absolute(scored_root, n) for n in names]
+            # On a tie by absolute path, which cannot take a picture for one of the same name in another folder.
+            if len(set(absolute[0]) & set(absolute[1])) >= len(set(wanted) & set(given)):
+                wanted, given = absolute
+            else:
+                elsewhere = scored_root
+
+    values = dict(zip(given, zip(frame[dimension], frame["error"], strict=True), strict=True))
+    rows = rated[["image", "scene", "method"]].assign(dimension=dimension, mos=rated[dimension])
+    rows["prediction"] = [values[key][0] if key in values and not values[key][1] else np.nan for key in wanted]
+    failed = {
+        image: values[key][1] or "its score is empty"
+        for image, key, value in zip(images, wanted, rows["prediction"], strict=True)
+        if key in values and np.isnan(value)
+    }
+    absent = [image for image, key in zip(images, wanted, strict=True) if key not in values]
+    unused = len(set(given) - set(wanted))
+    return Joined(rows.reset_index(drop=True), failed, absent, unused, elsewhere)
+
+
+def require_rows(joined: Joined, scores: Scores, dimension: str, root: str) -> None:
+    """Refuse a score file without a row for a rated picture.
+
+    Raises:
+        ValueError: Names a picture and what to run.
+    """
+    if joined.absent:
+        names, scored = scores.frame["image"], scores.frame.attrs["meta"].get("root")
+        of = f" of {scored}" if scored else ""
+        has = f"it has {len(names)}{of}, e.g. {names.iloc[0]}" if len(names) else "it is empty"
+        raise ValueError(
+            f"{len(joined.absent)} of {len(joined.rows)} pictures with a {dimension} rating have no row in {scores.path} "
+            f"({has}), e.g. {joined.absent[0]}; run infer_{'PR' if scores.is_sub_score else dimension}.py on {root}, or pass "
+            "--allow-missing to leave them out"
+        )
+
+
+def sample_of(scores: Scores) -> str:
+    """What the pictures were to the weights that scored them: a sample of :mod:`utils.scores`, "unknown" if not said."""
+    in_sample(scores.frame)  # refuses a word that we do not know
+    return scores.frame.attrs["meta"].get("sample", "unknown")
+
+
+def _absolute(root: str, image: str) -> str:
+    return os.path.normpath(os.path.join(os.path.realpath(root), image))
+
+
+def _refuse_same_stem(path: Path, images: list[str], stems: list[str]) -> None:
+    first: dict[str, str] = {}
+    for image, stem in zip(images, stems, strict=True):
+        if first.setdefault(stem, image) != image:
+            raise ValueError(f"{path} goes by stem, which cannot tell {first[stem]} from {image}; use the CSV form")
+
+
+# Predictors
+
+
+def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
+    """The trivial predictor: what other pictures of the same method were rated, without those of the picture's scene.
+
+    The means must not be ranked. They leave out the scene, so among pictures of one method the better rated ones have the
+    lower means, by differences that are tiny but that a rank correlation takes for full: for 5 methods of 200 scenes SRCC
+    comes out some 0.18 too low. Hence the place: where the method stands among all methods, also without the scene.
+
+    Args:
+        table: MOS table.
+        dimension: CF, SCC or PR.
+
+    Returns:
+        Index of ``table``; ``mean`` in the unit of the MOS, and ``place`` in (0, 1), for ranks. NaN where the picture has no
+        method or its method no rated picture of another scene.
+    """
+    rated = table[table[dimension].notna() & (table["method"] != "")]
+    if rated.empty:
+        return pd.DataFrame({"mean": np.nan, "place": np.nan}, index=table.index)
+    groups = rated.groupby(["scene", "method"])[dimension]
+    sums, sizes = groups.sum().unstack(fill_value=0.0), groups.size().unstack(fill_value=0)
+    # NaN where nothing is left. Rounded, lest equal means of two methods differ in the last digit and take two places.
+    means = ((sums.sum() - sums) / (sizes.sum() - sizes)).round(12)
+    places = (means.rank(axis=1) - 0.5).div(means.notna().sum(axis=1), axis=0)
+    row, column = means.index.get_indexer(table["scene"]), means.columns.get_indexer(table["method"])
+    known = (row >= 0) & (column >= 0)
+    return pd.DataFrame(
+        {
+            "mean": np.where(known, means.to_numpy()[row, column], np.nan),
+            "place": np.where(known, places.to_numpy()[row, column], np.nan),
+        },
+        index=table.index,
+    )
+
+
+def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, str]:
+    """Predictions after a rising logistic curve with four parameters, fitted to the MOS by least squares.
+
+    Args:
+        pred: Predictions, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+
+    Returns:
+        Mapped predictions, shape (N,), and an empty text; or the predictions as they were, and why.
+
+    Reference:
+        VQEG, Final report from the Video Quality Experts Group on the validation of objective models of video quality
+        assessment, phase II, 2003: the mapping.
+    """
+    if len(pred) < 5 or np.ptp(pred) == 0 or np.ptp(mos) == 0:
+        reason = "fewer than 5 pictures" if len(pred) < 5 else "all predictions or all MOS are equal"
+        return pred, f"not mapped: {reason}"
+    scaled = (pred - pred.mean()) / pred.std()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the covariance of the parameters, which is not used
+            start = (mos.min(), mos.max(), 0.0, 0.0)
+            # With the default tolerance of 1e-8 it does not come to an end on predictions that are linear or say nothing.
+            found, _ = curve_fit(_logistic, scaled, mos, start, maxfev=5000, ftol=1e-6, xtol=1e-6)
+    except RuntimeError:
+        return pred, "not mapped: the logistic fit did not converge"
+    mapped = _logistic(scaled, *found)
+    if not np.isfinite(mapped).all() or np.ptp(mapped) == 0:
+        return pred, "not mapped: the logistic fit came out constant"
+    if found[0] > found[1]:  # would turn a predictor that is wrong way round into a good one
+        return pred, "not mapped: the logistic fit falls"
+    return mapped, ""
+
+
+def _logistic(x: np.ndarray, low: float, high: float, middle: float, log_steepness: float) -> np.ndarray:
+    return low + (high - low) * expit((x - middle) * np.exp(np.clip(log_steepness, -10, 10)))
+
+
+# Measures with intervals
+
+
+def agreement(
+    pred: np.ndarray,
+    mos: np.ndarray,
+    scenes: np.ndarray,
+    resamples: int = 1000,
+    seed: int = 0,
+    order: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """All measures of one predictor, each with the 95 % percentile interval of a bootstrap over scenes.
+
+    Args:
+        pred: Predictions, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+        scenes: Scene of each picture, shape (N,).
+        resamples: How often as many scenes as there are are drawn with replacement.
+        seed: The same seed draws the same scenes for every predictor of the same scenes.
+        order: What rank correlations take in place of ``pred``, shape (N,).
+
+    Returns:
+        One row for each of :data:`METRICS`, with ``metric``, ``value``, ``low``, ``high`` and ``note``. The logistic curve is
+        fitted once, to all pictures, and not again in the resamples. NaN where a measure is not defined, or, for an
+        interval, where there is one scene only; resamples in which a measure is not defined do not count, which is noted.
+
+    Raises:
+        ValueError: If the shapes differ or are not (N,), or a value is not finite.
+    """
+    order = pred if order is None else order
+    ranked, direct = correlations(order, mos), correlations(pred, mos)
+    mapped, fit_note = logistic_fit(pred, mos)
+    values = {
+        "SRCC": ranked["SRCC"],
+        "KRCC": ranked["KRCC"],
+        "PLCC": direct["PLCC"],
+        "RMSE": direct["RMSE"],
+        "PLCC logistic": plcc(mapped, mos),
+        "RMSE logistic": rmse(mapped, mos),
+        "within-scene SRCC": within_scene_srcc(order, mos, scenes),
+    }
+    names, scene = np.unique(scenes, return_inverse=True)
+    members = [np.flatnonzero(scene == k) for k in range(len(names))]
+    within = np.array([within_scene_srcc(order[m], mos[m], scenes[m]) for m in members])
+    samples = {}
+    if len(names) > 1:
+        counts = draw_scenes(len(names), resamples, seed)
+        samples = _resampled(pred, order, mapped, mos, scene, within, counts)
+    rows = []
+    for metric in METRICS:
+        notes = [fit_note] if metric.endswith("logistic") else []
+        if metric == "within-scene SRCC" and not np.isfinite(within).all():
+            notes.append(f"defined in {np.isfinite(within).sum()} of {len(names)} scenes")
+        sample = samples.get(metric, np.array([]))
+        defined = sample[np.isfinite(sample)]
+        interval = np.percentile(defined, _LEVEL) if len(defined) and np.isfinite(values[metric]) else (np.nan, np.nan)
+        if len(names) == 1:
+            notes.append("one scene: no interval")
+        elif np.isfinite(values[metric]) and len(defined) < len(sample):
+            notes.append(f"not defined in {len(sample) - len(defined)} of {resamples} resamples")
+        rows.append((metric, values[metric], *interval, "; ".join(filter(None, notes))))
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note"])
+
+
+def draw_scenes(scenes: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each scene occurs in each resample, shape (resamples, scenes)."""
+    draws = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes))
+    counts = np.zeros((resamples, scenes))
+    np.add.at(counts, (np.arange(resamples)[:, None], draws), 1)
+    return counts
+
+
+def _resampled(
+    pred: np.ndarray,
+    order: np.ndarray,
+    mapped: np.ndarray,
+    mos: np.ndarray,
+    scene: np.ndarray,
+    within: np.ndarray,
+    counts: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Each measure in each resample, shape (R,); NaN where it is not defined.
+
+    Args:
+        pred: Predictions, shape (N,).
+        order: What is ranked, shape (N,).
+        mapped: Predictions after the logistic curve, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+        scene: Number of each picture's scene, shape (N,), 0 to K-1.
+        within: SRCC within each scene, shape (K,).
+        counts: How often each scene occurs, shape (R, K).
+    """
+    x, y = _Levels(order), _Levels(mos)
+    agreeing = _agreeing_pairs(x.level, y.level, scene, counts.shape[1])
+    parts = []
+    for block in np.array_split(counts, max(1, len(counts) * len(mos) // _BLOCK)):
+        weights = block[:, scene]  # (R', N)
+        of_x, of_y = x.frequencies(weights), y.frequencies(weights)
+        pairs = ((block @ agreeing) * block).sum(1) / 2
+        parts.append(
+            {
+                "SRCC": _weighted_srcc(x, y, of_x, of_y, weights),
+                "KRCC": _tau_b(pairs, of_x, of_y),
+                "PLCC": _weighted_plcc(pred, mos, scene, block),
+                "RMSE": _weighted_rmse(pred, mos, scene, block),
+                "PLCC logistic": _weighted_plcc(mapped, mos, scene, block),
+                "RMSE logistic": _weighted_rmse(mapped, mos, scene, block),
+                "within-scene SRCC": _divide(block @ np.nan_to_num(within), block @ np.isfinite(within)),
+            }
+        )
+    return {metric: np.concatenate([part[metric] for part in parts]) for metric in METRICS}
+
+
+class _Levels:
+    """The distinct values of a sample, numbered in their order, so that their frequencies in any resample are sums."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        _, self.level, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        self._sorted = np.argsort(self.level, kind="stable")
+        self._starts = np.cumsum(sizes) - sizes
+
+    def frequencies(self, weights: np.ndarray) -> np.ndarray:
+        """How often each distinct value occurs, shape (R, L), where pictures occur ``weights`` times, shape (R, N)."""
+        return np.add.reduceat(weights[:, self._sorted], self._starts, axis=1)
+
+
+def _agreeing_pairs(x: np.ndarray, y: np.ndarray, scene: np.ndarray, scenes: int) -> np.ndarray:
+    """Pairs that x and y order alike less pairs they order differently, by the scenes of the two, shape (K, K)."""
+    by_scene = np.argsort(scene, kind="stable")
+    x, y, scene = x[by_scene], y[by_scene], scene[by_scene]
+    starts = np.searchsorted(scene, np.arange(scenes))
+    total = np.zeros((scenes, scenes))
+    for rows in np.array_split(np.arange(len(x)), len(x) ** 2 // _BLOCK + 1):
+        signs = np.sign(x[rows, None] - x) * np.sign(y[rows, None] - y)
+        np.add.at(total, scene[rows], np.add.reduceat(signs, starts, axis=1))
+    return total
+
+
+def _weighted_srcc(x: _Levels, y: _Levels, of_x: np.ndarray, of_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    middle = (weights.sum(1, keepdims=True) + 1) / 2
+    # From the frequencies of the values: the mean rank of those that are equal, less the mean of all ranks.
+    rank_x, rank_y = (np.cumsum(f, axis=1) - (f - 1) / 2 - middle for f in (of_x, of_y))
+    covariance = np.einsum("rn,rn,rn->r", weights, rank_x[:, x.level], rank_y[:, y.level])
+    spread = np.sqrt((of_x * rank_x**2).sum(1) * (of_y * rank_y**2).sum(1))
+    return _divide(covariance, spread)
+
+
+def _tau_b(pairs: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    n = of_x.sum(1)
+    untied_x, untied_y = ((n * (n - 1) - (f * (f - 1)).sum(1)) / 2 for f in (of_x, of_y))
+    return _divide(pairs, np.sqrt(untied_x * untied_y))
+
+
+def _weighted_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    x, y = pred - pred.mean(), mos - mos.mean()
+    n, sum_x, sum_y, xx, yy, xy = (
+        counts @ np.bincount(scene, values, counts.shape[1]) for values in (np.ones_like(x), x, y, x * x, y * y, x * y)
+    )
+    constant = _constant(pred, scene, counts) | _constant(mos, scene, counts)  # where rounding leaves a spread
+    spread = np.sqrt(np.maximum(n * xx - sum_x**2, 0) * np.maximum(n * yy - sum_y**2, 0))
+    return _divide(n * xy - sum_x * sum_y, np.where(constant, 0, spread)).clip(-1, 1)
+
+
+def _constant(values: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Whether all values of a resample are equal, shape (R,)."""
+    low, high = np.full(counts.shape[1], np.inf), np.full(counts.shape[1], -np.inf)
+    np.minimum.at(low, scene, values)
+    np.maximum.at(high, scene, values)
+    drawn = counts > 0
+    return np.where(drawn, low, np.inf).min(1) == np.where(drawn, high, -np.inf).max(1)
+
+
+def _weighted_rmse(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    squares, sizes = (np.bincount(scene, values, counts.shape[1]) for values in ((pred - mos) ** 2, np.ones_like(mos)))
+    return np.sqrt((counts @ squares) / (counts @ sizes))
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
+
+
+# Tables
+
+
+def evaluate(
+    rows: pd.DataFrame, notes: Mapping[str, str], resamples: int = 1000, seed: int = 0, subset: str = ""
+) -> pd.DataFrame:
+    """Agreement of the network and of the method means, by dimension, both on the pictures that have a prediction.
+
+    Args:
+        rows: Columns scene, method, dimension, mos, prediction, and mean and place of :func:`method_means`.
+        notes: What the note of every row of the network should hold, by dimension.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        subset: What the note of every row should begin with.
+
+    Returns:
+        Columns dimension, predictor, metric, value, low, high, n (pictures), scenes and note.
+    """
+    found = []
+    for dimension in dict.fromkeys(rows["dimension"]):
+        rated = rows[rows["dimension"] == dimension]
+        scored = rated[rated["prediction"].notna()]
+        without_score = _left_out(len(rated) - len(scored), "a score")
+        note = "; ".join(filter(None, (notes.get(dimension, ""), without_score)))
+        predictors = [(NETWORK, scored, "prediction", "prediction", note)]
+        if len(set(rated["method"]) - {""}) > 1:
+            known = scored[scored["mean"].notna()]
+            without_mean = _left_out(len(scored) - len(known), "a method that other scenes have")
+            note = "; ".join(filter(None, (without_score, without_mean)))
+            predictors.append((METHOD_MEAN, known, "mean", "place", note))
+        for predictor, pictures, value, order, note in predictors:
+            pred, mos, place = (pictures[column].to_numpy(float) for column in (value, "mos", order))
+            scenes = pictures["scene"].to_numpy(str)
+            measured = agreement(pred, mos, scenes, resamples, seed, place)
+            measured["note"] = ["; ".join(filter(None, (subset, note, own))) for own in measured["note"]]
+            measured = measured.assign(
+                dimension=dimension, predictor=predictor, n=len(pictures), scenes=pictures["scene"].nunique()
+            )
+            found.append(measured)
+    columns = ["dimension", "predictor", "metric", "value", "low", "high", "n", "scenes", "note"]
+    return pd.concat(found, ignore_index=True)[columns]
+
+
+def _left_out(count: int, what: str) -> str:
+    return f"{count} {'picture' if count == 1 else 'pictures'} without {what} left out" if count else ""
+
+
+def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFrame:
+    """The measures as text, one row for each dimension and predictor.
+
+    Args:
+        metrics: What :func:`evaluate` returned.
+        published: An SRCC to show beside each.
+    """
+    lines = []
+    for (dimension, predictor), group in metrics.groupby(["dimension", "predictor"], sort=False):
+        line = {"dimension": dimension, "predictor": predictor, "n": str(group["n"].iloc[0])}
+        line["scenes"] = str(group["scenes"].iloc[0])
+        for row in group.to_dict("records"):
+            value = _shown(row["value"])
+            if row["metric"] in _WITH_INTERVAL and np.isfinite(row["low"]):
+                value += f" [{_shown(row['low'])}, {_shown(row['high'])}]"
+            line[row["metric"]] = value
+            if row["metric"] == "SRCC" and published is not None:
+                line["published SRCC"] = f"{published:.4f}"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def notes_of(metrics: pd.DataFrame) -> list[str]:
+    """Every note of :func:`evaluate`, with the dimension, predictor and measures that it is on."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for row in metrics.to_dict("records"):
+        for note in filter(None, row["note"].split("; ")):
+            places.setdefault((row["dimension"], row["predictor"], note), []).append(row["metric"])
+    return [
+        f"{dimension}, {predictor}{'' if len(on) == len(METRICS) else ', ' + ', '.join(on)}: {note}"
+        for (dimension, predictor, note), on in places.items()
+    ]
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Columns side by side, for the console."""
+    cells = [list(table.columns), *table.to_numpy().tolist()]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def as_latex(table: pd.DataFrame) -> str:
+    """A ``tabular`` that needs the package booktabs."""
+    columns = "ll" + "r" * (len(table.columns) - 2)
+    header, *body = (" & ".join(row) + " \\\\\n" for row in [list(table.columns), *table.to_numpy().tolist()])
+    rules = "\\toprule\n" + header + "\\midrule\n" + "".join(body) + "\\bottomrule\n"
+    return f"\\begin{{tabular}}{{{columns}}}\n{rules}\\end{{tabular}}\n"
+
+
+def _shown(value: float) -> str:
+    if not np.isfinite(value):
+        return "n/a"
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text
