@@ -2,23 +2,23 @@
 
     python train_CF.py --data data/HECD --output runs/cf --folds 5           # HECD, with out-of-fold predictions for PR
     python train_CF.py --data data/HECD --output runs/try --epochs 1 --limit 32      # a check of a minute on a CPU
+    python train_CF.py --preset published --data ICQA_2K --output runs/cf            # the published network and recipe
 
 ``--data`` takes HECD, ICQA-2K or a CSV (data/README.md). The output folder holds best.pt, metrics.csv, curves.png, split.txt
-and test.json; ``--resume`` goes on with a run that was stopped.
+and test.json; ``--resume`` goes on with a run that was stopped. docs/reproduce.md tells of the published recipe.
 """
 
 from functools import partial
 
-from models import ChromaticFidelityNet
-from utils.arguments import add_fold_arguments, training_parser
+from utils.arguments import add_fold_arguments, parse_training, training_parser
 from utils.runs import start_model, train_branch
 
 
 def main() -> None:
     parser = training_parser(__doc__)
     add_fold_arguments(parser)
-    args = parser.parse_args()
-    train_branch(args, ChromaticFidelityNet, partial(start_model, args, ChromaticFidelityNet))
+    args = parse_training(parser, "CF")
+    train_branch(args, "CF", partial(start_model, args, "CF"))
 
 
 if __name__ == "__main__":

@@ -2,45 +2,67 @@
 
     python train_PR.py --data data/HECD --cf runs/cf/oof.csv cf.csv --scc runs/scc/oof.csv scc.csv --output runs/pr
     python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try --epochs 1 --limit 32   # a minute, CPU
+    python train_PR.py --preset published --data ICQA_2K --cf runs/cf/oof.csv cf_test.csv --scc runs/scc/oof.csv scc_test.csv \\
+        --output runs/pr                                                             # the published network and recipe
 
 PR reads the predicted CF and SCC of every picture. For training pictures these should be out-of-fold predictions (from
 ``train_CF.py --folds 5``); with several files the first that has a picture counts, so name the out-of-fold file first and the
-predictions for the remaining pictures after it.
+predictions for the remaining pictures after it. The published result JSONs are read as well.
 """
 
+import argparse
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from models import PerceptualRealismNet
 from utils import distributed
-from utils.arguments import training_parser
+from utils.arguments import parse_training, training_parser
 from utils.engine import fit
-from utils.runs import dataset_maker, divide, finish, load_data, start_model, sub_scores, training_record
+from utils.runs import dataset_maker, divide, finish, load_data, settle_seed, start_model, sub_scores, training_record
 
 
-def warn_if_in_sample(dimension: str, samples: list[str]) -> None:
-    """Say so when PR would learn to trust sub-scores that are better than they will be on new pictures."""
+def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
+    """Say so when PR would learn to trust sub-scores that are better than they will be on new pictures.
+
+    Raises:
+        ValueError: In place of a warning, if ``refuse``.
+    """
     count = Counter(samples)
+    advice = f"use the out-of-fold predictions of train_{dimension}.py --folds 5 --oof FILE"
+    problem = ""
     if count["in-sample"]:
-        print(
-            f"WARNING: {count['in-sample']} of {len(samples)} training pictures have in-sample {dimension} predictions: they "
-            f"are too good, and PR will trust {dimension} too much. Use train_{dimension}.py --folds 5 --oof FILE."
+        problem = (
+            f"{count['in-sample']} of {len(samples)} training pictures have in-sample {dimension} predictions: they are too "
+            f"good, and PR will trust {dimension} too much; {advice}"
         )
-    if count["unknown"]:
-        print(f"WARNING: the {dimension} file does not say whether its predictions are in-sample ({count['unknown']} pictures)")
+    elif count["unknown"]:
+        problem = (
+            f"the {dimension} file does not say whether the predictions of {count['unknown']} of {len(samples)} training "
+            f"pictures are in-sample; if they are, PR will trust {dimension} too much: {advice}"
+        )
+    if problem and refuse:
+        raise ValueError(f"{problem}, or pass --no-out-of-fold to train on these, as published")
+    if problem:
+        print(f"WARNING: {problem}")
 
 
 def main() -> None:
     parser = training_parser(__doc__)
     parser.add_argument("--cf", type=Path, nargs="+", required=True, metavar="CSV", help="predicted CF, out-of-fold first")
     parser.add_argument("--scc", type=Path, nargs="+", required=True, metavar="CSV", help="predicted SCC, likewise")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--out-of-fold",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="refuse other sub-scores of training pictures, in place of a warning (default with --preset published: yes)",
+    )
+    args = parse_training(parser, "PR")
     args.device = distributed.setup(args.device)
+    settle_seed(args)
     parts = divide(args, load_data(args.data, "PR", args.mos_range), "PR")
-    model = start_model(args, PerceptualRealismNet)
+    model = start_model(args, "PR")
 
     sub = {}
     for name, part in parts.items():
@@ -49,7 +71,7 @@ def main() -> None:
             values, samples = sub_scores(part, files, dimension)
             columns.append(values)
             if name != "test":
-                warn_if_in_sample(dimension, list(samples.values()))
+                check_samples(dimension, list(samples.values()), args.out_of_fold)
         sub[name] = np.stack(columns, 1)
     make_set = dataset_maker(args, model, pd.concat(parts.values()).sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", sub[name]) for name, part in parts.items()}

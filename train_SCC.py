@@ -2,12 +2,15 @@
 
     python train_SCC.py --data data/HECD --photos PHOTOS --output runs/scc --folds 5     # with out-of-fold predictions for PR
     python train_SCC.py --data data/HECD --output runs/try --epochs 1 --limit 32         # a check of a minute on a CPU
+    python train_SCC.py --preset published --data ICQA_2K --output runs/scc              # the published network and recipe
 
 ``--photos`` is any folder of natural photographs. Before the ratings are looked at, the color prior P(ab | gray picture) is
-trained on them, without any label. Photographs that are also in a rated data set should not be in that folder.
+trained on them, without any label. Photographs that are also in a rated data set should not be in that folder. The published
+network has no such prior; it reads ``labels`` and ``color_.json`` of the data folder (docs/reproduce.md).
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from tqdm import tqdm
 from data.pictures import RatedPictures, picture_paths
 from models import SemanticConsistencyNet
 from utils import distributed
-from utils.arguments import add_fold_arguments, training_parser
+from utils.arguments import add_fold_arguments, add_object_arguments, parse_training, training_parser
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.color import gray_version, rgb_to_lab
 from utils.engine import augment, collate, epoch_generator, to_device, write_history
@@ -141,14 +144,20 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of natural photographs for the color prior")
     parser.add_argument("--prior-epochs", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--prior-lr", type=float, default=3e-3, help="of the prior; a tenth for a backbone that is not frozen")
-    args = parser.parse_args()
+    add_object_arguments(parser)
+    args = parse_training(parser, "SCC")
+    if args.preset == "published":
+        if args.photos is not None:
+            parser.error("--photos is for the compact preset; the published network reads --color-prior")
+        train_branch(args, "SCC", partial(start_model, args, "SCC"))
+        return
 
     started: list[SemanticConsistencyNet] = []
 
     def make_model() -> SemanticConsistencyNet:
         # the prior sees no rating, so one training of it serves all folds
         if not started:
-            model = start_model(args, SemanticConsistencyNet)
+            model = start_model(args, "SCC")
             if args.photos is not None:
                 train_prior(model, args, torch.device(args.device))
             elif args.init is None:
@@ -158,7 +167,7 @@ def main() -> None:
         model.load_state_dict(started[0].state_dict())
         return model
 
-    train_branch(args, SemanticConsistencyNet, make_model)
+    train_branch(args, "SCC", make_model)
 
 
 if __name__ == "__main__":

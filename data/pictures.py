@@ -1,5 +1,8 @@
 """Pictures with their ratings, prepared as the networks read them: the dataset of the training scripts."""
 
+import hashlib
+import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
+from data.labels import ObjectLabels
 from models.base import Inputs
 from models.preprocessing import CHROMA_MAPS, Preprocess
-from utils.images import read_rgb
+from models.published import object_inputs, resized, unit_range
+from utils.files import write_atomic
+from utils.images import ImageReadError, read_rgb
+from utils.scores import fingerprint
 
 _DIMENSIONS = ("CF", "SCC", "PR")
 
@@ -76,6 +84,89 @@ class RatedPictures(Dataset):
         """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         scores = torch.empty(0) if self.scores is None else self.scores[index]
         return self.inputs(index), self.mos[index], scores, index
+
+
+class PublishedPictures(Dataset):
+    """One item is one picture as a published network reads it, its MOS and its sub-scores.
+
+    Resized pictures are kept as 8-bit levels in a folder, one file each (0.44 MB at 384 pixels), made once and found again by
+    the path, size and time of change of the picture.
+
+    Args:
+        frame: A MOS table with ``image`` relative to ``frame.attrs["root"]``, or with an absolute path in ``path``.
+        size: Side of the resized picture in pixels.
+        resize: "bicubic" or "bilinear".
+        cache: The folder.
+        target: The column with the MOS.
+        scores: CF and SCC of each row, shape (N, 2), for the realism branch.
+        objects: The objects of the pictures by ``image``, for the semantic branch.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        size: int,
+        resize: str,
+        cache: Path,
+        target: str,
+        scores: np.ndarray | None = None,
+        objects: ObjectLabels | None = None,
+    ) -> None:
+        self.names = list(frame["image"])
+        self.paths = [Path(p) for p in picture_paths(frame)]
+        self.size, self.resize = size, resize
+        self.cache = Path(cache) / f"{resize}_{size}"
+        self.mos = torch.tensor(frame[target].to_numpy(np.float32))
+        self.scores = None if scores is None else torch.tensor(scores, dtype=torch.float32)
+        self.objects = objects
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, index: int) -> Path:
+        """Where the resized picture lies, or will."""
+        path = self.paths[index]
+        key = f"{os.path.abspath(path)} {fingerprint(path)}"
+        return self.cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
+
+    def fill(self) -> int:
+        """Resize the pictures that are not there yet.
+
+        Returns:
+            How many there were to resize.
+
+        Raises:
+            ImageReadError: If pictures cannot be read; tells how many, and all about the first.
+        """
+        lacking = [i for i in range(len(self)) if not self.file(i).is_file()]
+        errors = []
+        for i in tqdm(lacking, desc=f"resizing to {self.size} pixels", leave=False, disable=len(lacking) < 2):
+            try:
+                self.levels(i)
+            except ImageReadError as error:
+                errors.append(error)
+        if errors:
+            raise ImageReadError(f"{len(errors)} of {len(self)} pictures cannot be trained on; {errors[0]}")
+        return len(lacking)
+
+    def levels(self, index: int) -> np.ndarray:
+        """The resized picture, uint8, shape (size, size, 3)."""
+        file = self.file(index)
+        try:
+            return np.load(file)
+        except (OSError, ValueError):  # not made yet, or a file that something else damaged
+            levels = resized(read_rgb(self.paths[index]), self.size, self.resize)
+            buffer = io.BytesIO()
+            np.save(buffer, levels)
+            write_atomic(file, buffer.getvalue())
+            return levels
+
+    def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
+        """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
+        item = {"rgb": unit_range(self.levels(index))}
+        if self.objects is not None:
+            item |= object_inputs(*self.objects.slots(self.names[index]))
+        return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
 
 
 def picture_paths(frame: pd.DataFrame) -> list[str]:

@@ -51,6 +51,14 @@ def split_by_scene(frame: pd.DataFrame, val: float = 0.1, test: float = 0.2, see
     return _parts(frame, scenes)
 
 
+def shared_scenes(frame: pd.DataFrame) -> set[str]:
+    """Scenes that both the rows "train" and the rows "test" of the column ``split`` have; empty without that column."""
+    if "split" not in frame:
+        return set()
+    test = frame["split"] == "test"
+    return set(frame.loc[test, "scene"]) & set(frame.loc[~test, "scene"])
+
+
 def scene_folds(frame: pd.DataFrame, folds: int, seed: int = 0) -> list[set[str]]:
     """Scenes to leave out in turn; every scene is in exactly one fold.
 

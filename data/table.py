@@ -15,7 +15,12 @@ _COLUMNS = ("image", "scene", "method", *DIMENSIONS)
 _UNIT_RANGE = (-1.0, 1.0)
 
 
-def load_table(path: Path | str, mos_range: tuple[float, float] = _UNIT_RANGE, root: Path | str | None = None) -> pd.DataFrame:
+def load_table(
+    path: Path | str,
+    mos_range: tuple[float, float] = _UNIT_RANGE,
+    root: Path | str | None = None,
+    check_files: bool = True,
+) -> pd.DataFrame:
     """A CSV file with the columns image, scene, method, CF, SCC, PR as a MOS table.
 
     Only ``image`` and one dimension are required. Without ``scene`` the file name without folder and extension is the
@@ -25,6 +30,7 @@ def load_table(path: Path | str, mos_range: tuple[float, float] = _UNIT_RANGE, r
         path: The CSV file: UTF-8, comma separated, one header line.
         mos_range: Lowest and highest possible score in the file, for every dimension, mapped linearly to [-1, 1].
         root: Folder that ``image`` is relative to; the folder of the CSV file if None.
+        check_files: Whether every image must be there; without it the ratings alone are read.
 
     Returns:
         One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``attrs`` holds "root" and "name",
@@ -46,7 +52,7 @@ def load_table(path: Path | str, mos_range: tuple[float, float] = _UNIT_RANGE, r
         if image in seen:
             raise ValueError(f"{path}, line {line}: {image} is listed twice")
         seen.add(image)
-        if not (root / image).is_file():
+        if check_files and not (root / image).is_file():
             raise FileNotFoundError(
                 f"{path}, line {line}: no file {root / image}; image paths are relative to {root}, give another root "
                 "if they should not be"

@@ -10,6 +10,7 @@ can be the same in training and scoring (``attention``).
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,23 +72,7 @@ class PublishedNet(ScoreNet):
 
     def prepare(self, picture: Picture) -> Inputs:
         """sRGB in [0, 1] on 8-bit levels, shape (3, size, size), as ``rgb``. Other levels are rounded to these first."""
-        levels = torch.from_numpy(self.resized(picture)).permute(2, 0, 1).to(self.device)
-        return {"rgb": levels.to(torch.float32).div(255)}
-
-    def resized(self, picture: Picture) -> np.ndarray:
-        """The picture as the network sees it, uint8, shape (size, size, 3)."""
-        pixels = to_tensor(picture)
-        if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
-            raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(pixels.shape)}")
-        if pixels.is_floating_point():
-            low, high = pixels.aminmax()
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
-            pixels = (pixels.detach().float() * 255).round().to(torch.uint8)
-        elif pixels.dtype != torch.uint8:
-            raise ValueError(f"a picture must be uint8 or floating point, got {pixels.dtype}")
-        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
-        return np.array(image.resize((self.size, self.size), _FILTERS[self.resize]))
+        return {"rgb": unit_range(resized(picture, self.size, self.resize)).to(self.device)}
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
         """Resized in torch, which rounds a little otherwise than Pillow; the gradient passes the 8-bit levels."""
@@ -125,7 +110,7 @@ class PublishedCF(PublishedNet):
         )
 
     def _round_backbone(self) -> None:
-        # norms and the residual stream stay in float32: with plain autocast the rank correlation falls below 0.999
+        # matrix products only; norms and the residual stream stay in float32
         for block in self.backbone.blocks:
             for parent, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
                 setattr(parent, name, RoundedLinear(getattr(parent, name)))
@@ -342,6 +327,36 @@ class PublishedPR(PublishedNet):
         return values[0] if single else values
 
 
+def resized(picture: Picture, size: int, resize: str) -> np.ndarray:
+    """A picture as the published networks see it: a square of 8-bit levels, made by Pillow.
+
+    Args:
+        picture: Of any of the forms that ``ScoreNet.score`` takes.
+        size: Side in pixels.
+        resize: "bicubic" or "bilinear".
+
+    Returns:
+        sRGB, uint8, shape (size, size, 3).
+    """
+    pixels = to_tensor(picture)
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+        raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(pixels.shape)}")
+    if pixels.is_floating_point():
+        low, high = pixels.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+        pixels = (pixels.detach().float() * 255).round().to(torch.uint8)
+    elif pixels.dtype != torch.uint8:
+        raise ValueError(f"a picture must be uint8 or floating point, got {pixels.dtype}")
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+    return np.array(image.resize((size, size), _FILTERS[resize]))
+
+
+def unit_range(levels: np.ndarray) -> Tensor:
+    """8-bit levels, shape (H, W, 3), as sRGB in [0, 1], float32, shape (3, H, W)."""
+    return torch.from_numpy(levels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div(255)
+
+
 def residual_network(name: str) -> tuple[nn.Sequential, int]:
     """The children of a torchvision residual network without the classifier, numbered as published, and its width."""
     net = torchvision.models.get_model(name, weights=None)
@@ -392,6 +407,7 @@ NETWORKS: dict[str, type[PublishedNet]] = {net.dimension: net for net in (Publis
 # a tensor that only the file of this dimension has
 _MARKS = {"CF": "chroma_head.0.weight", "SCC": "class_embedding.weight", "PR": "score_fc.0.weight"}
 PUBLISHED_BACKBONES = {"CF": "vit_base_patch16_384", "SCC": "resnet18", "PR": "resnet50"}
+_HUB_TAGS = {"vit_base_patch16_384": "vit_base_patch16_384.orig_in21k_ft_in1k"}  # timm's default is another training of it
 _BACKBONE_NAMES = {"CF": "vit", "SCC": "backbone", "PR": "naturalness_extractor"}
 
 
@@ -490,6 +506,105 @@ def _unwrapped(content: Any) -> dict[str, Tensor] | None:
     if all(isinstance(k, str) and k.startswith("module.") for k in content):
         content = {k.removeprefix("module."): v for k, v in content.items()}
     return dict(content)
+
+
+# --- Start weights for training
+
+
+def load_start_weights(model: PublishedNet, weights: Path | None = None) -> str:
+    """Start the backbone from ImageNet weights, as the published training does.
+
+    Args:
+        model: Changed in place.
+        weights: A state dict of the backbone (.pth, .bin, .safetensors) as timm, torchvision or transformers writes it, with or
+            without classifier, or a published or own checkpoint of the same network; or a folder of transformers such as the
+            published ``pretrain/``. None for the hub of timm (CF) or torchvision (SCC, PR).
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no weights in the folder.
+        ValueError: If the file cannot be read, or lacks a tensor of the backbone or holds it in another shape.
+        RuntimeError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+    """
+    name = model.config["backbone"]
+    if weights is None:
+        source, state = f"{_HUB_TAGS.get(name, name)} from the hub", _from_hub(model)
+    else:
+        source, state = str(weights), _read_backbone(Path(weights), model)
+    own = model.backbone.state_dict()
+    absent = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
+    if absent:
+        raise ValueError(
+            f"{source}: {len(absent)} of the {len(own)} tensors of {name} are absent, e.g. {absent[0]}; the file holds "
+            f"{', '.join(list(state)[:3])} and so on"
+        )
+    for key in own:
+        if key in state and state[key].shape != own[key].shape:
+            found, expected = tuple(state[key].shape), tuple(own[key].shape)
+            raise ValueError(
+                f"{source}: tensor {key} has shape {found}, expected {expected}; weights of another size than {name}?"
+            )
+    model.backbone.load_state_dict({k: state.get(k, own[k]) for k in own})
+    unused = sorted(k for k in state if k not in own)
+    left_out = f", {len(unused)} other tensors left out ({', '.join(unused[:3])})" if unused else ""
+    return f"backbone weights: {len(own)} tensors of {name} from {source}{left_out}"
+
+
+def _from_hub(model: PublishedNet) -> dict[str, Tensor]:
+    name = model.config["backbone"]
+    try:
+        if model.dimension == "CF":
+            return timm.create_model(_HUB_TAGS.get(name, name), pretrained=True, num_classes=0).state_dict()
+        state = torchvision.models.get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=False)
+    except Exception as error:  # hub clients raise many kinds; every one means the same to the user
+        file = (
+            f"model.safetensors of timm/{_HUB_TAGS.get(name, name)} at huggingface.co"
+            if model.dimension == "CF"
+            else str(torchvision.models.get_model_weights(name).IMAGENET1K_V1.url)
+        )
+        raise RuntimeError(
+            f"could not fetch start weights of {name} ({type(error).__name__}: {str(error)[:200]}); fetch {file} elsewhere and "
+            "pass --backbone-weights FILE, or pass --random-init"
+        ) from error
+    return _numbered(state)
+
+
+def _read_backbone(path: Path, model: PublishedNet) -> dict[str, Tensor]:
+    """State dict of the backbone under our names, from any of the files that ``load_start_weights`` takes."""
+    if path.is_dir():
+        files = [path / f for f in ("model.safetensors", "pytorch_model.bin") if (path / f).is_file()]
+        if not files:
+            raise FileNotFoundError(f"no model.safetensors or pytorch_model.bin in {path}; expected a folder of transformers")
+        path = files[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"no backbone weights at {path}")
+    try:
+        state = timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors raise many kinds; every one means an unreadable file
+        raise ValueError(
+            f"{path} cannot be read as weights ({type(error).__name__}); expected a state dict of {model.config['backbone']} "
+            "(.pth, .bin, .safetensors)"
+        ) from error
+    for prefix in ("module.", f"{_BACKBONE_NAMES[model.dimension]}.", "backbone."):
+        if any(k.startswith(prefix) for k in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if model.dimension != "CF":
+        return _numbered(state)
+    if spelling_of(state) is None:
+        return state
+    try:
+        return vit_to_timm(state)
+    except KeyError as error:
+        raise ValueError(f"{path}: tensor {error} of the vision transformer is absent") from error
+
+
+def _numbered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A residual network's state dict with its stages numbered, as the published files have it."""
+    names = {"conv1": "0", "bn1": "1", **{f"layer{n}": str(n + 3) for n in range(1, 5)}}
+    heads = {k: k.split(".", 1) for k in state}
+    return {".".join([names.get(h[0], h[0]), *h[1:]]): state[k] for k, h in heads.items()}
 
 
 # --- Vision transformers as transformers and as timm name them

@@ -370,6 +370,14 @@ def test_table_paths_may_be_relative_to_another_root(tmp_path):
         load_table(path)
 
 
+def test_table_can_be_read_where_the_pictures_are_not(tmp_path):
+    path = write_table(tmp_path, "image,scene,PR\nx/a.jpg,1,0.25\n", ())
+    frame = load_table(path, check_files=False)
+    assert rows(frame, "image", "scene", "PR") == [("x/a.jpg", "1", 0.25)]
+    with pytest.raises(ValueError, match=r"PR of x/a\.jpg has the score 0\.25, outside 1 to 5"):  # all else is checked
+        load_table(path, (1, 5), check_files=False)
+
+
 def test_table_without_scenes_takes_the_file_names_and_warns(tmp_path):
     path = write_table(tmp_path, "image,CF\nx/1.jpg,0\ny/1.jpg,0.5\n", ("x/1.jpg", "y/1.jpg"))
     with pytest.warns(UserWarning, match="has no column scene"):

@@ -196,7 +196,7 @@ def load_model(
         model.seen = None
     else:
         model = build_model(content, str(path))
-        model.seen = seen_by(content)
+        model.seen = seen_by(content) if content.get("seen_is_all", True) else None
     if attention is not None:
         if kind != "published" or found != "SCC":
             raise ValueError(f"--attention is for a published SCC network; {path} holds a {kind} {found} network")

@@ -56,6 +56,15 @@ def broadcast(value: int) -> int:
     return box[0]
 
 
+def mean(value: float) -> float:
+    """The mean over the processes."""
+    if not dist.is_initialized():
+        return value
+    values: list[float] = [0.0] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return sum(values) / len(values)
+
+
 def cleanup() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -44,6 +44,11 @@ _SETTINGS = (  # arguments that decide where training ends up; a run goes on wit
     "augment",
     "seed",
     "limit",
+    "preset",
+    "optimizer",
+    "schedule",
+    "stop_loss",
+    "best_epoch",
 )
 
 
@@ -85,6 +90,30 @@ class EpochSampler(Sampler[int]):
         order = torch.randperm(self.count, generator=epoch_generator(self.seed, self.epoch)).tolist()
         padded = order + order[: self._share() * distributed.world_size() - self.count]
         return iter(padded[distributed.rank() :: distributed.world_size()])
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of a sampler's pictures.
+
+    Args:
+        sampler: The pictures of an epoch.
+        size: Pictures a batch.
+        drop_last: Leave a smaller last batch out; else it is kept, but a lone picture joins the batch before it, since batch
+            normalization cannot train on one.
+    """
+
+    def __init__(self, sampler: EpochSampler, size: int, drop_last: bool) -> None:
+        self.sampler, self.size, self.drop_last = sampler, size, drop_last
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.size)
+        return full + (rest > 0 and not self.drop_last and not (rest == 1 and full > 0))
+
+    def __iter__(self):
+        order = list(self.sampler)
+        for i in range(len(self)):
+            last = i == len(self) - 1 and not self.drop_last
+            yield order[i * self.size :] if last else order[i * self.size : (i + 1) * self.size]
 
 
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
@@ -178,7 +207,7 @@ def fit(
 
     Args:
         model: The network with its start weights.
-        train_set: ``RatedPictures`` to fit, or a ``FeatureSet`` if the backbone is frozen.
+        train_set: ``RatedPictures`` or ``PublishedPictures`` to fit, or a ``FeatureSet`` if the backbone is frozen.
         val_set: The same of other scenes, which choose the epoch; None keeps the last epoch.
         args: The shared training arguments.
         output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files; None writes and
@@ -198,17 +227,17 @@ def fit(
     groups = [{"params": model.head_parameters(), "lr": args.lr}]
     if not frozen:
         groups.append({"params": model.pretrained_parameters(), "lr": args.backbone_lr})
-    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[args.optimizer]
+    optimizer = adam(groups, weight_decay=args.weight_decay)
     sampler = EpochSampler(len(train_set), args.seed)
+    drop_last = len(sampler) > args.batch_size and args.preset == "compact"
     loader = DataLoader(
         train_set,
-        args.batch_size,
-        sampler=sampler,
+        batch_sampler=Batches(sampler, args.batch_size, drop_last),
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        drop_last=len(sampler) > args.batch_size,
         # else the loader draws from the stream of dropout, in the first epoch of a process only where workers persist
         generator=torch.Generator(),
     )
@@ -218,6 +247,8 @@ def fit(
     def rate(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
+        if args.schedule == "constant":
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -241,13 +272,17 @@ def fit(
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
     elif output is not None and distributed.is_main():
         (output / "last.pt").unlink(missing_ok=True)  # of an earlier run, which a later --resume must not take up
+    last_loss = history[-1]["loss"] if history else math.inf
     wrapped = distributed.wrap(model, device)
     quiet = output is None or not distributed.is_main()
     writer = None if quiet else summary_writer(output, start)
 
     for epoch in range(start, args.epochs + 1):
-        if best_epoch and epoch - best_epoch > args.patience:
+        if args.patience is not None and best_epoch and epoch - best_epoch > args.patience:
             print(f"no better validation for {args.patience} epochs: stopping")
+            break
+        if args.stop_loss is not None and last_loss <= args.stop_loss:
+            print(f"mean training loss {last_loss:.5f}, no more than {args.stop_loss:g}: stopping")
             break
         began = time.time()
         sampler.epoch = epoch
@@ -266,13 +301,15 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], args.clip)
+            if args.clip > 0:
+                nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], args.clip)
             scaler.step(optimizer)
             scaler.update()
             scheduler.step()
             total += float(loss.detach())
             bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
-        row: dict[str, float] = {"epoch": epoch, "loss": total / len(loader), "lr": optimizer.param_groups[0]["lr"]}
+        last_loss = distributed.mean(total / len(loader))
+        row: dict[str, float] = {"epoch": epoch, "loss": last_loss, "lr": optimizer.param_groups[0]["lr"]}
         if distributed.is_main():
             if val_set is not None:
                 pred = predict(model, val_set, device, workers=workers).numpy()
@@ -280,7 +317,7 @@ def fit(
             row["seconds"] = time.time() - began
             history.append(row)
             # a constant prediction has no SRCC; it still must be kept when nothing better has come
-            quality = row.get("SRCC", float(epoch))
+            quality = row.get("SRCC", float(epoch)) if args.best_epoch else float(epoch)
             quality = -1.0 if math.isnan(quality) else quality
             better = quality > best
             if better:

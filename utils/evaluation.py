@@ -512,12 +512,13 @@ def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFra
     return pd.DataFrame(lines)
 
 
-def notes_of(metrics: pd.DataFrame) -> list[str]:
-    """Every note of :func:`evaluate`, with the dimension, predictor and measures that it is on."""
+def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
+    """Every note of :func:`evaluate` but ``subset``, with the dimension, predictor and measures that it is on."""
     places: dict[tuple[str, str, str], list[str]] = {}
     for row in metrics.to_dict("records"):
-        for note in filter(None, row["note"].split("; ")):
-            places.setdefault((row["dimension"], row["predictor"], note), []).append(row["metric"])
+        for note in row["note"].split("; "):
+            if note and note != subset:
+                places.setdefault((row["dimension"], row["predictor"], note), []).append(row["metric"])
     return [
         f"{dimension}, {predictor}{'' if len(on) == len(METRICS) else ', ' + ', '.join(on)}: {note}"
         for (dimension, predictor, note), on in places.items()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data.pictures import RatedPictures, with_paths
-from data.splits import apply_split, check_disjoint, read_split, scene_folds, split_by_scene, write_split
+from data.labels import ObjectLabels, read_color_curves
+from data.pictures import PublishedPictures, RatedPictures, with_paths
+from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
 from data.table import load_dataset
 from models.backbone import load_pretrained
 from models.base import ScoreNet
+from models.published import load_start_weights
 from utils import distributed
-from utils.checkpoint import build_model, read_checkpoint, seen_by
+from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights
 from utils.engine import FeatureSet, encode_set, fit, predict, write_results
 from utils.files import picture_id, sha256
 from utils.metrics import correlations, within_scene_srcc
-from utils.scores import ScoreWriter, read_scores
+from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
 
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
@@ -78,15 +81,32 @@ def divide(args: argparse.Namespace, frame: pd.DataFrame, dimension: str) -> dic
         ValueError: If two parts share a scene; names it.
     """
     recorded = args.output / "split.txt"
+    shared = shared_scenes(frame)
+    fixed = frame.iloc[:0]  # test pictures whose scenes are also trained on; no split by scene can say so
+    if shared:
+        print(f"WARNING: the given train and test pictures share {len(shared)} of {frame['scene'].nunique()} scenes")
+        if args.shared_scenes == "keep":
+            print("they are kept as they are: test results are in part those of scenes trained on")
+            fixed, frame = select(frame, frame["split"] == "test"), select(frame, frame["split"] != "test")
+        elif args.shared_scenes == "resplit":
+            frame = frame.drop(columns="split")
+        else:
+            raise ValueError(
+                f"the given train and test pictures share {len(shared)} scenes, e.g. {min(shared)}, so test results would not "
+                "be those of unseen scenes; pass --shared-scenes keep to take both as they are, as published, or "
+                "--shared-scenes resplit to split all pictures anew by scene"
+            )
     if args.resume and recorded.is_file():
         parts = apply_split(frame, read_split(recorded))
     elif args.split is not None:
         parts = apply_split(frame, read_split(args.split))
     else:
-        parts = split_by_scene(frame, args.val, args.test, args.seed)
+        parts = split_by_scene(frame, args.val, 0 if len(fixed) else args.test, args.seed)
     check_disjoint(**parts)
     if distributed.is_main():
         write_split(parts, recorded)
+    if len(fixed):
+        parts["test"] = fixed
     parts = {name: rated(part, dimension) for name, part in parts.items()}
     if parts["train"].empty:
         raise ValueError(f"no training scene has a {dimension} rating; choose another --seed or --split")
@@ -105,19 +125,31 @@ def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     return rows
 
 
-def start_model(args: argparse.Namespace, network: type[ScoreNet]) -> ScoreNet:
-    """A network with the start weights that the arguments ask for."""
+def settle_seed(args: argparse.Namespace) -> None:
+    """Where ``--seed none`` asks for another seed each time, draw one; a resumed run keeps its own."""
+    if args.seed is None:
+        last = args.output / "last.pt"
+        begun = read_checkpoint(last).get("settings", {}).get("seed") if args.resume and last.is_file() else None
+        args.seed = distributed.broadcast(secrets.randbelow(1 << 31) if begun is None else begun)
+        print(f"seed: {args.seed}, drawn anew for each run")
+
+
+def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
+    """A network of the preset with the start weights that the arguments ask for."""
     torch.manual_seed(args.seed)
+    network = networks_of(args.preset)[dimension]
     if args.init is not None:
-        model = build_model(read_checkpoint(args.init), str(args.init))
-        if not isinstance(model, network):
-            raise ValueError(f"--init {args.init} holds a {model.dimension} network, expected {network.dimension}")
-        return model
-    model = network(backbone=args.backbone, size=args.size)
-    if args.random_init:
-        print("backbone weights: random")
+        model = load_model(args.init, dimension=dimension, preset=args.preset)
+    elif args.preset == "published":
+        model = network(**({"backbone": args.backbone} if args.backbone else {}))
+        print("backbone weights: random" if args.random_init else load_start_weights(model, args.backbone_weights))
     else:
-        print(load_pretrained(model.backbone, args.backbone_weights))
+        model = network(backbone=args.backbone, size=args.size)
+        print("backbone weights: random" if args.random_init else load_pretrained(model.backbone, args.backbone_weights))
+    if args.checkpoint_activations:
+        model.backbone.set_grad_checkpointing(True)
+    if model.reads_objects:
+        model.config["train_attention"] = args.attention
     return model
 
 
@@ -127,7 +159,8 @@ def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, sco
     return RatedPictures(frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, cache_bytes)
 
 
-Sets = Callable[[pd.DataFrame, bool, np.ndarray | None], RatedPictures | FeatureSet | None]
+Part = RatedPictures | PublishedPictures | FeatureSet
+Sets = Callable[[pd.DataFrame, bool, np.ndarray | None], Part | None]
 
 
 def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
@@ -142,6 +175,8 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
         A function of a part, whether it is trained on (and augmented), and its sub-scores, shape (N, 2); it gives None for
         an empty part.
     """
+    if args.preset == "published":
+        return published_maker(args, model, frame)
     if args.backbone_lr > 0:
         return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
     device = torch.device(args.device)
@@ -157,6 +192,42 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
     return make
 
 
+def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
+    """``dataset_maker`` for a published network.
+
+    CF is trained on bilinear pictures and scored on bicubic ones, as published; all that is predicted (validation, test,
+    out-of-fold) is read as in scoring.
+    """
+    cache = args.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
+    objects = training_objects(args, frame) if model.reads_objects else None
+
+    def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> PublishedPictures | None:
+        if part.empty:
+            return None
+        resize = "bilinear" if train else model.resize
+        pictures = PublishedPictures(part, model.size, resize, cache, model.dimension, scores, objects)
+        made = pictures.fill() if distributed.is_main() else 0
+        distributed.barrier()
+        if made:
+            print(f"{made} pictures resized to {model.size} pixels, {resize}, in {pictures.cache}")
+        return pictures
+
+    return make
+
+
+def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLabels:
+    """The labels and the color prior of a data set: those of the command line, else those in its folder."""
+    source, _ = counted(args.data[0])
+    root = source if source.is_dir() else source.parent
+    labels, prior = args.labels or root / "labels", args.color_prior or root / "color_.json"
+    objects = ObjectLabels(None if args.labels == "none" else Path(labels), read_color_curves(prior))
+    for image in frame["image"]:
+        objects.slots(image)  # what cannot be read must be known before the training
+    found = sum(objects.file(image) is not None for image in frame["image"])
+    print(f"objects: {found} of {len(frame)} pictures have a label file")
+    return objects
+
+
 def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """What a checkpoint says of its training data.
 
@@ -165,32 +236,36 @@ def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) ->
     """
     used = pd.concat([parts["train"], parts["val"]])
     seen = {(os.path.getsize(p), picture_id(p)) for p in used["path"]}
+    known = True  # a published file does not say what it was trained on
     for source in (args.init, args.output / "prior.pt"):
         if source is not None and source.is_file():
-            earlier = read_checkpoint(source).get("seen")
+            earlier = read_weights(source).get("seen")
+            known &= earlier is not None
             seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
         "data": [str(source) for source in args.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
+        "seen_is_all": known,
         "torch": str(torch.__version__),
         "seed": args.seed,
     }
 
 
-def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: Callable[[], ScoreNet]) -> None:
+def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[[], ScoreNet]) -> None:
     """Train the CF or SCC branch on its split, score the test part once, write out-of-fold predictions if asked.
 
     Args:
         args: Arguments of the script.
-        network: Class of the network.
+        dimension: CF or SCC.
         make_model: A network with its start weights, the same at every call.
     """
     args.device = distributed.setup(args.device)
-    frame = load_data(args.data, network.dimension, args.mos_range)
-    parts = divide(args, frame, network.dimension)
+    settle_seed(args)
+    frame = load_data(args.data, dimension, args.mos_range)
+    parts = divide(args, frame, dimension)
     used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
-    rest = select(frame, frame["scene"].isin(used))
+    rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
     # what would fail after the training must fail before it
     if args.oof is not None and (not args.folds or args.oof.suffix.lower() != ".csv"):
         raise ValueError(f"--oof {args.oof} needs --folds, and a name that ends in .csv")
@@ -207,7 +282,7 @@ def train_branch(args: argparse.Namespace, network: type[ScoreNet], make_model: 
     distributed.cleanup()
 
 
-def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: RatedPictures | FeatureSet | None) -> None:
+def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: Part | None) -> None:
     """Score the test part, once, with the weights that validation chose."""
     if not distributed.is_main():
         return
@@ -256,7 +331,7 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], ma
     dimension = model.dimension
     if args.init is not None:
         # a network that started from one that knew a picture has not truly left it out
-        _, ids = seen_by(read_checkpoint(args.init))
+        _, ids = load_model(args.init).seen or ((), ())  # nothing is known of what a published file has seen
         new = np.array([picture_id(path) not in ids for path in frame["path"]])
         if not new.all():
             print(f"{(~new).sum()} of {len(frame)} pictures were used to train --init and are left out of {target}")
@@ -298,6 +373,12 @@ def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[
         meta = scores.attrs.get("meta", {})
         sample = meta.get("sample", "unknown")
         errors = scores["error"] if "error" in scores else [""] * len(scores)
+        if scores.attrs.get("by_stem"):  # the published form
+            absent = missing_scores(list(frame["image"]), scores, dimension)
+            there = frame[~frame["image"].isin(absent)]
+            for path, value in zip(there["path"], join_scores(list(there["image"]), scores, dimension, file), strict=True):
+                found.setdefault(os.path.normpath(path), (value, "unknown", ""))
+            continue
         for base in (meta.get("root"), frame.attrs["root"]):  # the second where data have moved since
             paths = [os.path.normpath(os.path.join(base, image)) for image in scores["image"]] if base else []
             if wanted & set(paths):

@@ -366,7 +366,7 @@ def missing_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str) ->
     Raises:
         ValueError: If the frame has stems for images and two of ``names`` share one.
     """
-    keys = _stems(names) if frame.attrs.get("by_stem") else names
+    keys = _keys(names, frame)
     rows = dict(zip(frame["image"], zip(frame[dimension], frame["error"], strict=True), strict=True))
     reasons = {}
     for name, key in zip(names, keys, strict=True):
@@ -405,7 +405,7 @@ def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, sourc
             f"{len(missing)} of {len(names)} images have an error for a {dimension} score in {source_path}, "
             f"e.g. {name}: {reason}; repair or remove them and run infer_{dimension}.py again"
         )
-    keys = _stems(names) if frame.attrs.get("by_stem") else names
+    keys = _keys(names, frame)
     return frame.set_index("image")[dimension].reindex(keys).to_numpy(dtype=np.float64)
 
 
@@ -519,6 +519,16 @@ def _refuse_duplicates(path: Path, images: list[str]) -> None:
         if image in seen:
             raise ValueError(f"expected each image once in {path}, got {image} {images.count(image)} times")
         seen.add(image)
+
+
+def _keys(names: Sequence[str], frame: pd.DataFrame) -> Sequence[str]:
+    """What each image is called in a score file."""
+    if not frame.attrs.get("by_stem"):
+        return names
+    known = set(frame["image"])
+    # the published CF script takes four characters off a name, whatever its suffix: "b." for b.jpeg
+    cut = [PurePosixPath(name).name[:-4] for name in names]
+    return [short if stem not in known and short in known else stem for stem, short in zip(_stems(names), cut, strict=True)]
 
 
 def _stems(names: Sequence[str]) -> list[str]:

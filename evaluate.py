@@ -1,0 +1,256 @@
+"""How well do scores agree with people: tables of SRCC, KRCC, PLCC and RMSE with intervals.
+
+    python evaluate.py --predictions cf.csv scc.csv pr.csv --mos mos.csv --output results/own
+    python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
+    python evaluate.py --predictions ICQA_2K_test_CF_result.json --dataset icqa2k --root ICQA_2K --compare-published
+
+Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
+path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV (data/README.md), ICQA-2K or HECD. For each
+dimension the table compares the network with a trivial predictor, the mean MOS of the picture's method in other scenes.
+
+--output gets metrics.csv, table.md, table.tex and predictions.csv, in which pictures without a score have an empty prediction.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from data.hecd import load_hecd
+from data.icqa2k import SPLITS, load_icqa2k, split_folder
+from data.table import load_table
+from utils.evaluation import (
+    IN_SAMPLE,
+    Joined,
+    Scores,
+    as_latex,
+    as_markdown,
+    as_text,
+    compact,
+    evaluate,
+    join,
+    method_means,
+    notes_of,
+    read_predictions,
+    require_rows,
+    sample_of,
+)
+from utils.files import write_atomic
+from utils.images import IMAGE_EXTENSIONS
+from utils.scores import DIMENSIONS
+
+PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
+NOT_IN_TRAIN = "scenes not in train"
+SAMPLES = {
+    "unseen": "unseen by the weights",
+    "out-of-fold": "out-of-fold",
+    IN_SAMPLE: "IN-SAMPLE",
+    "unknown": "it does not say whether the weights have seen these pictures",
+}
+_MOST_NAMES = 10  # on the console
+
+
+class Table(NamedTuple):
+    """Agreement as it is shown."""
+
+    title: str
+    cells: pd.DataFrame  # text
+    notes: list[str]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    # data
+    add("--predictions", nargs="+", required=True, metavar="FILE", help="score files; FILE:CF to say the dimension")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
+    source.add_argument("--dataset", choices=("icqa2k", "hecd"), help="a known data set, in --root")
+    add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
+    add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
+    add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1)")
+    add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
+    # run
+    add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
+    add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
+    args = parser.parse_args()
+    if args.dataset and args.root is None:
+        parser.error(f"--dataset {args.dataset} needs --root, the folder of the data set")
+    if args.split and args.dataset != "icqa2k":
+        parser.error("--split needs --dataset icqa2k, the only one with given splits")
+    if args.mos_range and args.dataset == "hecd":
+        parser.error("--mos-range does not apply to HECD, whose z-scores have a fixed mapping")
+    if args.compare_published and args.dataset != "icqa2k":
+        parser.error("--compare-published needs --dataset icqa2k, which the published number is for")
+    if args.resamples < 1:
+        parser.error(f"--resamples must be at least 1, got {args.resamples}")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output must be a folder, {args.output} is a file")
+    args.split = args.split or "test"
+    args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
+    return args
+
+
+def load_mos(args: argparse.Namespace) -> pd.DataFrame:
+    """The MOS table that the arguments name."""
+    if args.mos is not None:
+        return load_table(args.mos, args.mos_range, args.root, check_files=False)
+    if args.dataset == "icqa2k":
+        return load_icqa2k(args.root, args.split, args.mos_range)
+    return load_hecd(args.root)
+
+
+def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing: bool) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Predictions and method means of all dimensions in one table, and notes on each; prints what was found.
+
+    Raises:
+        ValueError: If a rated picture has no row and must have one, or nothing is left to evaluate.
+    """
+    parts, notes = [], {}
+    for dimension, scores in predictions.items():
+        if table[dimension].isna().all():
+            print(f"{dimension}: {table.attrs['name']} has no {dimension} ratings, {scores.path} is not used for it")
+            continue
+        joined = join(table, scores, dimension)
+        if not allow_missing:
+            require_rows(joined, scores, dimension, table.attrs["root"])
+        notes[dimension] = describe(joined, scores, dimension)
+        # The table is in the order of joined.rows, once the pictures without a rating are left out.
+        means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
+        parts.append(pd.concat([joined.rows, means], axis=1))
+    for dimension in DIMENSIONS:
+        if dimension not in predictions and table[dimension].notna().any():
+            print(f"{dimension}: rated, but no predictions were given")
+    if not parts:
+        raise ValueError(f"{table.attrs['name']} has no ratings in {', '.join(predictions)}: nothing to evaluate")
+    return pd.concat(parts, ignore_index=True), notes
+
+
+def describe(joined: Joined, scores: Scores, dimension: str) -> str:
+    """Print what became of a score file; what the table must say of it."""
+    sample = sample_of(scores)
+    origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
+    print(f"{dimension}: {joined.rows['prediction'].notna().sum()} pictures with rating and score; {origin}, {SAMPLES[sample]}")
+    if sample == IN_SAMPLE:
+        print(f"*** {dimension} IS IN-SAMPLE: its weights were trained on pictures in {scores.path}: agreement is too good ***")
+    if joined.elsewhere:
+        print(f"  joined by relative path: the scored folder was {joined.elsewhere}")
+    if joined.unused:
+        print(f"  {joined.unused} predictions for pictures without a {dimension} rating are not used")
+    for what, names in (
+        ("with an error in place of a score", [f"{image} ({reason})" for image, reason in joined.failed.items()]),
+        ("without a row", joined.absent),
+    ):
+        if names:
+            more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            print(f"  left out, {len(names)} {what}: {', '.join(names[:_MOST_NAMES])}{more}")
+    return IN_SAMPLE if sample == IN_SAMPLE else ""
+
+
+def folder_scenes(root: Path, split: str) -> set[str] | None:
+    """Scenes of ICQA-2K that a split has pictures of, by file names; None without that folder."""
+    folder = root / split_folder(split)
+    if not folder.is_dir():
+        return None
+    stems = [p.stem for p in folder.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith(".")]
+    return {match[1] for stem in stems if (match := re.fullmatch(r".+_(\d+)", stem))}
+
+
+def compare_published(root: Path, split: str, rows: pd.DataFrame) -> tuple[list[str], pd.DataFrame | None]:
+    """What must be known beside the published number.
+
+    Returns:
+        Lines to print, and the rows whose scenes are not among the training pictures, None if that makes no difference.
+    """
+    lines = [
+        f"published SRCC: the headline {PUBLISHED_SRCC:.4f} of https://github.com/ARBEZ-ZEBRA/ICQA. The publication does not "
+        "say which dimension or split it is for, so no row is known to be its counterpart."
+    ]
+    scenes = {part: folder_scenes(root, part) for part in SPLITS}
+    absent = [split_folder(part) for part in SPLITS if scenes[part] is None]
+    if absent:
+        lines.append(f"There is no {' and no '.join(absent)} in {root}: how many scenes train and test share is not known.")
+        return lines, None
+    shared = scenes["train"] & scenes["test"]
+    lines.append(
+        f"Scenes in both {split_folder('train')} and {split_folder('test')}: {len(shared)} of {len(scenes['test'])} in test."
+    )
+    if split == "train":
+        lines.append("These rows are of the train folder itself.")
+        return lines, None
+    if not shared:
+        return lines, None
+    rest = rows[~rows["scene"].isin(scenes["train"])]
+    if rest.empty:
+        lines.append("No test picture is left whose scene is not in the train folder.")
+        return lines, None
+    return lines, rest
+
+
+def write_files(folder: Path, metrics: list[pd.DataFrame], rows: pd.DataFrame, tables: list[Table], lines: list[str]) -> None:
+    """``metrics.csv``, ``predictions.csv``, ``table.md`` and ``table.tex``.
+
+    Args:
+        folder: Where they go.
+        metrics: What :func:`utils.evaluation.evaluate` returned, once or twice.
+        rows: Pictures with rating and prediction.
+        tables: What is shown of the metrics.
+        lines: What is to be said of all tables.
+    """
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    markdown, latex = f"# Agreement with people\n\n```\n{command}\n```\n", f"% {command}\n% needs the package booktabs\n"
+    for table in tables:
+        markdown += f"\n## {table.title}\n\n{as_markdown(table.cells)}\n" + "".join(f"- {note}\n" for note in table.notes)
+        latex += f"% {table.title}\n{as_latex(table.cells)}" + "".join(f"% {note}\n" for note in table.notes)
+    own = ["image", "scene", "method", "dimension", "mos", "prediction"]
+    for name, text in {
+        "metrics.csv": pd.concat(metrics).to_csv(index=False, float_format="%.6f", lineterminator="\n"),
+        "predictions.csv": rows[own].to_csv(index=False, float_format="%.6f", lineterminator="\n"),
+        "table.md": markdown + "\n" + "".join(f"{line}\n" for line in lines),
+        "table.tex": latex + "".join(f"% {line}\n" for line in lines),
+    }.items():
+        write_atomic(folder / name, text)
+
+
+def main() -> None:
+    args = parse_args()
+    mos = load_mos(args)
+    name = mos.attrs["name"]
+    rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
+    print(f"{name}: {len(mos)} pictures of {mos['scene'].nunique()} scenes; rated: {rated}")
+    rows, notes = join_all(mos, read_predictions(args.predictions), args.allow_missing)
+
+    published = PUBLISHED_SRCC if args.compare_published else None
+    metrics = [evaluate(rows, notes, args.resamples, args.seed)]
+    tables = [Table(name, compact(metrics[0], published), notes_of(metrics[0]))]
+    lines = [
+        f"In brackets: 95 % interval, {args.resamples} draws of scenes (seed {args.seed}). Higher is better, but for RMSE.",
+        "logistic: after a rising 4-parameter logistic curve, fitted once to these pictures and not again in the draws.",
+        "method mean: mean MOS of the picture's method in the other scenes; ranks by the place of the method among all.",
+    ]
+    if args.compare_published:
+        said, rest = compare_published(args.root, args.split, rows)
+        lines += said
+        if rest is not None:
+            metrics.append(evaluate(rest, notes, args.resamples, args.seed, NOT_IN_TRAIN))
+            tables.append(Table(f"{name}, {NOT_IN_TRAIN}", compact(metrics[1], published), notes_of(metrics[1], NOT_IN_TRAIN)))
+
+    for table in tables:
+        print("\n" + "\n".join([table.title, as_text(table.cells), *table.notes]))
+    print("\n" + "\n".join(lines))
+    if args.output is not None:
+        write_files(args.output, metrics, rows, tables, lines)
+        print(f"\n{args.output}: metrics.csv, table.md, table.tex, predictions.csv")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -1,0 +1,39 @@
+"""Write trained weights of the published preset as the published scripts read them: a plain state dict, to be loaded strictly.
+
+    python export_weights.py runs/cf/best.pt CF.pth
+    python export_weights.py runs/cf/best.pt CF.pth --spelling transformers-5.9    # for transformers 5.9 or newer
+
+It also takes a published file, and so turns one spelling of the CF keys into the other.
+"""
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+import torch
+
+from models.published import SPELLINGS, to_published
+from utils.checkpoint import load_model
+from utils.files import write_atomic
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, help="a checkpoint of the published preset, or a published file")
+    parser.add_argument("output", type=Path, help="file to write, such as CF.pth")
+    parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="of the CF keys (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        model = load_model(args.weights, preset="published")
+        state = to_published(model, args.spelling)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(args.output, buffer.getvalue())
+    print(f"{model.dimension}: {len(state)} tensors, {len(buffer.getvalue()) / 1e6:.0f} MB, in {args.output}")
+
+
+if __name__ == "__main__":
+    main()

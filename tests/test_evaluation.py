@@ -1,0 +1,718 @@
+"""Agreement with people: values and intervals against SciPy and plain loops, joins, and evaluate.py as a user runs it."""
+
+import csv
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from utils import evaluation
+from utils.evaluation import (
+    METRICS,
+    Scores,
+    agreement,
+    as_latex,
+    as_markdown,
+    compact,
+    draw_scenes,
+    evaluate,
+    join,
+    logistic_fit,
+    method_means,
+    read_predictions,
+    require_rows,
+)
+from utils.scores import ScoreWriter, read_scores
+
+METHODS = ("BIG", "CIC", "CT2")
+SCENES = ("000000000017", "000000000042", "000000000139", "000000000285", "000000000632")
+IMAGES = [f"{method}_{scene}.png" for method in METHODS for scene in SCENES]
+
+
+def ratings(seed: int, names: Sequence[str] = IMAGES) -> dict[str, float]:
+    """A number in [-1, 1] with six decimals for each name."""
+    return dict(zip(names, np.random.default_rng(seed).uniform(-1, 1, len(names)).round(6).tolist(), strict=True))
+
+
+MOS = {"CF": ratings(1), "SCC": ratings(2), "PR": ratings(3)}
+
+
+def write_mos(path: Path, mos: Mapping[str, Mapping[str, float]] = MOS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "scene", "method", *mos])
+        for image in IMAGES:
+            method, scene = image.removesuffix(".png").split("_")
+            table.writerow([image, scene, method, *(values.get(image, "") for values in mos.values())])
+    return path
+
+
+def write_scores(
+    path: Path,
+    columns: Mapping[str, Mapping[str, float]],
+    root: Path,
+    sample: str = "unseen",
+    errors: Mapping[str, str] | None = None,
+) -> Path:
+    """A score file as the inference scripts write it; the pictures need not exist."""
+    errors = errors or {}
+    names = [*next(iter(columns.values())), *errors]
+    with ScoreWriter(path, list(columns), names, root=root, weights={}, preprocessing={}, sample=sample) as writer:
+        for name in names:
+            scores = {} if name in errors else {column: values[name] for column, values in columns.items()}
+            writer.add(name, scores, gray=False, error=errors.get(name, ""))
+    return path
+
+
+def write_icqa2k(root: Path, split: str, images: Sequence[str] = IMAGES) -> Path:
+    folder = root / f"ICQA_2K_{split}"
+    folder.mkdir(parents=True)
+    for image in images:
+        Image.new("RGB", (8, 8)).save(folder / image)
+    for dimension, mos in MOS.items():
+        labels = {Path(image).stem: mos.get(image, 0.5) for image in images}
+        (root / f"ICQA_2K_{split}_{dimension}_mos.json").write_text(json.dumps(labels))
+    return root
+
+
+def write_json(path: Path, scores: Mapping[str, float]) -> Path:
+    path.write_text(json.dumps({Path(image).stem: score for image, score in scores.items()}))
+    return path
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "metrics.csv", keep_default_na=False, na_values={"value": "", "low": "", "high": ""})
+
+
+def mos_table(root: Path, mos: Mapping[str, float]) -> pd.DataFrame:
+    """A MOS table of pictures that are rated in CF."""
+    frame = pd.DataFrame(
+        {"image": list(mos), "scene": "s", "method": "", "CF": list(mos.values()), "SCC": np.nan, "PR": np.nan}
+    )
+    frame.attrs = {"root": str(root), "name": "test"}
+    return frame
+
+
+def sample(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions and MOS with ties, in scenes of 1 to 6 pictures, one of them constant; pictures of a scene lie apart."""
+    rng = np.random.default_rng(seed)
+    scenes = np.repeat([f"s{k}" for k in range(12)], [1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4])
+    pred = rng.normal(0, 0.4, len(scenes)).round(1)
+    mos = (0.6 * pred + rng.normal(0, 0.3, len(scenes))).round(1)
+    pred[scenes == "s2"] = 0.2
+    shuffled = rng.permutation(len(scenes))
+    return pred[shuffled], mos[shuffled], scenes[shuffled]
+
+
+def by_scipy(pred: np.ndarray, mos: np.ndarray, mapped: np.ndarray, order: np.ndarray) -> dict[str, float]:
+    return {
+        "SRCC": stats.spearmanr(order, mos).statistic,
+        "KRCC": stats.kendalltau(order, mos).statistic,
+        "PLCC": stats.pearsonr(pred, mos).statistic,
+        "RMSE": math.sqrt(np.mean((pred - mos) ** 2)),
+        "PLCC logistic": stats.pearsonr(mapped, mos).statistic,
+        "RMSE logistic": math.sqrt(np.mean((mapped - mos) ** 2)),
+    }
+
+
+def mean_over_scenes(order: np.ndarray, mos: np.ndarray, members: Sequence[np.ndarray]) -> float:
+    """Mean SRCC of the scenes, as often as they are listed, that have three pictures and are not constant."""
+    values = [
+        stats.spearmanr(order[m], mos[m]).statistic for m in members if len(m) > 2 and np.ptp(order[m]) and np.ptp(mos[m])
+    ]
+    return float(np.mean(values))
+
+
+# Measures and intervals
+
+
+@pytest.mark.parametrize("own_order", [False, True])
+def test_values_and_intervals_are_those_of_scipy_on_drawn_pictures_written_out(own_order):
+    pred, mos, scenes = sample()
+    order = np.random.default_rng(5).integers(0, 4, len(pred)).astype(float) if own_order else pred
+    measured = agreement(pred, mos, scenes, 150, 7, order if own_order else None).set_index("metric")
+    mapped, _ = logistic_fit(pred, mos)
+
+    names = sorted(set(scenes))
+    members = [np.flatnonzero(scenes == name) for name in names]
+    expected = by_scipy(pred, mos, mapped, order) | {"within-scene SRCC": mean_over_scenes(order, mos, members)}
+    resampled = []
+    for draw in np.random.default_rng(7).integers(0, len(names), (150, len(names))):
+        rows = np.concatenate([members[k] for k in draw])
+        within = {"within-scene SRCC": mean_over_scenes(order, mos, [members[k] for k in draw])}
+        resampled.append(by_scipy(pred[rows], mos[rows], mapped[rows], order[rows]) | within)
+    assert tuple(measured.index) == METRICS == tuple(expected)
+    for metric in METRICS:
+        low, high = np.percentile([values[metric] for values in resampled], (2.5, 97.5))
+        assert measured.loc[metric, ["value", "low", "high"]].tolist() == pytest.approx([expected[metric], low, high], abs=1e-9)
+        assert low < expected[metric] < high
+
+
+def test_measures_agree_with_a_hand_count():
+    # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: SRCC 4.5 / sqrt(4.5 * 5); 5 of 6 pairs agree and one is tied: 5 / sqrt(5 * 6)
+    measured = agreement(np.array([0.1, 0.2, 0.2, 0.3]), np.array([0.1, 0.2, 0.3, 0.4]), np.array(["a"] * 4))
+    values = dict(zip(measured["metric"], measured["value"], strict=True))
+    assert values["SRCC"] == values["within-scene SRCC"] == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert values["KRCC"] == pytest.approx(5 / math.sqrt(5 * 6))
+    assert values["PLCC"] == pytest.approx(0.03 / math.sqrt(0.02 * 0.05))
+    assert values["RMSE"] == pytest.approx(math.sqrt(0.02 / 4))
+
+
+def test_resamples_draw_as_many_scenes_as_there_are_and_follow_the_seed():
+    counts = draw_scenes(9, 200, 3)
+    assert counts.shape == (200, 9)
+    assert (counts.sum(1) == 9).all()
+    assert (counts == draw_scenes(9, 200, 3)).all()
+    assert (counts != draw_scenes(9, 200, 4)).any()
+
+
+def test_intervals_count_scenes_and_not_pictures():
+    pred, mos, scenes = sample()
+    once = agreement(pred, mos, scenes, 200).set_index("metric")
+    twice = agreement(np.tile(pred, 2), np.tile(mos, 2), np.tile(scenes, 2), 200).set_index("metric")
+    for metric in ("PLCC", "RMSE"):  # which copies of all pictures leave as they are
+        assert twice.loc[metric, ["value", "low", "high"]].tolist() == pytest.approx(
+            once.loc[metric, ["value", "low", "high"]].tolist()
+        )
+    apart = agreement(np.tile(pred, 2), np.tile(mos, 2), np.arange(2 * len(pred)).astype(str), 200).set_index("metric")
+    assert apart.loc["PLCC", "high"] - apart.loc["PLCC", "low"] < 0.9 * (twice.loc["PLCC", "high"] - twice.loc["PLCC", "low"])
+
+
+def test_intervals_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
+    pred, mos, scenes = sample()
+    whole = agreement(pred, mos, scenes, 60)
+    monkeypatch.setattr(evaluation, "_BLOCK", 100)
+    pd.testing.assert_frame_equal(agreement(pred, mos, scenes, 60), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("constant", ["pred", "mos"])
+def test_constant_predictions_or_mos_have_no_correlation_but_an_error(constant):
+    pred, mos, scenes = sample()
+    same = np.full(len(pred), 0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measured = agreement(same if constant == "pred" else pred, same if constant == "mos" else mos, scenes, 50)
+    measured = measured.set_index("metric")
+    for metric in METRICS:
+        assert np.isfinite(measured.loc[metric, ["value", "low", "high"]].tolist()).all() == metric.startswith("RMSE")
+    assert "all predictions or all MOS are equal" in measured.loc["RMSE logistic", "note"]
+    assert measured.loc["SRCC", "note"] == ""
+
+
+def test_resamples_in_which_a_measure_is_not_defined_do_not_count_and_are_noted():
+    draws = np.random.default_rng(0).integers(0, 6, (200, 6))
+    undefined = sum(not ({5} < set(draw)) for draw in draws)  # only equal predictions, or one picture
+    assert 0 < undefined < 200
+    mos = np.array([0.4, -0.3, 0.1, 0.35, 0.2, -0.2])
+    for value in (0.1, 0.3, 0.7, 1 / 3):  # of which sums of squares are not exact
+        pred = np.array([value] * 5 + [-0.1])
+        measured = agreement(pred, mos, np.array(list("abcdef")), 200).set_index("metric")
+        for metric in ("SRCC", "KRCC", "PLCC"):
+            assert measured.loc[metric, "note"] == f"not defined in {undefined} of 200 resamples"
+            assert np.isfinite(measured.loc[metric, ["low", "high"]].tolist()).all()
+        assert measured.loc["RMSE", "note"] == ""
+
+
+def test_one_scene_has_values_but_no_interval_and_no_picture_has_neither():
+    one = agreement(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.3, 0.2]), np.array(["a"] * 3)).set_index("metric")
+    assert one.loc["SRCC", "value"] == pytest.approx(0.5)
+    assert one[["low", "high"]].isna().all(axis=None)
+    assert one.loc["SRCC", "note"] == "one scene: no interval"
+    none = agreement(np.array([]), np.array([]), np.array([], dtype=str))
+    assert none[["value", "low", "high"]].isna().all(axis=None)
+
+
+def test_logistic_fit_finds_the_curve_that_made_the_mos_and_keeps_the_order():
+    pred = np.random.default_rng(0).uniform(-1, 1, 60)
+    mos = -0.4 + 1.1 / (1 + np.exp(-(pred - 0.2) / 0.15))
+    mapped, note = logistic_fit(pred, mos)
+    assert note == ""
+    assert mapped == pytest.approx(mos, abs=1e-3)
+    assert stats.spearmanr(mapped, pred).statistic == pytest.approx(1)
+
+
+def test_logistic_fit_comes_to_an_end_on_predictions_that_need_no_curve():
+    rng = np.random.default_rng(0)
+    pred = rng.normal(0, 0.3, 300)
+    for mos in (0.5 * pred + 0.1, 0.5 * pred + rng.normal(0, 1e-3, 300)):
+        mapped, note = logistic_fit(pred, mos)
+        assert note == ""
+        assert mapped == pytest.approx(mos, abs=0.02)
+    for seed in (0, 1, 6, 8):  # seeds that SciPy's default tolerances have no end for
+        rng = np.random.default_rng(seed)
+        pred, mos = rng.normal(0, 0.3, (2, 300))
+        assert "converge" not in logistic_fit(pred, mos)[1]
+
+
+def test_logistic_fit_that_fails_leaves_the_predictions_and_says_why(monkeypatch):
+    rng = np.random.default_rng(0)
+    pred = rng.normal(0, 0.3, 50)
+    cases = {
+        "the logistic fit falls": (pred, -pred + rng.normal(0, 0.05, 50)),
+        "all predictions or all MOS are equal": (np.full(50, 0.2), pred),
+        "fewer than 5 pictures": (pred[:4], pred[:4]),
+    }
+    for reason, (x, y) in cases.items():
+        mapped, note = logistic_fit(x, y)
+        assert (mapped == x).all()
+        assert note == f"not mapped: {reason}"
+
+    def no_end(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Optimal parameters not found")
+
+    monkeypatch.setattr(evaluation, "curve_fit", no_end)
+    mapped, note = logistic_fit(pred, pred + 0.1)
+    assert (mapped == pred).all()
+    assert note == "not mapped: the logistic fit did not converge"
+    measured = agreement(pred, pred + 0.1, np.arange(50).astype(str), 20).set_index("metric")
+    assert measured.loc["RMSE logistic", "value"] == measured.loc["RMSE", "value"] == pytest.approx(0.1)
+    assert measured.loc["RMSE logistic", "note"] == note
+
+
+# The trivial predictor
+
+
+def test_method_mean_leaves_out_the_scene_of_the_picture():
+    rows = [
+        ("s1", "A", 0.5),
+        ("s1", "B", -0.1),
+        ("s1", "C", 0.9),  # no other scene has C
+        ("s2", "A", 0.3),
+        ("s2", "B", 0.1),
+        ("s3", "A", 0.1),
+        ("s3", "B", math.nan),  # not rated
+        ("s3", "", 0.2),
+    ]
+    table = pd.DataFrame(rows, columns=["scene", "method", "PR"], index=range(10, 18))
+    means = method_means(table, "PR")
+    assert means.index.equals(table.index)
+    assert means["mean"].tolist() == pytest.approx([0.2, 0.1, math.nan, 0.3, -0.1, 0.4, 0.0, math.nan], nan_ok=True)
+    # without s1 only A and B are known, B below A; without s2 or s3 the order is B, A, C
+    places = [3 / 4, 1 / 4, math.nan, 3 / 6, 1 / 6, 3 / 6, 1 / 6, math.nan]
+    assert means["place"].tolist() == pytest.approx(places, nan_ok=True)
+    assert method_means(table.assign(method=""), "PR").isna().all(axis=None)
+
+
+def test_methods_of_equal_means_share_a_place():
+    rows = [("s1", "A", 0.3), ("s2", "A", 0.1), ("s3", "A", 0.2), ("s1", "B", 0.1), ("s2", "B", 0.3), ("s3", "B", 0.0)]
+    means = method_means(pd.DataFrame(rows, columns=["scene", "method", "CF"]), "CF")
+    assert means["mean"].tolist() == pytest.approx([0.15, 0.25, 0.2, 0.15, 0.05, 0.2])  # floats of 0.15 and 0.2 may differ
+    assert means["place"].tolist() == [0.5, 0.75, 0.5, 0.5, 0.25, 0.5]
+
+
+def test_place_of_the_method_is_as_good_as_its_true_quality_and_ranked_means_are_not():
+    rng = np.random.default_rng(0)
+    quality = np.array([-0.4, 0.1, 0.4, -0.1, 0.2])
+    mos = quality + rng.normal(0, 0.25, (200, 1)) + rng.normal(0, 0.3, (200, 5))
+    table = pd.DataFrame(
+        {"scene": np.repeat(np.arange(200).astype(str), 5), "method": np.tile(list("ABCDE"), 200), "PR": mos.ravel()}
+    )
+    means = method_means(table, "PR")
+    true = stats.spearmanr(np.tile(quality, 200), table["PR"]).statistic
+    assert stats.spearmanr(means["place"], table["PR"]).statistic == pytest.approx(true, abs=0.01)
+    assert stats.spearmanr(means["mean"], table["PR"]).statistic < true - 0.1
+
+
+def test_both_predictors_are_measured_on_the_same_pictures_unless_a_mean_is_lacking():
+    scenes, methods = ["a", "a", "a", "b", "b", "b"], ["M", "N", "O", "M", "N", "M"]
+    rows = pd.DataFrame({"scene": scenes, "method": methods, "mos": [0.1, 0.4, 0.2, 0.0, 0.3, 0.2]})
+    rows = rows.assign(dimension="CF", prediction=[0.2, 0.3, 0.1, 0.1, 0.4, math.nan])
+    rows[["mean", "place"]] = method_means(rows.rename(columns={"mos": "CF"}), "CF")
+    metrics = evaluate(rows, {"CF": "in-sample"}, 20, subset="some")
+    by_predictor = metrics[metrics["metric"] == "RMSE"].set_index("predictor")
+    assert by_predictor["n"].to_dict() == {"network": 5, "method mean": 4}
+    lacking = "some; 1 picture without a score left out; 1 picture without a method that other scenes have left out"
+    assert by_predictor["note"].to_dict() == {
+        "network": "some; in-sample; 1 picture without a score left out",
+        "method mean": lacking,
+    }
+    # means 0.1, 0.3, 0.1, 0.4 of M and N in the other scene
+    assert by_predictor.loc["method mean", "value"] == pytest.approx(math.sqrt((0 + 0.1**2 + 0.1**2 + 0.1**2) / 4))
+    assert set(evaluate(rows.assign(method="M"), {}, 20)["predictor"]) == {"network"}
+
+
+# Score files and joins
+
+
+def test_a_file_counts_for_its_main_dimension_and_pr_gives_what_no_other_file_does(tmp_path):
+    pr = write_scores(tmp_path / "pr.csv", {"PR": MOS["PR"], "CF": MOS["CF"], "SCC": MOS["SCC"]}, tmp_path)
+    cf = write_scores(tmp_path / "cf.csv", {"CF": MOS["SCC"]}, tmp_path)
+    found = read_predictions([str(pr), str(cf)])
+    assert [(d, s.path.name, s.is_sub_score) for d, s in found.items()] == [
+        ("CF", "cf.csv", False),
+        ("SCC", "pr.csv", True),
+        ("PR", "pr.csv", False),
+    ]
+    assert list(read_predictions([f"{pr}:SCC"])) == ["SCC"]
+    hand_made = tmp_path / "hand.csv"
+    hand_made.write_text("image,SCC,CF\na.png,0.1,0.2\n")
+    assert {d: s.is_sub_score for d, s in read_predictions([str(hand_made)]).items()} == {"CF": True, "SCC": False}
+    with pytest.raises(ValueError, match=r"cf\.csv and .*pr\.csv both give CF"):
+        read_predictions([str(cf), f"{pr}:CF"])
+
+
+def test_json_needs_a_dimension_in_its_name_or_after_a_colon(tmp_path):
+    named = write_json(tmp_path / "ICQA_2K_test_SCC_result.json", MOS["SCC"])
+    bare = write_json(tmp_path / "mine.json", MOS["CF"])
+    assert list(read_predictions([str(named), f"{bare}:CF"])) == ["CF", "SCC"]
+    with pytest.raises(ValueError, match=r"mine\.json does not say .* after a colon: .*mine\.json:CF"):
+        read_predictions([str(bare)])
+    both = write_json(tmp_path / "a_CF_SCC_b.json", MOS["CF"])
+    with pytest.raises(ValueError, match=r"a_CF_SCC_b\.json does not say"):
+        read_predictions([str(both)])
+    with pytest.raises(ValueError, match=r"expected one of CF, SCC, PR after the colon of .*mine\.json:cf, got 'cf'"):
+        read_predictions([f"{bare}:cf"])
+    with pytest.raises(FileNotFoundError, match=r"there is no score file .*gone\.csv; run infer_PR\.py"):
+        read_predictions([str(tmp_path / "gone.csv:PR")])
+    write_scores(tmp_path / "cf.csv", {"CF": MOS["CF"]}, tmp_path)
+    with pytest.raises(ValueError, match=r"cf\.csv\.json says how the scores of cf\.csv were made"):
+        read_predictions([str(tmp_path / "cf.csv.json")])
+
+
+def test_join_by_relative_path_where_the_folder_is_another_one(tmp_path):
+    write_scores(tmp_path / "cf.csv", {"CF": {"x/a.png": 0.1, "x/b.png": 0.2, "y/a.png": 0.3}}, tmp_path / "old")
+    scores = Scores(tmp_path / "cf.csv", read_scores(tmp_path / "cf.csv"), False)
+    joined = join(mos_table(tmp_path / "new", {"y/a.png": 0, "x/a.png": 0}), scores, "CF")
+    assert joined.rows["prediction"].tolist() == [0.3, 0.1]
+    assert (joined.unused, joined.elsewhere, joined.absent, joined.failed) == (1, str(tmp_path / "old"), [], {})
+
+
+def test_join_by_absolute_path_where_the_roots_differ(tmp_path):
+    """Also where another picture has the same path relative to its root."""
+    write_scores(tmp_path / "cf.csv", {"CF": {"a.png": -0.9, "x/a.png": 0.1, "x/b.png": 0.2}}, tmp_path)
+    scores = Scores(tmp_path / "cf.csv", read_scores(tmp_path / "cf.csv"), False)
+    joined = join(mos_table(tmp_path / "x", {"b.png": 0, "a.png": 0}), scores, "CF")
+    assert joined.rows["prediction"].tolist() == [0.2, 0.1]
+    assert (joined.unused, joined.elsewhere) == (1, "")
+    assert join(mos_table(tmp_path / "x", {"a.png": 0}), scores, "CF").rows["prediction"].tolist() == [0.1]
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    assert join(mos_table(tmp_path / "link", {"a.png": 0}), scores, "CF").rows["prediction"].tolist() == [0.1]
+
+
+def test_join_by_stem_refuses_two_pictures_of_one_stem(tmp_path):
+    scores = read_predictions([str(write_json(tmp_path / "x_CF_y.json", {"a": 0.1, "b": 0.2, "c": 0.3}))])["CF"]
+    joined = join(mos_table(tmp_path, {"one/b.png": 0, "two/a.jpg": 0}), scores, "CF")
+    assert joined.rows["prediction"].tolist() == [0.2, 0.1]
+    assert joined.unused == 1
+    with pytest.raises(ValueError, match=r"x_CF_y\.json goes by stem, which cannot tell one/b\.png from two/b\.png"):
+        join(mos_table(tmp_path, {"one/b.png": 0, "two/b.png": 0}), scores, "CF")
+
+
+def test_error_rows_and_absent_rows_are_told_apart(tmp_path):
+    write_scores(tmp_path / "cf.csv", {"CF": {"a.png": 0.1}}, tmp_path, errors={"b.png": "cannot read: truncated"})
+    hand_made = tmp_path / "hand.csv"
+    hand_made.write_text("image,CF,error\na.png,0.1,\nb.png,,\n")
+    broken = tmp_path / "broken.csv"
+    broken.write_text("image,CF,error\na.png,0.1,\nb.png,0.5,not to be trusted\n")
+    table = mos_table(tmp_path, {"a.png": 0, "b.png": 0, "c.png": 0, "d.png": 0})
+    for path, reason in (
+        (tmp_path / "cf.csv", "cannot read: truncated"),
+        (hand_made, "its score is empty"),
+        (broken, "not to be trusted"),
+    ):
+        scores = Scores(path, read_scores(path), False)
+        joined = join(table, scores, "CF")
+        assert joined.rows["prediction"].tolist() == pytest.approx([0.1, math.nan, math.nan, math.nan], nan_ok=True)
+        assert (joined.failed, joined.absent) == ({"b.png": reason}, ["c.png", "d.png"])
+        with pytest.raises(
+            ValueError, match=r"2 of 4 pictures .* no row in .*\.csv \(it has 2.*e\.g\. c\.png; run infer_CF\.py on"
+        ):
+            require_rows(joined, scores, "CF", "folder")
+    with pytest.raises(ValueError, match=r"run infer_PR\.py on folder, or pass --allow-missing"):
+        require_rows(joined, Scores(broken, scores.frame, True), "CF", "folder")
+
+
+# Tables
+
+
+def test_what_is_not_defined_is_shown_as_na_in_every_form():
+    row = {"dimension": "CF", "predictor": "network", "n": 3, "scenes": 2, "note": ""}
+    metrics = pd.DataFrame(
+        [
+            {**row, "metric": "SRCC", "value": math.nan, "low": math.nan, "high": math.nan},
+            {**row, "metric": "KRCC", "value": -0.0001, "low": -0.1, "high": 0.1},
+            {**row, "metric": "within-scene SRCC", "value": 0.25, "low": -0.5, "high": 0.75},
+        ]
+    )
+    table = compact(metrics, 0.921)
+    assert table.to_dict("records") == [
+        {
+            "dimension": "CF",
+            "predictor": "network",
+            "n": "3",
+            "scenes": "2",
+            "SRCC": "n/a",
+            "published SRCC": "0.9210",
+            "KRCC": "0.000",
+            "within-scene SRCC": "0.250 [-0.500, 0.750]",
+        }
+    ]
+    assert as_markdown(table).splitlines()[-1] == "| CF | network | 3 | 2 | n/a | 0.9210 | 0.000 | 0.250 [-0.500, 0.750] |"
+    assert "CF & network & 3 & 2 & n/a & 0.9210 & 0.000 & 0.250 [-0.500, 0.750] \\\\\n\\bottomrule" in as_latex(table)
+
+
+# The script
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Path]:
+    """A MOS table without pictures, and score files of them; SCC is not rated for the first picture."""
+    mos = {**MOS, "SCC": {image: value for image, value in MOS["SCC"].items() if image != IMAGES[0]}}
+    return {
+        "mos": write_mos(tmp_path / "mos.csv", mos),
+        "cf": write_scores(tmp_path / "cf.csv", {"CF": ratings(4)}, tmp_path),
+        "pr": write_scores(tmp_path / "pr.csv", {"PR": ratings(6), "CF": ratings(7), "SCC": ratings(8)}, tmp_path),
+    }
+
+
+def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_path):
+    done = run(
+        "evaluate.py", "--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 40, "--output", tmp_path / "o"
+    )
+    assert done.code == 0
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.csv", "predictions.csv", "table.md", "table.tex"}
+    metrics = read_metrics(tmp_path / "o")
+    assert list(metrics.columns) == ["dimension", "predictor", "metric", "value", "low", "high", "n", "scenes", "note"]
+    assert len(metrics) == 3 * 2 * len(METRICS)
+    for dimension, seed in {"CF": 4, "SCC": 8, "PR": 6}.items():
+        images = IMAGES[1:] if dimension == "SCC" else IMAGES
+        pred, mos = ([values[image] for image in images] for values in (ratings(seed), MOS[dimension]))
+        network = metrics[(metrics["dimension"] == dimension) & (metrics["predictor"] == "network")].set_index("metric")
+        assert network.loc["SRCC", "value"] == pytest.approx(stats.spearmanr(pred, mos).statistic, abs=1e-6)
+        assert network.loc["KRCC", "value"] == pytest.approx(stats.kendalltau(pred, mos).statistic, abs=1e-6)
+        assert network.loc["PLCC", "value"] == pytest.approx(stats.pearsonr(pred, mos).statistic, abs=1e-6)
+        scenes = [[i for i, image in enumerate(images) if scene in image] for scene in SCENES]
+        within = mean_over_scenes(np.array(pred), np.array(mos), [np.array(rows) for rows in scenes])
+        assert network.loc["within-scene SRCC", "value"] == pytest.approx(within, abs=1e-6)
+        assert (network["n"] == len(images)).all()
+        assert (network["scenes"] == 5).all()
+        shown = f"{network.loc['SRCC', 'value']:.3f} [{network.loc['SRCC', 'low']:.3f}, {network.loc['SRCC', 'high']:.3f}]"
+        for text in (done.out, (tmp_path / "o" / "table.md").read_text(), (tmp_path / "o" / "table.tex").read_text()):
+            assert shown in text
+    predictions = pd.read_csv(tmp_path / "o" / "predictions.csv", dtype={"scene": str})
+    assert list(predictions.columns) == ["image", "scene", "method", "dimension", "mos", "prediction"]
+    row = predictions[(predictions["image"] == IMAGES[3]) & (predictions["dimension"] == "CF")].iloc[0]
+    assert row.tolist() == [IMAGES[3], SCENES[3], "BIG", "CF", MOS["CF"][IMAGES[3]], ratings(4)[IMAGES[3]]]
+    assert "1 predictions for pictures without a SCC rating are not used" in done.out
+    assert "SCC: 14 pictures with rating and score; the sub-scores in" in done.out
+    assert "IN-SAMPLE" not in done.out
+    again = run("evaluate.py", "--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 40)
+    assert again.out == done.out.removesuffix(f"\n{tmp_path / 'o'}: metrics.csv, table.md, table.tex, predictions.csv\n")
+
+
+def test_script_leaves_out_pictures_with_an_error_by_name_and_stops_at_those_without_a_row(run: Callable, own, tmp_path):
+    some = {image: 0.1 * i for i, image in enumerate(IMAGES[:10])}
+    path = write_scores(tmp_path / "some.csv", {"CF": some}, tmp_path, errors={IMAGES[10]: "cannot read: truncated"})
+    arguments = ["--predictions", path, "--mos", own["mos"], "--resamples", 10, "--output", tmp_path / "o"]
+    refused = run("evaluate.py", *arguments)
+    assert refused.code == 1
+    assert f"error: 4 of 15 pictures with a CF rating have no row in {path}" in refused.err
+    assert f"e.g. {IMAGES[11]}; run infer_CF.py on {tmp_path}" in refused.err
+    assert not (tmp_path / "o").exists()
+    done = run("evaluate.py", *arguments, "--allow-missing")
+    assert done.code == 0
+    assert f"left out, 1 with an error in place of a score: {IMAGES[10]} (cannot read: truncated)" in done.out
+    assert f"left out, 4 without a row: {', '.join(IMAGES[11:])}" in done.out
+    metrics = read_metrics(tmp_path / "o")
+    assert (metrics["n"] == 10).all()
+    assert metrics["note"].str.contains("5 pictures without a score left out").all()
+    predictions = pd.read_csv(tmp_path / "o" / "predictions.csv")
+    assert predictions.loc[predictions["prediction"].isna(), "image"].tolist() == sorted(IMAGES[10:])
+
+
+def test_script_says_loudly_that_scores_are_in_sample(run: Callable, own, tmp_path):
+    path = write_scores(tmp_path / "seen.csv", {"CF": ratings(4)}, tmp_path, sample="in-sample")
+    done = run(
+        "evaluate.py", "--predictions", path, own["pr"], "--mos", own["mos"], "--resamples", 10, "--output", tmp_path / "o"
+    )
+    assert f"*** CF IS IN-SAMPLE: its weights were trained on pictures in {path}" in done.out
+    assert "\nCF, network: in-sample\n" in done.out
+    assert "PR IS IN-SAMPLE" not in done.out
+    metrics = read_metrics(tmp_path / "o")
+    network = metrics["predictor"] == "network"
+    assert metrics["note"].str.contains("in-sample").equals((metrics["dimension"] == "CF") & network)
+
+
+def test_script_shows_constant_predictions_as_na(run: Callable, own, tmp_path):
+    path = write_scores(tmp_path / "flat.csv", {"PR": dict.fromkeys(IMAGES, 0.25)}, tmp_path)
+    done = run("evaluate.py", "--predictions", path, "--mos", own["mos"], "--resamples", 10, "--output", tmp_path / "o")
+    assert done.code == 0
+    line = next(line for line in done.out.splitlines() if line.startswith("PR         network"))
+    assert line.split()[4:7] == ["n/a"] * 3
+    metrics = read_metrics(tmp_path / "o").set_index(["predictor", "metric"])
+    assert math.isnan(metrics.loc[("network", "SRCC"), "value"])
+    assert metrics.loc[("network", "RMSE"), "value"] > 0
+    assert "not mapped" in metrics.loc[("network", "RMSE logistic"), "note"]
+    assert "CF: rated, but no predictions were given" in done.out
+
+
+def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Callable, own, tmp_path):
+    raw = {image: round(3 + 2 * value, 6) for image, value in MOS["PR"].items()}
+    table = write_mos(tmp_path / "raw" / "raw.csv", {"PR": raw})
+    done = run(
+        "evaluate.py",
+        "--predictions",
+        own["cf"],
+        own["pr"],
+        "--mos",
+        table,
+        "--mos-range",
+        1,
+        5,
+        "--resamples",
+        5,
+        "--output",
+        tmp_path,
+    )
+    assert done.code == 0
+    assert "raw has no CF ratings" in done.out
+    metrics = read_metrics(tmp_path).set_index(["dimension", "predictor", "metric"])
+    error = np.array([ratings(6)[image] - MOS["PR"][image] for image in IMAGES])
+    assert metrics.loc[("PR", "network", "RMSE"), "value"] == pytest.approx(math.sqrt(np.mean(error**2)), abs=1e-5)
+    nothing = run("evaluate.py", "--predictions", own["cf"], "--mos", table, "--mos-range", 1, 5)
+    assert nothing.code == 1
+    assert "error: raw has no ratings in CF: nothing to evaluate" in nothing.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mos", "m.csv", "--dataset", "hecd"], "not allowed with argument"),
+        ([], "one of the arguments --mos --dataset is required"),
+        (["--dataset", "icqa2k"], "--dataset icqa2k needs --root"),
+        (["--mos", "m.csv", "--split", "test"], "--split needs --dataset icqa2k"),
+        (["--mos", "m.csv", "--compare-published"], "--compare-published needs --dataset icqa2k"),
+        (["--dataset", "hecd", "--root", ".", "--mos-range", "1", "5"], "--mos-range does not apply to HECD"),
+        (["--mos", "m.csv", "--resamples", "0"], "--resamples must be at least 1, got 0"),
+        (["--mos", "m.csv", "--output", __file__], "--output must be a folder"),
+    ],
+)
+def test_script_refuses_arguments_that_do_not_go_together(run: Callable, arguments, message):
+    done = run("evaluate.py", "--predictions", "cf.csv", *arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_script_names_files_that_are_not_there(run: Callable, own, tmp_path):
+    done = run("evaluate.py", "--predictions", tmp_path / "no.csv", "--mos", own["mos"])
+    assert (done.code, done.err) == (
+        1,
+        f"error: there is no score file {tmp_path / 'no.csv'}; run infer_CF.py or infer_SCC.py to make it\n",
+    )
+    done = run("evaluate.py", "--predictions", own["cf"], "--mos", tmp_path / "no.csv")
+    assert (done.code, done.err) == (1, f"error: no table {tmp_path / 'no.csv'}\n")
+
+
+def test_script_reads_hecd(run: Callable, tmp_path):
+    versions = {"_gt": 0.4, "B_1": -0.9, "F_2": 0.6, "Z_1": 0.1}
+    names = [f"{scene}{version}.jpg" for scene in ("015004", "022090") for version in versions]
+    lines = [f"x,{name},{z}" for name, z in zip(names, [*versions.values()] * 2, strict=True)]
+    (tmp_path / "mean_zscores.csv").write_text("\n".join(["Ground Truth File,Recolour File,Mean zScore", *lines]))
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    path = write_scores(
+        tmp_path / "pr.csv", {"PR": ratings(1, names), "CF": ratings(2, names), "SCC": ratings(3, names)}, tmp_path
+    )
+    done = run("evaluate.py", "--predictions", path, "--dataset", "hecd", "--root", tmp_path, "--resamples", 5)
+    assert done.code == 0
+    assert "HECD: 8 pictures of 2 scenes; rated: CF 6, SCC 6, PR 8" in done.out
+
+
+# ICQA-2K and the published number
+
+
+def published_files(folder: Path, split: str = "test", images: Sequence[str] = IMAGES) -> list[Path]:
+    return [
+        write_json(folder / f"ICQA_2K_{split}_{dimension}_result.json", ratings(seed, images))
+        for dimension, seed in (("CF", 4), ("SCC", 5), ("PR", 6))
+    ]
+
+
+def test_published_results_are_measured_on_the_test_split_and_beside_the_headline(run: Callable, tmp_path):
+    root = write_icqa2k(tmp_path / "data", "test")
+    arguments = ["--predictions", *published_files(tmp_path), "--dataset", "icqa2k", "--root", root, "--resamples", 10]
+    done = run("evaluate.py", *arguments, "--compare-published", "--output", tmp_path / "o")
+    assert done.code == 0
+    assert "ICQA-2K test: 15 pictures of 5 scenes; rated: CF 15, SCC 15, PR 15" in done.out
+    assert "it does not say whether the weights have seen these pictures" in done.out
+    assert "does not say which dimension or split it is for" in done.out
+    assert f"There is no ICQA_2K_train in {root}" in done.out
+    metrics = read_metrics(tmp_path / "o").set_index(["dimension", "predictor", "metric"])
+    for dimension, seed in (("CF", 4), ("SCC", 5), ("PR", 6)):
+        pred, mos = ([values[image] for image in IMAGES] for values in (ratings(seed), MOS[dimension]))
+        srcc = metrics.loc[(dimension, "network", "SRCC")]
+        assert srcc["value"] == pytest.approx(stats.spearmanr(pred, mos).statistic, abs=1e-6)
+        line = next(line for line in done.out.splitlines() if line.startswith(f"{dimension} ") and "network" in line)
+        assert f"{srcc['value']:.3f} [{srcc['low']:.3f}, {srcc['high']:.3f}]" in line
+        assert "  0.9210  " in line
+    assert "0.9210" not in run("evaluate.py", *arguments).out
+
+
+def test_scenes_that_train_and_test_share_are_counted_and_left_out_of_a_second_table(run: Callable, tmp_path):
+    root = write_icqa2k(tmp_path / "data", "test")
+    write_icqa2k(root, "train", [f"DDC_{SCENES[0]}.png", f"GCP_{SCENES[3]}.png", "GCP_000000099999.png"])
+    files = published_files(tmp_path)
+    done = run(
+        "evaluate.py", "--predictions", *files, "--dataset", "icqa2k", "--root", root, "--compare-published", "--resamples", 10,
+        "--output", tmp_path / "o",
+    )  # fmt: skip
+    assert done.code == 0
+    assert "Scenes in both ICQA_2K_train and ICQA_2K_test: 2 of 5 in test." in done.out
+    assert "ICQA-2K test, scenes not in train\n" in done.out
+    assert "network: scenes not in train" not in done.out  # the title says it
+    metrics = read_metrics(tmp_path / "o")
+    rest = metrics[metrics["note"].str.startswith("scenes not in train")]
+    assert len(rest) == len(metrics) / 2 == 3 * 2 * len(METRICS)
+    assert set(zip(rest["n"], rest["scenes"], strict=True)) == {(9, 3)}
+    images = [image for image in IMAGES if SCENES[0] not in image and SCENES[3] not in image]
+    pred, mos = ([values[image] for image in images] for values in (ratings(6), MOS["PR"]))
+    row = rest[(rest["dimension"] == "PR") & (rest["predictor"] == "network") & (rest["metric"] == "KRCC")].iloc[0]
+    assert row["value"] == pytest.approx(stats.kendalltau(pred, mos).statistic, abs=1e-6)
+    assert "## ICQA-2K test, scenes not in train" in (tmp_path / "o" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (SCENES, "No test picture is left whose scene is not in the train folder."),
+        (["000000099999"], "Scenes in both ICQA_2K_train and ICQA_2K_test: 0 of 5 in test."),
+    ],
+)
+def test_there_is_no_second_table_where_all_or_no_scenes_are_shared(run: Callable, tmp_path, train, said):
+    root = write_icqa2k(tmp_path / "data", "test")
+    write_icqa2k(root, "train", [f"DDC_{scene}.png" for scene in train])
+    (root / "ICQA_2K_train" / f"DDC_{SCENES[1]}.txt").touch()
+    (root / "ICQA_2K_train" / f"._DDC_{SCENES[1]}.png").touch()  # as some systems leave beside a picture
+    files = published_files(tmp_path)
+    done = run(
+        "evaluate.py", "--predictions", *files, "--dataset", "icqa2k", "--root", root, "--compare-published", "--resamples", 5
+    )
+    assert done.code == 0
+    assert said in done.out
+    assert "ICQA-2K test, scenes not in train" not in done.out
+
+
+def test_train_split_is_measured_on_its_own_pictures(run: Callable, tmp_path):
+    images = [*IMAGES[:7], "DDC_000000099999.png"]
+    root = write_icqa2k(tmp_path / "data", "train", images)
+    arguments = ["--dataset", "icqa2k", "--root", root, "--split", "train", "--resamples", 5, "--compare-published"]
+    files = published_files(tmp_path, "train", images)
+    done = run("evaluate.py", "--predictions", *files, *arguments)
+    assert done.code == 0
+    assert "ICQA-2K train: 8 pictures of 6 scenes; rated: CF 8, SCC 8, PR 8" in done.out
+    assert f"There is no ICQA_2K_test in {root}" in done.out
+    write_icqa2k(root, "test", IMAGES)
+    done = run("evaluate.py", "--predictions", *files, *arguments)
+    assert "Scenes in both ICQA_2K_train and ICQA_2K_test: 5 of 5 in test.\nThese rows are of the train folder" in done.out
+    assert "scenes not in train" not in done.out
+    refused = run("evaluate.py", "--predictions", published_files(tmp_path)[0], *arguments)
+    assert refused.code == 1
+    assert f"1 of 8 pictures with a CF rating have no row in {tmp_path / 'ICQA_2K_test_CF_result.json'}" in refused.err
