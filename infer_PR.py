@@ -107,7 +107,7 @@ def main() -> int:
                 open_writer(target, columns, images, model, made_from, args.overwrite, settings, seen_objects)
             )
         score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
-    return conclude(paths, "PR", ["CF", "SCC", "PR"], args.json)
+    return conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks)
 
 
 if __name__ == "__main__":

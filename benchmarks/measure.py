@@ -3,10 +3,11 @@
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -94,6 +95,61 @@ def infer_command(pictures: Path, output: Path, weights_dir: Path | None = None)
         for flag, dimension in zip(("--cf-weights", "--scc-weights", "--weights"), DIMENSIONS, strict=True):
             command += [flag, weights_dir.resolve() / f"{dimension}.pt"]
     return command
+
+
+def published_command(pictures: Path, output: Path, files: Path, precision: str) -> list[str | Path]:
+    """infer_PR.py of the published preset for all three scores on the CPU, with a fresh output.
+
+    Args:
+        pictures: What to score.
+        output: The score file of PR.
+        files: Folder with what benchmarks/weights.py writes.
+        precision: Arithmetic of the networks.
+    """
+    command = [sys.executable, ROOT / "infer_PR.py", pictures, "-o", output, "--overwrite", "--device", "cpu"]
+    command += ["--preset", "published", "--precision", precision]
+    for flag, dimension in zip(("--cf-weights", "--scc-weights", "--weights"), DIMENSIONS, strict=True):
+        command += [flag, files / f"{dimension}.pth"]
+    return [*command, "--labels", files / "labels", "--color-prior", files / "color_.json"]
+
+
+def write_section(path: Path, top: str, title: str, text: str) -> None:
+    """Write a section of a Markdown page; the others stay as they are.
+
+    Args:
+        path: The page; made if it is not there.
+        top: What the page begins with, up to its first section.
+        title: Of the section. One of this title is replaced, a new one comes last.
+        text: What the section says.
+    """
+    sections: dict[str, str] = {}
+    if path.exists():
+        for part in f"\n{path.read_text()}".split("\n## ")[1:]:
+            name, _, body = part.partition("\n")
+            sections[name] = body.strip("\n")
+    sections[title] = text.strip("\n")
+    path.write_text("\n\n".join([top.strip("\n"), *(f"## {name}\n\n{body}" for name, body in sections.items())]) + "\n")
+
+
+def command_line(script: str, named: Mapping[str, str] | None = None) -> str:
+    """The command of this run, as typed in the folder of the repository.
+
+    Args:
+        script: A file in benchmarks/.
+        named: What stands for arguments that only this machine has, such as folders of pictures.
+    """
+    arguments = [(named or {}).get(argument, argument) for argument in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{script}", *arguments])
+
+
+def bfloat16_support() -> str:
+    """Whether the CPU has instructions for bfloat16, in words."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return "bfloat16 instructions of the CPU unknown"
+    names = {"AVX512-BF16": "avx512_bf16", "AMX": "amx_bf16"}
+    return ", ".join(f"{name} {'yes' if flag in flags else 'no'}" for name, flag in names.items())
 
 
 def cores() -> int:

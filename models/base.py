@@ -155,7 +155,7 @@ class ScoreNet(nn.Module):
         if training:
             self.eval()
         features = self.encode({k: v[None] for k, v in inputs.items()}, maps)
-        extra = None if scores is None else torch.tensor([scores], device=self.device)
+        extra = None if scores is None else torch.tensor([scores], dtype=torch.float32, device=self.device)
         value = float(self(features, extra) if self.reads_scores else self(features))
         if training:
             self.train()

@@ -245,8 +245,8 @@ class PublishedSCC(PublishedNet):
 
         Args:
             pictures: As for the other networks.
-            objects: Slots (20, 773) of each picture, in the form of the result (``data.labels.ObjectLabels.slots``); None
-                where nothing is known of objects.
+            objects: What ``data.labels.ObjectLabels.slots`` gives for each picture, or its slots (20, 773) alone, in the form
+                of the result; None where nothing is known of objects.
 
         Returns:
             One number in [-1, 1] for one picture, a list of numbers for a list.
@@ -259,7 +259,10 @@ class PublishedSCC(PublishedNet):
         if len(slots) != len(items):
             raise ValueError(f"{len(items)} pictures but objects of {len(slots)}")
         with one_thread():
-            values = [self.score_prepared(self.prepare(p, s)) for p, s in zip(items, slots, strict=True)]
+            values = [
+                self.score_prepared(self.prepare(p, *(s if isinstance(s, tuple) else (s,))))
+                for p, s in zip(items, slots, strict=True)
+            ]
         return values[0] if single else values
 
 
@@ -418,12 +421,15 @@ def published_dimension(content: Any) -> str | None:
     return found[0] if len(found) == 1 and any(k.startswith(f"{_BACKBONE_NAMES[found[0]]}.") for k in state) else None
 
 
-def from_published(content: Mapping[str, Any], source: str = "the state dict", **config: Any) -> PublishedNet:
+def from_published(
+    content: Mapping[str, Any], source: str = "the state dict", copy: bool = True, **config: Any
+) -> PublishedNet:
     """Rebuild a network from the content of a published weight file.
 
     Args:
         content: State dict; one level of ``{"state_dict": ...}`` and a prefix ``module.`` are taken off.
         source: Its file, for errors.
+        copy: Leave the tensors of ``content`` alone when the network is trained or moved; takes their memory once more.
         config: Settings of the network beside the weights, such as ``attention``.
 
     Returns:
@@ -444,8 +450,7 @@ def from_published(content: Mapping[str, Any], source: str = "the state dict", *
     own = {k: v for k, v in state.items() if not k.startswith(prefix)}
     own |= {f"backbone.{k}": v for k, v in (vit_to_timm(backbone) if dimension == "CF" else backbone).items()}
     types = {k: v.dtype for k, v in model.state_dict().items()}
-    # copies, which a later training of the network may change
-    model.load_state_dict({k: own[k].detach().to(t, copy=True) for k, t in types.items()}, assign=True)
+    model.load_state_dict({k: own[k].detach().to(t, copy=copy) for k, t in types.items()}, assign=True)
     if dimension != "CF":
         model.backbone.to(memory_format=torch.channels_last)
     return model.requires_grad_().eval()

@@ -192,7 +192,7 @@ def load_model(
     if preset is not None and kind != preset:
         raise ValueError(f"{path} holds a {kind} network, but --preset {preset} was asked for")
     if kind == "published" and content.get("format") != FORMAT:
-        model = from_published(content, str(path))
+        model = from_published(content, str(path), copy=False)
         model.seen = None
     else:
         model = build_model(content, str(path))

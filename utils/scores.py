@@ -326,13 +326,15 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
     return frame
 
 
-def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: str) -> None:
+def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: str, as_published: bool = False) -> None:
     """Write scores in the published form: ``{stem: score}``, sorted by stem.
 
     Args:
         scores: What :func:`read_scores` returned, or the path of a score file.
         out: The JSON file to write.
         dimension: The score to write, CF, SCC or PR.
+        as_published: Name images as the published scripts do: for CF without the last four characters of the file name,
+            so that b.jpeg becomes "b.".
 
     Raises:
         ValueError: If two images have the same stem, or an image has no score.
@@ -340,6 +342,9 @@ def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: st
     frame = scores if isinstance(scores, pd.DataFrame) else read_scores(scores, dimension)
     names = frame["image"].tolist()
     stems = names if frame.attrs.get("by_stem") else _stems(names)
+    if as_published and dimension == "CF" and not frame.attrs.get("by_stem"):
+        stems = [_cut(name) for name in names]
+        _refuse_duplicates(Path(out), stems)
     lacking = frame[~np.isfinite(frame[dimension]) | (frame["error"] != "")]
     if len(lacking):
         name, reason = lacking[["image", "error"]].iloc[0]
@@ -526,9 +531,13 @@ def _keys(names: Sequence[str], frame: pd.DataFrame) -> Sequence[str]:
     if not frame.attrs.get("by_stem"):
         return names
     known = set(frame["image"])
-    # the published CF script takes four characters off a name, whatever its suffix: "b." for b.jpeg
-    cut = [PurePosixPath(name).name[:-4] for name in names]
+    cut = map(_cut, names)
     return [short if stem not in known and short in known else stem for stem, short in zip(_stems(names), cut, strict=True)]
+
+
+def _cut(name: str) -> str:
+    """The key of an image in the published CF results: four characters are taken off, whatever the suffix."""
+    return PurePosixPath(name).name[:-4]
 
 
 def _stems(names: Sequence[str]) -> list[str]:

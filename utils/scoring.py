@@ -373,7 +373,9 @@ def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -
     return "\n".join(lines)
 
 
-def conclude(paths: Mapping[str, Path], main: str, columns: list[str], json_path: Path | None) -> int:
+def conclude(
+    paths: Mapping[str, Path], main: str, columns: list[str], json_path: Path | None, as_published: bool = False
+) -> int:
     """Print the table and where the files are; the exit status."""
     frame = read_scores(paths[main], main)
     print(report(frame, main, columns))
@@ -381,7 +383,7 @@ def conclude(paths: Mapping[str, Path], main: str, columns: list[str], json_path
         print(f"{dimension}: {path}")
     failed = int((frame["error"] != "").sum())
     if json_path is not None and not failed:
-        write_json(frame, json_path, main)
+        write_json(frame, json_path, main, as_published)
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
@@ -432,7 +434,7 @@ def score_one_dimension(description: str | None, dimension: str) -> int:
     made_from, settings = {dimension: model.weights_hash}, chosen_settings(args)
     with open_writer(path, [dimension], images, model, made_from, args.overwrite, settings, objects) as writer:
         score_images(scorer, images, {dimension: writer}, {}, {}, args.workers or worker_count(devices))
-    return conclude({dimension: path}, dimension, [dimension], args.json)
+    return conclude({dimension: path}, dimension, [dimension], args.json, args.published_quirks)
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, str]:

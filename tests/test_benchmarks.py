@@ -1,0 +1,307 @@
+"""The benchmarks compute what their pages say; their pieces are tried on a few small pictures, and nothing is measured."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, make_picture
+from PIL import Image
+from published_layout import cf_layout, pr_layout, scc_layout
+
+from benchmarks import gpu, measure, precision, reference, speed, train_memory
+from benchmarks.weights import fan_in_weights, write_color_prior, write_labels, write_weights
+from data.icqa2k import load_icqa2k
+from data.labels import ObjectLabels, read_color_curves, read_yolo
+from models import load_model
+from utils import scoring
+from utils.arguments import add_fold_arguments, parse_training, training_parser
+
+NAMES = [f"{number}.jpg" for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, name in enumerate(NAMES):
+        Image.fromarray(make_picture(seed, 60, 80)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What benchmarks/weights.py writes, for three pictures."""
+    folder = tmp_path_factory.mktemp("published")
+    write_weights(folder)
+    write_color_prior(folder / "color_.json")
+    write_labels(folder / "labels", NAMES)
+    yield folder
+    shutil.rmtree(folder)  # half a gigabyte, which pytest would keep for a while
+
+
+def process(seconds: float, peak_mib: float = 1000.0) -> measure.Run:
+    return measure.Run(seconds=seconds, cpu_seconds=2 * seconds, other_seconds=0.25, peak_mib=peak_mib)
+
+
+def cells(table: str, start: str) -> list[str]:
+    """The cells of the row of a Markdown table that starts with these characters."""
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+# --- Made-up weights, labels and color prior
+
+
+@pytest.mark.parametrize(("dimension", "layout"), [("CF", cf_layout), ("SCC", scc_layout), ("PR", pr_layout)])
+def test_weight_files_have_the_published_layout_and_load(published: Path, dimension: str, layout: Callable) -> None:
+    state = torch.load(published / f"{dimension}.pth", weights_only=True)
+    assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()} == layout()
+    assert load_model(published / f"{dimension}.pth", dimension=dimension, preset="published").dimension == dimension
+
+
+def test_made_up_weights_follow_their_rule_and_are_always_the_same() -> None:
+    state = fan_in_weights("SCC")
+    again = fan_in_weights("SCC")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    for name, inputs in (("backbone.4.0.conv1.weight", 64 * 9), ("obj_encoder.0.weight", 804)):
+        assert float(state[name].var()) == pytest.approx(1 / inputs, rel=0.05)
+    assert float(state["backbone.1.weight"].mean()) == pytest.approx(1, abs=0.02)
+    assert float(state["backbone.1.running_var"].min()) >= 1
+    assert float(state["regressor.0.bias"].abs().max()) < 0.04
+
+
+@pytest.mark.parametrize("dimension", ["CF", "SCC", "PR"])
+def test_the_reference_gives_the_scores_of_our_networks(published: Path, pictures: Path, dimension: str) -> None:
+    paths = [pictures / name for name in NAMES[: 1 if dimension == "CF" else 3]]  # CF takes a second each
+    found = reference.score_folder(paths, dimension, published)
+    model = load_model(published / f"{dimension}.pth")
+    zeros = [0.0] * len(paths)
+    expected = model.score(paths, cf=zeros, scc=zeros) if dimension == "PR" else model.score(paths)
+    assert found == pytest.approx(expected, abs=2e-6)
+    assert max(map(abs, found)) < 0.99
+    assert dimension == "CF" or np.std(found) > 1e-3
+
+
+def test_labels_have_0_to_10_boxes_by_turns_and_can_be_read(tmp_path: Path) -> None:
+    write_labels(tmp_path, [f"deep/{number}.png" for number in range(12)])
+    boxes = [read_yolo(tmp_path / "deep" / f"{number}.txt") for number in range(12)]
+    assert [len(of_picture) for of_picture in boxes] == [*range(11), 0]
+    rows = np.concatenate([of_picture.rows for of_picture in boxes])
+    edges = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2])
+    assert edges.min() > -1e-5
+    assert edges.max() < 1 + 1e-5
+
+
+def test_the_color_prior_has_curves_of_all_coco_classes(published: Path) -> None:
+    curves = read_color_curves(published / "color_.json").reshape(81, 3, 256)
+    np.testing.assert_allclose(curves[:80].sum(2), 1, atol=1e-5)
+    assert not curves[80].any()
+
+
+# --- Commands and pages
+
+
+def test_infer_pr_takes_the_command_that_is_timed(
+    published: Path, pictures: Path, tmp_path: Path, run: Callable[..., Run]
+) -> None:
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(pictures / NAMES[1], one)
+    command = measure.published_command(one, tmp_path / "scores_PR.csv", published, "bfloat16")
+    assert command[:2] == [sys.executable, measure.ROOT / "infer_PR.py"]
+    assert run("infer_PR.py", *command[2:]).code == 0
+    for dimension in ("CF", "SCC", "PR"):
+        assert NAMES[1] in (tmp_path / f"scores_{dimension}.csv").read_text()
+    assert json.loads((tmp_path / "scores_SCC.csv.json").read_text())["preprocessing"]["precision"] == "bfloat16"
+
+
+def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    measure.write_section(page, "# Title\n\nText.\n", "first", "old")
+    measure.write_section(page, "# Title\n\nText.\n", "second", "| a |\n\nb\n")
+    measure.write_section(page, "# New title", "first", "new\n")
+    assert page.read_text() == "# New title\n\n## first\n\nnew\n\n## second\n\n| a |\n\nb\n"
+
+
+def test_the_recorded_command_has_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/home/me/benchmarks/precision.py", "/home/me/my photos", "--count", "9"])
+    recorded = measure.command_line("precision.py", {"/home/me/my photos": "PHOTOS"})
+    assert recorded == "python benchmarks/precision.py PHOTOS --count 9"
+
+
+# --- speed.py
+
+
+def test_speed_table_and_ratio_follow_from_the_runs() -> None:
+    ours, theirs = [process(2.0), process(3.0, 1400.0), process(10.0)], [process(8.0), process(15.0), process(20.0)]
+    table = speed.speed_table({"ours": ours, speed.REFERENCE: theirs}, count=60)
+    assert cells(table, "ours") == ["ours", "**3.00**", "2.00, 3.00, 10.00", "20.00", "6.00", "1400", "0.2, 0.2, 0.2"]
+    assert cells(table, speed.REFERENCE)[1:4] == ["**15.00**", "8.00, 15.00, 20.00", "4.00"]
+    assert speed.ratio(ours, theirs) == "infer_PR.py is **4.0 times** as fast (pair by pair 2.0 to 5.0)."
+    whole = speed.result("ours", {"other": theirs, "ours": ours, speed.REFERENCE: theirs}, 60, {"import": 1.0}, {"work": 0.1})
+    assert "other |" not in whole
+    assert "| import, once | 1000 | 14.3% |" in whole  # 1 of 7 seconds
+    assert "| work, a picture | 100.00 | 85.7% |" in whole
+
+
+def test_stages_of_a_compact_network_are_timed(weights: dict[str, Path], pictures: Path) -> None:
+    once, each = speed.time_stages(pictures, lambda: speed.compact_scorer(weights["CF"].parent))
+    assert list(once) == ["load weights"]
+    after = [f"{dimension} after the backbone" for dimension in ("CF", "SCC", "PR")]
+    assert sorted(each) == sorted(["decode", "is it gray?", "preprocess", "backbone", *after, "all else"])
+
+
+def test_stages_of_a_published_network_are_timed_and_the_clocks_are_taken_off(published: Path, pictures: Path) -> None:
+    def make_scorer() -> scoring.Scorer:
+        labels = ObjectLabels(published / "labels", read_color_curves(published / "color_.json"))
+        return scoring.Scorer({"SCC": load_model(published / "SCC.pth")}, ["cpu"], labels)
+
+    read = scoring.read_rgb
+    _, each = speed.time_stages(pictures, make_scorer)
+    assert sorted(each) == sorted(["decode", "is it gray?", "prepare, 224x224", "labels", "SCC network", "all else"])
+    assert each["SCC network"] > each["labels"] > 0
+    assert scoring.read_rgb is read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "bfloat16"], "--precision is for --preset published"),
+        (["--preset", "published", "--weights-dir", "weights"], "--weights-dir is for the compact preset"),
+    ],
+)
+def test_speed_refuses_what_does_not_go_together(run: Callable[..., Run], arguments: list[str], message: str) -> None:
+    done = run("benchmarks/speed.py", *arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+# --- precision.py
+
+
+def test_scores_of_two_precisions_are_compared() -> None:
+    exact, rounded = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.21, 0.28, 0.27])
+    found = precision.compare(exact, rounded)
+    assert found["SRCC"] == pytest.approx(0.8)  # one neighboring pair changed places
+    assert found["largest"] == pytest.approx(0.13)
+    assert found["mean"] == pytest.approx(0.04)
+    assert found["spread"] == pytest.approx(0.1118, abs=1e-4)
+    assert cells(precision.table({"CF": found}), "CF") == ["CF", "**0.80000**", "1.3e-01", "4.0e-02", "0.112"]
+
+
+def test_photographs_are_spaced_evenly() -> None:
+    names = [f"{number:02d}" for number in range(10)]
+    assert precision.evenly(names, 4) == ["00", "03", "06", "09"]
+    assert precision.evenly(names, 10) == precision.evenly(names, 99) == names
+
+
+def test_precision_scores_photographs_twice_and_names_what_cannot_be_read(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(pictures, photos)
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    monkeypatch.setattr(precision, "NETWORKS", {"SCC": precision.NETWORKS["SCC"]})  # the quickest
+    monkeypatch.setattr(sys, "argv", ["precision.py", str(photos)])
+    assert precision.main() == 0
+    printed = capsys.readouterr()
+    assert "3 photographs, evenly spaced over the 4 of the folder" in printed.out
+    largest, spread = (float(cells(printed.out, "SCC")[column]) for column in (2, 4))
+    assert 0 < largest < 0.02  # rounded, but little
+    assert spread > 0
+    assert printed.err.count("broken.jpg") == 2
+
+
+# --- train_memory.py
+
+
+def test_many_training_pictures_are_cut_from_a_few(tmp_path: Path) -> None:
+    folder = tmp_path / train_memory.TRAIN
+    folder.mkdir()
+    for seed, stem in enumerate(("BIG_000000000001", "CIC_000000000001")):
+        Image.fromarray(make_picture(seed, 60, 80)).save(folder / f"{stem}.jpg")
+    for dimension in ("CF", "PR"):
+        mos = {"BIG_000000000001": 0.5, "CIC_000000000001": -0.25}
+        (tmp_path / f"{train_memory.TRAIN}_{dimension}_mos.json").write_text(json.dumps(mos))
+    train_memory.enlarge(tmp_path, 12)
+    frame = load_icqa2k(tmp_path, "train")  # which refuses pictures without ratings and ratings without pictures
+    assert len(frame) == 12
+    assert frame["scene"].value_counts().to_list() == [5, 5, 2]
+    assert sorted(frame["CF"]) == [-0.25] * 6 + [0.5] * 6
+    assert len({path.read_bytes() for path in folder.iterdir()}) == 12
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_train_cf_takes_the_command_that_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointed: bool
+) -> None:
+    command = train_memory.training_command(tmp_path, tmp_path / "run", 12, 24, checkpointed)
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in command[1:]])
+    parser = training_parser(None)
+    add_fold_arguments(parser)
+    args = parse_training(parser, "CF")
+    assert (args.preset, args.batch_size, args.limit, args.epochs, args.folds) == ("published", 12, 24, 1, 0)
+    assert args.cache == tmp_path / "run" / "cache"
+    assert args.checkpoint_activations == checkpointed
+
+
+def test_memory_table_counts_the_pictures_that_were_not_read() -> None:
+    cached = 3 * 384 * 384 + 128
+    trainings = [
+        train_memory.Training(False, 1600, 24, 2, process(90, 9000.0), 60.0, cached),
+        train_memory.Training(True, 1600, 24, 2, process(120, 4000.0), 80.0, cached),
+    ]
+    table = train_memory.table(trainings, 12)
+    assert cells(table, "no") == ["no", "24 of 1600", "**9000**", "9665", "60.0", "30.0"]  # 1576 pictures, 665 MiB
+    assert cells(table, "yes") == ["yes", "24 of 1600", "**4000**", "4665", "80.0", "40.0"]
+    assert "- without `--checkpoint-activations`, batch 12: 10135 MB, does not fit in 6 GB" in table
+    assert "- with `--checkpoint-activations`, batch 12: 4892 MB, fits in 6 GB" in table
+    assert "0.44 MB a picture, 8.0 times less than the 3.54 MB" in table
+
+
+# --- gpu.py
+
+
+def test_operations_are_those_of_the_known_backbones() -> None:
+    # multiplications and additions of torchvision's and timm's tables, two operations each
+    assert gpu.operations("SCC") == pytest.approx(2 * 1.82e9, rel=0.01)
+    assert gpu.operations("PR") == pytest.approx(2 * 4.09e9, rel=0.01)
+    assert gpu.operations("CF") == pytest.approx(2 * 55.5e9, rel=0.01)
+
+
+def test_gpu_table_sets_rates_against_the_peak() -> None:
+    measured = {
+        (32, False): {"CF": 500.0, gpu.ALL: None},
+        (32, True): {"CF": 1000.0, gpu.ALL: 800.0},
+        (1, False): {"CF": 50.0, gpu.ALL: 40.0},
+        (1, True): {"CF": 100.0, gpu.ALL: 80.0},
+    }
+    work = {"CF": 10**11, "SCC": 10**10, "PR": 10**10}
+    table = gpu.table(measured, work, peak=2e14, names=["CF", gpu.ALL])
+    assert cells(table, "CF | 1 ") == ["CF", "1", "50.0", "2.5%", "100.0", "5.0%"]
+    assert cells(table, "all three | 1 ") == ["all three", "1", "40.0", "2.4%", "80.0", "4.8%"]
+    assert cells(table, "all three | 32") == ["all three", "32", "out of memory", "-", "800.0", "48.0%"]
+
+
+def test_gpu_tries_itself_on_the_cpu(run: Callable[..., Run]) -> None:
+    quick = ["--device", "cpu", "--quick", "--batch", "1", "--network", "SCC", "--precision", "float32", "tf32"]
+    done = run("benchmarks/gpu.py", *quick)
+    assert done.code == 0
+    assert float(cells(done.out, "SCC | 1 ")[2]) > 0
+    assert "tf32: only on a GPU" in done.out
+
+
+def test_gpu_says_in_a_line_that_there_is_no_gpu(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = run("benchmarks/gpu.py")
+    assert done.code == 1
+    assert done.err.startswith("no CUDA device: ")
+    assert done.err.count("\n") == 1
+
+
+def test_gpu_writes_no_page_about_a_cpu(run: Callable[..., Run]) -> None:
+    assert run("benchmarks/gpu.py", "--device", "cpu", "--quick", "--write").code == 2
