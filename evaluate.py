@@ -12,6 +12,7 @@ dimension the table compares the network with a trivial predictor, the mean MOS 
 """
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -252,5 +253,8 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except BrokenPipeError:  # what reads the tables has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
+        raise SystemExit(141) from None
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -79,8 +79,8 @@ def main() -> int:
             sources[dimension] = branches[dimension].weights_hash
             # beside the PR file, whose own name tells them from those of other folders
             paths[dimension] = path.with_name(f"{path.stem.removesuffix('_PR')}_{dimension}.csv")
-            shipped = f"{dimension}.pth" if args.preset == "published" else "the shipped weights"
-            origin = shipped if weights == dimension else weights
+            shipped = weights == dimension and args.preset != "published"
+            origin = "the shipped weights" if shipped else branches[dimension].source
             print(f"no --{dimension.lower()}: {dimension} is computed with {origin}")
         else:
             scores, failed = given_scores(images, file, dimension)
@@ -88,14 +88,19 @@ def main() -> int:
                 known.setdefault(name, {})[dimension] = score
             unscorable |= failed
             sources[f"{dimension} file"] = sha256(file)
+    if args.attention is not None and "SCC" not in branches:
+        raise ValueError("--attention is for computing SCC, but --scc gives it")
     branches["PR"] = load_model(args.weights, dimension="PR", preset=args.preset)
     paths["PR"] = path
+    if args.weights == "PR" and args.preset == "published":
+        print(f"PR weights: {branches['PR'].source}")
     objects = find_objects(args, branches.get("SCC", branches["PR"]), images)
 
     check_json(args.json, paths)
     devices = devices_of(args.device)
     scorer = make_scorer(branches, devices, args, objects)
     settings = chosen_settings(args)
+    graph = branches["SCC"].preprocessing().get("attention") if "SCC" in branches else None
     with contextlib.ExitStack() as stack:
         writers = {}
         for dimension, target in paths.items():
@@ -103,8 +108,9 @@ def main() -> int:
             columns = ["PR", "CF", "SCC"] if dimension == "PR" else [dimension]
             made_from = {dimension: model.weights_hash} | (sources if dimension == "PR" else {})
             seen_objects = objects if dimension != "CF" else None
+            own = settings | ({"attention": graph} if dimension == "PR" and graph else {})
             writers[dimension] = stack.enter_context(
-                open_writer(target, columns, images, model, made_from, args.overwrite, settings, seen_objects)
+                open_writer(target, columns, images, model, made_from, args.overwrite, own, seen_objects)
             )
         score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
     return conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks)

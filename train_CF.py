@@ -11,10 +11,11 @@ and test.json; ``--resume`` goes on with a run that was stopped. docs/reproduce.
 from functools import partial
 
 from utils.arguments import add_fold_arguments, parse_training, training_parser
-from utils.runs import start_model, train_branch
+from utils.runs import one_line_errors, start_model, train_branch
 
 
 def main() -> None:
+    one_line_errors()
     parser = training_parser(__doc__)
     add_fold_arguments(parser)
     args = parse_training(parser, "CF")

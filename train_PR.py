@@ -20,7 +20,18 @@ import pandas as pd
 from utils import distributed
 from utils.arguments import parse_training, training_parser
 from utils.engine import fit
-from utils.runs import dataset_maker, divide, finish, load_data, settle_seed, start_model, sub_scores, training_record
+from utils.runs import (
+    dataset_maker,
+    divide,
+    finish,
+    load_data,
+    one_line_errors,
+    settle_scenes,
+    settle_seed,
+    start_model,
+    sub_scores,
+    training_record,
+)
 
 
 def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
@@ -49,6 +60,7 @@ def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
 
 
 def main() -> None:
+    one_line_errors()
     parser = training_parser(__doc__)
     parser.add_argument("--cf", type=Path, nargs="+", required=True, metavar="CSV", help="predicted CF, out-of-fold first")
     parser.add_argument("--scc", type=Path, nargs="+", required=True, metavar="CSV", help="predicted SCC, likewise")
@@ -61,7 +73,7 @@ def main() -> None:
     args = parse_training(parser, "PR")
     args.device = distributed.setup(args.device)
     settle_seed(args)
-    parts = divide(args, load_data(args.data, "PR", args.mos_range), "PR")
+    parts = divide(args, settle_scenes(args, load_data(args.data, "PR", args.mos_range)), "PR")
     model = start_model(args, "PR")
 
     sub = {}

@@ -28,7 +28,7 @@ from utils.color import gray_version, rgb_to_lab
 from utils.engine import augment, collate, epoch_generator, to_device, write_history
 from utils.files import picture_id
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
-from utils.runs import start_model, train_branch
+from utils.runs import one_line_errors, start_model, train_branch
 
 _HELD_OUT = 0.05  # share of the photographs on which the prior is measured
 
@@ -139,6 +139,7 @@ def train_prior(model: SemanticConsistencyNet, args: argparse.Namespace, device:
 
 
 def main() -> None:
+    one_line_errors()
     parser = training_parser(__doc__)
     add_fold_arguments(parser)
     parser.add_argument("--photos", type=Path, help="folder of natural photographs for the color prior")

@@ -327,10 +327,14 @@ def main() -> None:
     parts = ", ".join(f"{split} {len(RECIPES) * n} pictures of {n} scenes" for split, n in counts.items())
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"stand-in for ICQA-2K: {parts}, {size / 1e6:.1f} MB, in {args.out}\n\nNext, for example:")
-    out, test = shlex.quote(str(args.out)), shlex.quote(str(args.out / split_folder("test")))
-    print(f"  python train_CF.py --data {out} --output runs/standin_cf --epochs 1")
-    print(f"  python infer_CF.py {test} --weights runs/standin_cf/best.pt -o runs/standin_cf.csv")
-    print(f"  python infer_PR.py {test} -o runs/standin_pr.csv    # all three scores, with the shipped weights")
+    out, test, labels, prior = (
+        shlex.quote(str(args.out / name)) for name in ("", split_folder("test"), "labels", "color_.json")
+    )
+    run = "runs/standin_scc"
+    print(f"  python train_SCC.py --preset published --data {out} --random-init --epochs 1 --folds 0 --output {run}")
+    print(f"  python infer_SCC.py {test} --weights {run}/best.pt --labels {labels} --color-prior {prior} -o {run}.csv")
+    print(f"  python evaluate.py --predictions {run}.csv --dataset icqa2k --root {out} --compare-published")
+    print("\nThe other networks, and the order of it all: docs/reproduce.md")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class PublishedPictures(Dataset):
         file = self.file(index)
         try:
             return np.load(file)
-        except (OSError, ValueError):  # not made yet, or a file that something else damaged
+        except (OSError, ValueError, EOFError):  # not made yet, or a file that something else damaged
             levels = resized(read_rgb(self.paths[index]), self.size, self.resize)
             buffer = io.BytesIO()
             np.save(buffer, levels)

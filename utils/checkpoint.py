@@ -121,13 +121,13 @@ def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Modu
     raise ValueError(f"{source}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
 
 
-def find_published(name: str) -> Path:
-    """A file of the published repository: in the current folder, beside our scripts, or in ``weights/``.
+def find_published(name: str, *also: Path) -> Path:
+    """A file of the published repository: in the current folder, beside our scripts, in ``weights/``, or in folders named.
 
     Raises:
         FileNotFoundError: If it is in none of them; says where to get it and where to put it.
     """
-    folders = list(dict.fromkeys((Path().resolve(), SHIPPED.parent, SHIPPED)))
+    folders = list(dict.fromkeys((Path().resolve(), SHIPPED.parent, SHIPPED, *(folder.resolve() for folder in also))))
     for folder in folders:
         if (folder / name).exists():
             return folder / name
@@ -167,8 +167,8 @@ def load_model(
         attention: Graph of the object attention of a published SCC network, "infer" or "train"; None for its own.
 
     Returns:
-        The network in evaluation mode. ``weights_hash`` is the SHA-256 of the file; ``seen`` holds the file sizes and the
-        fingerprints (``picture_id``) of the pictures it was trained on, None if the file does not say.
+        The network in evaluation mode. ``source`` is the file, ``weights_hash`` its SHA-256; ``seen`` holds the file sizes and
+        the fingerprints (``picture_id``) of the pictures it was trained on, None if the file does not say.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -190,7 +190,7 @@ def load_model(
     if dimension is not None and found != dimension:
         raise ValueError(f"{path} holds a {found} network, expected {dimension}")
     if preset is not None and kind != preset:
-        raise ValueError(f"{path} holds a {kind} network, but --preset {preset} was asked for")
+        raise ValueError(f"{path} holds a network of the preset {kind}, expected {preset}")
     if kind == "published" and content.get("format") != FORMAT:
         model = from_published(content, str(path), copy=False)
         model.seen = None
@@ -203,4 +203,5 @@ def load_model(
         model.set_attention(attention)
     model = model.to(device).eval()
     model.weights_hash = sha256(path)
+    model.source = path
     return model

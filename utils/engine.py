@@ -49,6 +49,9 @@ _SETTINGS = (  # arguments that decide where training ends up; a run goes on wit
     "schedule",
     "stop_loss",
     "best_epoch",
+    "attention",
+    "labels",
+    "color_prior",
 )
 
 
@@ -261,7 +264,8 @@ def fit(
     if args.resume and output is not None and (output / "last.pt").is_file():
         state = read_checkpoint(output / "last.pt")
         begun = state.get("settings", {"epochs": state["epochs"]})
-        other = [f"--{k.replace('_', '-')} {v}" for k, v in begun.items() if getattr(args, k) != v]
+        now = settings_of(args)
+        other = [f"--{k.replace('_', '-')} {v}" for k, v in begun.items() if now[k] != v]
         if other:
             raise ValueError(f"{output} was started with {', '.join(other)}; a run goes on only with the same settings")
         model.load_state_dict(state["model"])
@@ -339,7 +343,7 @@ def fit(
                 best=best,
                 best_epoch=best_epoch,
                 history=history,
-                settings={k: getattr(args, k) for k in _SETTINGS},
+                settings=settings_of(args),
             )
             write_history(output / "metrics.csv", history)
             for key, value in row.items():
@@ -357,6 +361,12 @@ def fit(
     distributed.barrier()
     content = read_checkpoint(output / "best.pt")
     return build_model(content, str(output / "best.pt")).to(device).eval()
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that decide where training ends up, in a form that checkpoints hold."""
+    values = {k: getattr(args, k, None) for k in _SETTINGS}  # some are of one script only
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
 
 def summary_writer(output: Path, start: int) -> Any:

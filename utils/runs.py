@@ -3,8 +3,10 @@
 import argparse
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from data.labels import ObjectLabels, read_color_curves
 from data.pictures import PublishedPictures, RatedPictures, with_paths
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
 from data.table import load_dataset
-from models.backbone import load_pretrained
+from models.backbone import UnreachableError, load_pretrained
 from models.base import ScoreNet
 from models.published import load_start_weights
 from utils import distributed
@@ -26,6 +28,19 @@ from utils.metrics import correlations, within_scene_srcc
 from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
 
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
+
+
+def one_line_errors() -> None:
+    """Let wrong input end the process with one line, as in the inference scripts; a bug keeps its traceback."""
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, (OSError, ValueError, UnreachableError)):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
@@ -74,28 +89,52 @@ def rated(frame: pd.DataFrame, dimension: str) -> pd.DataFrame:
     return rows
 
 
+def settle_scenes(args: argparse.Namespace, frame: pd.DataFrame) -> pd.DataFrame:
+    """What is to become of given train and test pictures that share scenes, as ``--shared-scenes`` says.
+
+    Returns:
+        The table; without its column ``split`` if all pictures are to be split anew.
+
+    Raises:
+        ValueError: If they share scenes and nothing is said of it; names one.
+    """
+    shared = shared_scenes(frame)
+    if not shared:
+        return frame
+    print(f"WARNING: the given train and test pictures share {len(shared)} of {frame['scene'].nunique()} scenes")
+    if args.shared_scenes == "keep":
+        print("they are kept as they are: test results are in part those of scenes trained on")
+        return frame
+    if args.shared_scenes == "resplit":
+        anew = frame.drop(columns="split")
+        anew.attrs = frame.attrs
+        return anew
+    raise ValueError(
+        f"the given train and test pictures share {len(shared)} scenes, e.g. {min(shared)}, so test results would not "
+        "be those of unseen scenes; pass --shared-scenes keep to take both as they are, as published, or "
+        "--shared-scenes resplit to split all pictures anew by scene"
+    )
+
+
 def divide(args: argparse.Namespace, frame: pd.DataFrame, dimension: str) -> dict[str, pd.DataFrame]:
     """Train, validation and test part by scene, written to ``split.txt`` beside the run; rated pictures only.
 
+    Args:
+        args: Arguments of the script.
+        frame: What ``settle_scenes`` gave. Given test pictures that share scenes with the others are the test part.
+        dimension: CF, SCC or PR.
+
     Raises:
-        ValueError: If two parts share a scene; names it.
+        ValueError: If two other parts share a scene; names it.
     """
     recorded = args.output / "split.txt"
-    shared = shared_scenes(frame)
     fixed = frame.iloc[:0]  # test pictures whose scenes are also trained on; no split by scene can say so
-    if shared:
-        print(f"WARNING: the given train and test pictures share {len(shared)} of {frame['scene'].nunique()} scenes")
-        if args.shared_scenes == "keep":
-            print("they are kept as they are: test results are in part those of scenes trained on")
-            fixed, frame = select(frame, frame["split"] == "test"), select(frame, frame["split"] != "test")
-        elif args.shared_scenes == "resplit":
-            frame = frame.drop(columns="split")
-        else:
-            raise ValueError(
-                f"the given train and test pictures share {len(shared)} scenes, e.g. {min(shared)}, so test results would not "
-                "be those of unseen scenes; pass --shared-scenes keep to take both as they are, as published, or "
-                "--shared-scenes resplit to split all pictures anew by scene"
-            )
+    if shared_scenes(frame):
+        fixed, frame = select(frame, frame["split"] == "test"), select(frame, frame["split"] != "test")
+    if args.strict_recipe and "split" not in frame and args.split is None:
+        print(
+            "WARNING: no test pictures are given and no seed, so each network gets a split of its own; pass --split or --seed"
+        )
     if args.resume and recorded.is_file():
         parts = apply_split(frame, read_split(recorded))
     elif args.split is not None:
@@ -139,7 +178,10 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
     torch.manual_seed(args.seed)
     network = networks_of(args.preset)[dimension]
     if args.init is not None:
-        model = load_model(args.init, dimension=dimension, preset=args.preset)
+        try:
+            model = load_model(args.init, dimension=dimension, preset=args.preset)
+        except ValueError as error:
+            raise ValueError(f"--init {error}") from error
     elif args.preset == "published":
         model = network(**({"backbone": args.backbone} if args.backbone else {}))
         print("backbone weights: random" if args.random_init else load_start_weights(model, args.backbone_weights))
@@ -262,7 +304,7 @@ def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[
     """
     args.device = distributed.setup(args.device)
     settle_seed(args)
-    frame = load_data(args.data, dimension, args.mos_range)
+    frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
     parts = divide(args, frame, dimension)
     used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
     rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
@@ -271,6 +313,9 @@ def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[
         raise ValueError(f"--oof {args.oof} needs --folds, and a name that ends in .csv")
     if args.folds:
         scene_folds(rest, args.folds, args.seed)
+    if not args.resume and distributed.is_main():
+        for earlier in args.output.glob("fold*/last.pt"):  # of another run, which a later --resume must not take up
+            earlier.unlink()
     model = make_model()
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
     make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))

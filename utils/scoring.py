@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from data.labels import LabelError, ObjectLabels, read_color_curves
+from data.labels import CLASSES, CURVE, LabelError, ObjectLabels, read_color_curves
 from models.base import PRECISIONS, CompactNet, Inputs, Maps, ScoreNet
 from utils import startup
 from utils.checkpoint import PRESETS, find_published, load_model
@@ -244,7 +244,7 @@ class Objects:
 
 
 def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -> Objects | None:
-    """What ``--labels`` and ``--color-prior`` name, by default ``labels`` and ``color_.json`` beside the scripts.
+    """What ``--labels`` and ``--color-prior`` name, by default ``labels`` and ``color_.json`` where ``find_published`` looks.
 
     Returns:
         None if the network reads no objects.
@@ -257,8 +257,13 @@ def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -
         if args.labels is not None or args.color_prior is not None:
             raise ValueError("--labels and --color-prior are for a published SCC network; the weights hold another one")
         return None
-    prior = args.color_prior or find_published("color_.json")
-    folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels")
+    if args.labels == "none" and args.color_prior is None:
+        no_curves = np.zeros((CLASSES, CURVE), np.float32)  # without objects there is nothing to look up
+        return Objects(ObjectLabels(None, no_curves, args.published_quirks), {}, {})
+    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
+    prior = args.color_prior or find_published("color_.json", beside)
+    folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
+    print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
     labels = ObjectLabels(folder, read_color_curves(prior), args.published_quirks)
     files = {name: file for name in images.names if (file := labels.file(name)) is not None}
     without = len(images.names) - len(files)
@@ -426,6 +431,8 @@ def score_one_dimension(description: str | None, dimension: str) -> int:
     args = inference_parser(description, dimension).parse_args()
     images = list_images(args.images)
     model = load_model(args.weights, dimension=dimension, preset=args.preset, attention=getattr(args, "attention", None))
+    if args.weights == dimension and model.preset == "published":
+        print(f"{dimension} weights: {model.source}")
     objects = find_objects(args, model, images) if dimension == "SCC" else None
     path = output_path(args.output, args.images, dimension)
     check_json(args.json, {dimension: path})
