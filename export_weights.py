@@ -7,7 +7,6 @@ It also takes a published file, and so turns one spelling of the CF keys into th
 """
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
@@ -29,10 +28,8 @@ def main() -> None:
         state = to_published(model, args.spelling)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(args.output, buffer.getvalue())
-    print(f"{model.dimension}: {len(state)} tensors, {len(buffer.getvalue()) / 1e6:.0f} MB, in {args.output}")
+    write_atomic(args.output, lambda file: torch.save(state, file))
+    print(f"{model.dimension}: {len(state)} tensors, {args.output.stat().st_size / 1e6:.0f} MB, in {args.output}")
 
 
 if __name__ == "__main__":

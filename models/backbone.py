@@ -101,15 +101,7 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
         UnreachableError: If neither package nor hub can be had; says what to install or where to put a file.
     """
     if weights is not None:
-        if not weights.is_file():
-            raise FileNotFoundError(f"no backbone weights at {weights}")
-        try:
-            state = timm.models.load_state_dict(str(weights), weights_only=True)
-        except Exception as error:  # torch, pickle and safetensors raise many kinds; every one means an unreadable file
-            raise ValueError(
-                f"{weights} cannot be read as weights ({type(error).__name__}); expected a state dict of {backbone.name} "
-                "(.pth, .bin, .safetensors) or a checkpoint of this project"
-            ) from error
+        state = read_state(weights, backbone.name)
         prefix = "backbone.net."
         if any(k.startswith(prefix) for k in state):  # a checkpoint of ours
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -142,6 +134,24 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
         ) from error
     _load(backbone.net, source, "timm's hub")
     return f"backbone weights: {backbone.name} from timm's hub"
+
+
+def read_state(path: Path, name: str) -> dict[str, Tensor]:
+    """Tensors of a weight file of the network ``name``.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no backbone weights at {path}")
+    try:
+        return timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors raise many kinds; every one means an unreadable file
+        raise ValueError(
+            f"{path} cannot be read as weights ({type(error).__name__}); expected a state dict of {name} "
+            "(.pth, .bin, .safetensors) or a checkpoint of this project"
+        ) from error
 
 
 def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:

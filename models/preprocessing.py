@@ -79,15 +79,9 @@ class Preprocess(nn.Module):
         Raises:
             ValueError: If shape, type or range is not as above.
         """
-        if rgb.ndim != 3 or rgb.shape[0] != 3 or 0 in rgb.shape:
-            raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}")
+        check_picture(rgb)
         if rgb.is_floating_point():
-            low, high = rgb.aminmax()
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
             rgb = rgb.float()
-        elif rgb.dtype != torch.uint8:
-            raise ValueError(f"a picture must be uint8 or floating point, got {rgb.dtype}")
         inputs = {"rgb": self._resize(rgb)}
         if chroma:
             inputs["chroma"] = self._chroma_maps(rgb)
@@ -162,6 +156,22 @@ class Preprocess(nn.Module):
                 torch.exp(-squared * (_AB_SCALE / _GRAY_CHROMA) ** 2),
             )
         )
+
+
+def check_picture(rgb: Tensor) -> None:
+    """Check that a tensor is sRGB of shape (3, H, W), uint8 or floating point in [0, 1].
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if rgb.ndim != 3 or rgb.shape[0] != 3 or 0 in rgb.shape:
+        raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}")
+    if rgb.is_floating_point():
+        low, high = rgb.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+    elif rgb.dtype != torch.uint8:
+        raise ValueError(f"a picture must be uint8 or floating point, got {rgb.dtype}")
 
 
 def _as_float(rgb: Tensor) -> Tensor:

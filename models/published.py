@@ -21,8 +21,9 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError
+from models.backbone import UnreachableError, read_state
 from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, to_tensor
+from models.preprocessing import check_picture
 from utils.color import linear_to_lab, srgb_to_linear
 
 SLOTS = 20  # objects of a picture that the SCC network reads
@@ -345,15 +346,9 @@ def resized(picture: Picture, size: int, resize: str) -> np.ndarray:
         sRGB, uint8, shape (size, size, 3).
     """
     pixels = to_tensor(picture)
-    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
-        raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(pixels.shape)}")
+    check_picture(pixels)
     if pixels.is_floating_point():
-        low, high = pixels.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
         pixels = (pixels.detach().float() * 255).round().to(torch.uint8)
-    elif pixels.dtype != torch.uint8:
-        raise ValueError(f"a picture must be uint8 or floating point, got {pixels.dtype}")
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
     return np.array(image.resize((size, size), _FILTERS[resize]))
 
@@ -591,15 +586,7 @@ def _read_backbone(path: Path, model: PublishedNet) -> dict[str, Tensor]:
         if not files:
             raise FileNotFoundError(f"no model.safetensors or pytorch_model.bin in {path}; expected a folder of transformers")
         path = files[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"no backbone weights at {path}")
-    try:
-        state = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors raise many kinds; every one means an unreadable file
-        raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}); expected a state dict of {model.config['backbone']} "
-            "(.pth, .bin, .safetensors)"
-        ) from error
+    state = read_state(path, model.config["backbone"])
     for prefix in ("module.", f"{_BACKBONE_NAMES[model.dimension]}.", "backbone."):
         if any(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -14,6 +14,7 @@ import torch
 from golden import FIGURES, NAMES, digest, golden_state, labels, write_inputs
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
+from readers import meta_of, rows_of
 from scipy import stats
 
 from data.labels import ObjectLabels, read_color_curves
@@ -36,15 +37,6 @@ Runner = Callable[..., object]
 
 
 # --- helpers
-
-
-def rows_of(path: Path) -> dict[str, dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["image"]: row for row in csv.DictReader(file)}
-
-
-def meta_of(path: Path) -> dict:
-    return json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
 
 
 def column(path: Path, dimension: str) -> list[float]:

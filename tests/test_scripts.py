@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
 from models import load_model
@@ -41,15 +42,6 @@ Runner = Callable[..., object]
 
 
 # --- helpers
-
-
-def rows_of(path: Path) -> dict[str, dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["image"]: row for row in csv.DictReader(file)}
-
-
-def meta_of(path: Path) -> dict:
-    return json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
 
 
 def history_of(folder: Path) -> list[dict[str, str]]:

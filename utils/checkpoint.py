@@ -1,6 +1,5 @@
 """Saving and loading weights: plain tensors, numbers and strings, read with ``weights_only``, written atomically."""
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,7 @@ def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: A
         "model": state,
         **extra,
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, lambda file: torch.save(content, file))
 
 
 def read_weights(path: Path) -> Any:

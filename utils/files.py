@@ -3,17 +3,20 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomic(path: str | Path, data: str | bytes) -> None:
+def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, or a kill at any moment, finds the old content or the new one and never a part.
 
     Folders above the file are created. The permissions are those of any new file, set by the umask.
 
     Args:
         path: The file to create or replace.
-        data: Its whole content; text is written as UTF-8, with its line ends as they are.
+        data: Its whole content; text is written as UTF-8, with its line ends as they are. Or what writes it, for content
+            that need not be in memory twice.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +24,10 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
         os.replace(temporary, path)
