@@ -34,7 +34,7 @@ SLOW = """
 import runpy, time
 from utils import scoring
 real = scoring.Scorer.__call__
-scoring.Scorer.__call__ = lambda *values: (time.sleep(0.1), real(*values))[1]
+scoring.Scorer.__call__ = lambda *values: (time.sleep(0.02), real(*values))[1]
 runpy.run_path("infer_CF.py", run_name="__main__")
 """
 
@@ -683,7 +683,14 @@ def many(rated, tmp_path_factory) -> Path:
 def start_and_stop(repo: Path, how: signal.Signals, arguments: list[object], journal: Path, rows: int) -> tuple[int, str]:
     """Run infer_CF.py in a process of its own and stop it once its journal has so many lines; exit code and errors."""
     command = [sys.executable, "-c", SLOW, *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=repo,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
+    )
     deadline = time.monotonic() + 300
     while not journal.exists() or journal.read_bytes().count(b"\n") < rows:
         assert process.poll() is None, process.stderr.read()
