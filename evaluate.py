@@ -1,17 +1,21 @@
-"""How well do scores agree with people: tables of SRCC, KRCC, PLCC and RMSE with intervals.
+"""How well do scores agree with people: tables of SRCC, KRCC, PLCC, RMSE, pairs and methods with intervals.
 
     python evaluate.py --predictions cf.csv scc.csv pr.csv --mos mos.csv --output results/own
     python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
     python evaluate.py --predictions ICQA_2K_test_CF_result.json --dataset icqa2k --root ICQA_2K --compare-published
+    python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
+    python evaluate.py --predictions pr.csv --dataset cin25 --ratings ratings.csv --mos-range 1 5
 
 Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
-path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV (data/README.md), ICQA-2K or HECD. For each
-dimension the table compares the network with a trivial predictor, the mean MOS of the picture's method in other scenes.
+path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
+For each dimension the tables set the network beside a trivial predictor, the mean MOS of the picture's method in other scenes.
 
---output gets metrics.csv, table.md, table.tex and predictions.csv, in which pictures without a score have an empty prediction.
+--output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
+predictions.csv, in which pictures without a score have an empty prediction.
 """
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -21,20 +25,29 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from data.cin25 import load_cin25
 from data.hecd import load_hecd
 from data.icqa2k import SPLITS, load_icqa2k, split_folder
 from data.table import load_table
+from utils.compare import compact_comparison, compare, comparison_notes
 from utils.evaluation import (
     IN_SAMPLE,
+    METHOD_COLUMNS,
+    METRICS,
+    NETWORK_COLUMNS,
     Joined,
+    Predictor,
     Scores,
     as_latex,
     as_markdown,
     as_text,
     compact,
+    compact_methods,
+    compact_pairs,
     evaluate,
     join,
     method_means,
+    method_table,
     notes_of,
     read_predictions,
     require_rows,
@@ -42,6 +55,7 @@ from utils.evaluation import (
 )
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
+from utils.pairs import NOISE
 from utils.scores import DIMENSIONS
 
 PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
@@ -52,6 +66,7 @@ SAMPLES = {
     IN_SAMPLE: "IN-SAMPLE",
     "unknown": "it does not say whether the weights have seen these pictures",
 }
+METHOD_MEAN = "method-mean"  # as a second predictor
 _MOST_NAMES = 10  # on the console
 
 
@@ -70,18 +85,24 @@ def parse_args() -> argparse.Namespace:
     add("--predictions", nargs="+", required=True, metavar="FILE", help="score files; FILE:CF to say the dimension")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
-    source.add_argument("--dataset", choices=("icqa2k", "hecd"), help="a known data set, in --root")
+    source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
     add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
+    add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id without a header")
     add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
     add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1)")
     add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
+    # measures
+    add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
+    add("--versus", nargs="+", metavar="FILE", help=f"score files of a second predictor to compare with, or {METHOD_MEAN}")
     # run
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     args = parser.parse_args()
-    if args.dataset and args.root is None:
+    if (args.dataset == "cin25") != (args.ratings is not None):
+        parser.error("--dataset cin25 and --ratings, its file, need each other")
+    if args.dataset in ("icqa2k", "hecd") and args.root is None:
         parser.error(f"--dataset {args.dataset} needs --root, the folder of the data set")
     if args.split and args.dataset != "icqa2k":
         parser.error("--split needs --dataset icqa2k, the only one with given splits")
@@ -89,6 +110,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--mos-range does not apply to HECD, whose z-scores have a fixed mapping")
     if args.compare_published and args.dataset != "icqa2k":
         parser.error("--compare-published needs --dataset icqa2k, which the published number is for")
+    if not (args.noise >= 0 and math.isfinite(args.noise)):
+        parser.error(f"--noise must be at least 0, got {args.noise:g}")
     if args.resamples < 1:
         parser.error(f"--resamples must be at least 1, got {args.resamples}")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
@@ -104,6 +127,8 @@ def load_mos(args: argparse.Namespace) -> pd.DataFrame:
         return load_table(args.mos, args.mos_range, args.root, check_files=False)
     if args.dataset == "icqa2k":
         return load_icqa2k(args.root, args.split, args.mos_range)
+    if args.dataset == "cin25":
+        return load_cin25(args.ratings, args.mos_range, args.root)
     return load_hecd(args.root)
 
 
@@ -125,9 +150,6 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
         # The table is in the order of joined.rows, once the pictures without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
         parts.append(pd.concat([joined.rows, means], axis=1))
-    for dimension in DIMENSIONS:
-        if dimension not in predictions and table[dimension].notna().any():
-            print(f"{dimension}: rated, but no predictions were given")
     if not parts:
         raise ValueError(f"{table.attrs['name']} has no ratings in {', '.join(predictions)}: nothing to evaluate")
     return pd.concat(parts, ignore_index=True), notes
@@ -152,6 +174,90 @@ def describe(joined: Joined, scores: Scores, dimension: str) -> str:
             more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
             print(f"  left out, {len(names)} {what}: {', '.join(names[:_MOST_NAMES])}{more}")
     return IN_SAMPLE if sample == IN_SAMPLE else ""
+
+
+def add_noise(rows: pd.DataFrame, table: pd.DataFrame, default: float) -> tuple[pd.DataFrame, str]:
+    """The rows with a column noise, the standard error of each MOS, and what is to be said of it."""
+    rows = rows.assign(noise=math.nan)
+    for dimension in rows["dimension"].unique():
+        if f"{dimension}_se" in table:
+            own = rows["dimension"] == dimension
+            rows.loc[own, "noise"] = rows.loc[own, "image"].map(table.set_index("image")[f"{dimension}_se"])
+    unknown = int(rows["noise"].isna().sum())
+    said = {0: "that of its ratings.", len(rows): f"{default:g} (--noise) for all, for want of the ratings behind them."}
+    mixed = f"that of its ratings; {default:g} (--noise) for the {unknown} of {len(rows)} whose ratings are not known."
+    return rows.fillna({"noise": default}), f"Standard error of a MOS: {said.get(unknown, mixed)}"
+
+
+def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
+    """The network and the predictors of ``--versus`` on the pictures that both have, by dimension.
+
+    Args:
+        rows: Pictures with rating and prediction, and the columns noise and those of the method means.
+        notes: On the predictions of a dimension.
+        table: MOS table.
+        args: Of the command line.
+
+    Returns:
+        Columns dimension and versus, and those of :func:`utils.compare.compare`.
+
+    Raises:
+        ValueError: If no dimension is left to compare.
+    """
+    given = read_predictions([name for name in args.versus if name != METHOD_MEAN])
+    shared = {dimension: scores for dimension, scores in given.items() if dimension in set(rows["dimension"])}
+    others, their_notes = pd.DataFrame(), {}
+    if shared:
+        print(f"\nversus: {', '.join(dict.fromkeys(str(scores.path) for scores in shared.values()))}")
+        others, their_notes = join_all(table, shared, args.allow_missing)
+    elif given:
+        raise ValueError(
+            f"--versus gives {', '.join(given)}, --predictions {', '.join(rows['dimension'].unique())}: nothing to compare"
+        )
+    found = []
+    for dimension, own in rows[rows["prediction"].notna()].groupby("dimension", sort=False):
+        candidates = []
+        if dimension in shared:
+            other = others[others["dimension"] == dimension].set_index("image")["prediction"]
+            candidates.append((str(shared[dimension].path), own.assign(other=own["image"].map(other)), ("other",)))
+        if METHOD_MEAN in args.versus:
+            candidates.append((METHOD_MEAN, own, METHOD_COLUMNS))
+        for name, pictures, columns in candidates:
+            both = pictures[pictures[columns[0]].notna()]
+            if both.empty:
+                print(f"{dimension}: no picture that the network and {name} both have, not compared")
+                continue
+            compared = compare(
+                Predictor.of(both, NETWORK_COLUMNS),
+                Predictor.of(both, columns),
+                both["mos"].to_numpy(float),
+                both["scene"].to_numpy(str),
+                both["noise"].to_numpy(float),
+                args.resamples,
+                args.seed,
+            )
+            said = [f"the network is {notes[dimension]}"] if notes.get(dimension) else []
+            if name != METHOD_MEAN and their_notes.get(dimension):
+                said.append(f"the other is {their_notes[dimension]}")
+            if len(both) < len(own):
+                said.append(f"{len(own) - len(both)} pictures that the other has no value for left out")
+            compared["note"] = ["; ".join(filter(None, [*said, note])) for note in compared["note"]]
+            compared.insert(0, "dimension", dimension)
+            compared.insert(1, "versus", name)
+            found.append(compared)
+    if not found:
+        raise ValueError("--versus has no picture in common with --predictions: nothing to compare")
+    return pd.concat(found, ignore_index=True)
+
+
+def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, subset: str = "") -> list[Table]:
+    """The measures of pictures, and those of pairs and methods, as they are shown."""
+    of_pictures = metrics["metric"].isin(METRICS)
+    title = f"{name}, {subset}" if subset else name
+    return [
+        Table(title, compact(metrics, published), notes_of(metrics[of_pictures], subset)),
+        Table(f"{title}: pairs and methods", compact_pairs(metrics), notes_of(metrics[~of_pictures], subset)),
+    ]
 
 
 def folder_scenes(root: Path, split: str) -> set[str] | None:
@@ -194,14 +300,13 @@ def compare_published(root: Path, split: str, rows: pd.DataFrame) -> tuple[list[
     return lines, rest
 
 
-def write_files(folder: Path, metrics: list[pd.DataFrame], rows: pd.DataFrame, tables: list[Table], lines: list[str]) -> None:
-    """``metrics.csv``, ``predictions.csv``, ``table.md`` and ``table.tex``.
+def write_files(folder: Path, data: dict[str, pd.DataFrame], tables: list[Table], lines: list[str]) -> None:
+    """CSV files, ``table.md`` and ``table.tex``.
 
     Args:
         folder: Where they go.
-        metrics: What :func:`utils.evaluation.evaluate` returned, once or twice.
-        rows: Pictures with rating and prediction.
-        tables: What is shown of the metrics.
+        data: Contents of the CSV files by name.
+        tables: What is shown of them.
         lines: What is to be said of all tables.
     """
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -209,10 +314,13 @@ def write_files(folder: Path, metrics: list[pd.DataFrame], rows: pd.DataFrame, t
     for table in tables:
         markdown += f"\n## {table.title}\n\n{as_markdown(table.cells)}\n" + "".join(f"- {note}\n" for note in table.notes)
         latex += f"% {table.title}\n{as_latex(table.cells)}" + "".join(f"% {note}\n" for note in table.notes)
-    own = ["image", "scene", "method", "dimension", "mos", "prediction"]
+    texts = {
+        # p is often less than six decimals can say.
+        name: frame.to_csv(index=False, float_format="%.6g" if name == "comparison.csv" else "%.6f", lineterminator="\n")
+        for name, frame in data.items()
+    }
     for name, text in {
-        "metrics.csv": pd.concat(metrics).to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-        "predictions.csv": rows[own].to_csv(index=False, float_format="%.6f", lineterminator="\n"),
+        **texts,
         "table.md": markdown + "\n" + "".join(f"{line}\n" for line in lines),
         "table.tex": latex + "".join(f"% {line}\n" for line in lines),
     }.items():
@@ -225,29 +333,52 @@ def main() -> None:
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
     print(f"{name}: {len(mos)} pictures of {mos['scene'].nunique()} scenes; rated: {rated}")
-    rows, notes = join_all(mos, read_predictions(args.predictions), args.allow_missing)
+    predictions = read_predictions(args.predictions)
+    rows, notes = join_all(mos, predictions, args.allow_missing)
+    for dimension in DIMENSIONS:
+        if dimension not in predictions and mos[dimension].notna().any():
+            print(f"{dimension}: rated, but no predictions were given")
+    rows, said_of_noise = add_noise(rows, mos, args.noise)
 
     published = PUBLISHED_SRCC if args.compare_published else None
     metrics = [evaluate(rows, notes, args.resamples, args.seed)]
-    tables = [Table(name, compact(metrics[0], published), notes_of(metrics[0]))]
+    tables = agreement_tables(name, metrics[0], published)
     lines = [
         f"In brackets: 95 % interval, {args.resamples} draws of scenes (seed {args.seed}). Higher is better, but for RMSE.",
         "logistic: after a rising 4-parameter logistic curve, fitted once to these pictures and not again in the draws.",
         "method mean: mean MOS of the picture's method in the other scenes; ranks by the place of the method among all.",
+        "Pairs are of one scene; clear ones differ in MOS by 1.96 standard errors or more, the others count as ties of people.",
+        said_of_noise,
+        "pairwise accuracy: share of the clear pairs in the right order, equal scores for one half. AUC (Krasula et al. 2016):",
+        "different: do scores tell clear pairs from ties; better: which picture of a clear pair is better. Chance is 0.5.",
+        "system SRCC: over methods, mean prediction against mean MOS.",
     ]
+    if args.dataset == "cin25":
+        low, high = args.mos_range
+        lines.append(
+            f"CIN25: that its people judged naturalness (PR) is our reading; scores in [{low:g}, {high:g}] (--mos-range)."
+        )
     if args.compare_published:
         said, rest = compare_published(args.root, args.split, rows)
         lines += said
         if rest is not None:
             metrics.append(evaluate(rest, notes, args.resamples, args.seed, NOT_IN_TRAIN))
-            tables.append(Table(f"{name}, {NOT_IN_TRAIN}", compact(metrics[1], published), notes_of(metrics[1], NOT_IN_TRAIN)))
+            tables += agreement_tables(name, metrics[1], published, NOT_IN_TRAIN)
+    data = {"metrics.csv": pd.concat(metrics)}
+    if args.versus:
+        compared = data["comparison.csv"] = compare_all(rows, notes, mos, args)
+        tables.append(Table(f"{name}: comparison", compact_comparison(compared), comparison_notes(compared)))
 
     for table in tables:
         print("\n" + "\n".join([table.title, as_text(table.cells), *table.notes]))
     print("\n" + "\n".join(lines))
     if args.output is not None:
-        write_files(args.output, metrics, rows, tables, lines)
-        print(f"\n{args.output}: metrics.csv, table.md, table.tex, predictions.csv")
+        data["methods.csv"] = method_table(rows, args.resamples, args.seed)
+        if len(data["methods.csv"]):
+            tables.append(Table(f"{name}: methods", compact_methods(data["methods.csv"]), []))
+        data["predictions.csv"] = rows[["image", "scene", "method", "dimension", "mos", "prediction"]]
+        write_files(args.output, data, tables, lines)
+        print(f"\n{args.output}: {', '.join([*data, 'table.md', 'table.tex'])}")
 
 
 if __name__ == "__main__":

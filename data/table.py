@@ -26,6 +26,9 @@ def load_table(
     Only ``image`` and one dimension are required. Without ``scene`` the file name without folder and extension is the
     scene, with a warning; without ``method`` it is empty; an absent dimension and an empty cell are NaN.
 
+    ``CF_std``, the standard deviation of an image's CF ratings, and their number, ``CF_n`` or, for all dimensions, ``n``, give
+    the standard error of its MOS, ``CF_se``; likewise SCC and PR.
+
     Args:
         path: The CSV file: UTF-8, comma separated, one header line.
         mos_range: Lowest and highest possible score in the file, for every dimension, mapped linearly to [-1, 1].
@@ -33,8 +36,9 @@ def load_table(
         check_files: Whether every image must be there; without it the ratings alone are read.
 
     Returns:
-        One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``attrs`` holds "root" and "name",
-        the file name without extension.
+        One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``CF_se``, ``SCC_se`` and ``PR_se``, in
+        the unit of the scores, are there only if the file has what they need; NaN where its cells are empty or fewer than two
+        people rated. ``attrs`` holds "root" and "name", the file name without extension.
 
     Raises:
         FileNotFoundError: If the table or an image is missing.
@@ -45,10 +49,11 @@ def load_table(
     header, rows = _read_csv(path)
     _check_header(header, path)
 
+    noise_columns = _noise_columns(header)
     records = []
     seen: set[str] = set()
     for line, row in rows:
-        image = _relative_image(row["image"], f"{path}, line {line}")
+        image = relative_image(row["image"], f"{path}, line {line}")
         if image in seen:
             raise ValueError(f"{path}, line {line}: {image} is listed twice")
         seen.add(image)
@@ -63,7 +68,11 @@ def load_table(
         scores = {
             dimension: _score(row.get(dimension, ""), mos_range, f"{path}: {dimension} of {image}") for dimension in DIMENSIONS
         }
-        records.append({"image": image, "scene": scene, "method": row.get("method", ""), **scores})
+        errors = {
+            f"{dimension}_se": _standard_error(row, names, mos_range, f"{path}, line {line}")
+            for dimension, names in noise_columns.items()
+        }
+        records.append({"image": image, "scene": scene, "method": row.get("method", ""), **scores, **errors})
 
     if "scene" not in header:
         warnings.warn(
@@ -71,7 +80,8 @@ def load_table(
             "the colorizations of one photograph on one side",
             stacklevel=2,
         )
-    frame = pd.DataFrame(records, columns=list(_COLUMNS)).sort_values("image", ignore_index=True)
+    columns = [*_COLUMNS, *(f"{dimension}_se" for dimension in noise_columns)]
+    frame = pd.DataFrame(records, columns=columns).sort_values("image", ignore_index=True)
     frame.attrs = {"root": str(root), "name": path.stem}
     return frame
 
@@ -163,12 +173,13 @@ def _check_header(header: list[str], path: Path) -> None:
     misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
     if "image" not in header or misspelt or not set(DIMENSIONS) & set(header):
         raise ValueError(f"{path} has the columns {header}; {expected}, spelled so")
-    ignored = [name for name in header if name not in _COLUMNS]
+    used = {*_COLUMNS, *(name for names in _noise_columns(header).values() for name in names)}
+    ignored = [name for name in header if name not in used]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
 
 
-def _relative_image(cell: str, where: str) -> str:
+def relative_image(cell: str, where: str) -> str:
     """Image path with forward slashes and without detours, so that one file has one name."""
     slashed = cell.replace("\\", "/")
     if not slashed:
@@ -176,6 +187,27 @@ def _relative_image(cell: str, where: str) -> str:
     if slashed.startswith("/") or slashed[1:3] == ":/":
         raise ValueError(f"{where}: {cell} is an absolute path; write it relative to the folder of the table or the root")
     return posixpath.normpath(slashed)
+
+
+def _noise_columns(header: list[str]) -> dict[str, tuple[str, str]]:
+    """Of each dimension that the file has both for: the columns of the standard deviation and of the number of ratings."""
+    columns = {d: (f"{d}_std", f"{d}_n" if f"{d}_n" in header else "n") for d in DIMENSIONS}
+    return {dimension: names for dimension, names in columns.items() if set(names) <= set(header)}
+
+
+def _standard_error(row: dict[str, str], columns: tuple[str, str], mos_range: tuple[float, float], where: str) -> float:
+    """Standard error of a MOS in [-1, 1]; NaN where a cell is empty or fewer than two people rated."""
+    values = []
+    for column in columns:
+        try:
+            value = float(row[column]) if row[column] else math.nan
+        except ValueError:
+            value = -1.0
+        if value < 0 or math.isinf(value):
+            raise ValueError(f"{where}: {column} is {row[column]!r}, expected a number of at least 0, or an empty cell")
+        values.append(value)
+    std, n = values
+    return std / math.sqrt(n) / ((mos_range[1] - mos_range[0]) / 2) if n >= 2 else math.nan
 
 
 def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:

@@ -13,26 +13,35 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from data.table import load_table
 from utils import evaluation
+from utils.compare import COLUMNS
 from utils.evaluation import (
     METRICS,
+    PAIR_METRICS,
+    SYSTEM_SRCC,
     Scores,
     agreement,
     as_latex,
     as_markdown,
     compact,
+    compact_methods,
     draw_scenes,
     evaluate,
     join,
     logistic_fit,
     method_means,
+    method_table,
+    pair_agreement,
     read_predictions,
     require_rows,
+    system_agreement,
 )
 from utils.scores import ScoreWriter, read_scores
 
 METHODS = ("BIG", "CIC", "CT2")
 SCENES = ("000000000017", "000000000042", "000000000139", "000000000285", "000000000632")
+ALL_METRICS = (*METRICS, *PAIR_METRICS, SYSTEM_SRCC)
 IMAGES = [f"{method}_{scene}.png" for method in METHODS for scene in SCENES]
 
 
@@ -321,11 +330,120 @@ def test_place_of_the_method_is_as_good_as_its_true_quality_and_ranked_means_are
     assert stats.spearmanr(means["mean"], table["PR"]).statistic < true - 0.1
 
 
+def test_steps_of_the_method_means_are_as_good_as_true_quality_and_the_means_themselves_are_not():
+    rng = np.random.default_rng(0)
+    quality = np.array([-0.4, 0.1, 0.4, -0.1, 0.2])
+    mos = (quality + rng.normal(0, 0.25, (200, 1)) + rng.normal(0, 0.3, (200, 5))).ravel()
+    scenes, noise = np.repeat(np.arange(200).astype(str), 5), np.full(1000, 0.1)
+    means = method_means(pd.DataFrame({"scene": scenes, "method": np.tile(list("ABCDE"), 200), "PR": mos}), "PR")
+
+    def areas(pred: np.ndarray) -> np.ndarray:
+        return pair_agreement(pred, mos, scenes, noise, 1).set_index("metric").loc[["AUC different", "AUC better"], "value"]
+
+    true = areas(np.tile(quality, 200)).to_numpy()
+    assert areas(means["step"].to_numpy()).to_numpy() == pytest.approx(true, abs=0.005)
+    assert (areas(means["mean"].to_numpy()).to_numpy() < true - 0.005).all()
+    assert means.groupby("place")["step"].nunique().eq(1).all()
+
+
+# Methods
+
+
+def test_system_srcc_and_its_interval_are_those_of_the_means_of_drawn_pictures():
+    rng = np.random.default_rng(0)
+    scenes, method = np.repeat(np.arange(9).astype(str), 5), np.tile(list("ABCDE"), 9)
+    mos = rng.normal(0, 0.3, 45).round(1)
+    pred = (mos + rng.normal(0, 0.5, 45)).round(1)
+    method[[3, 11]] = ""  # no method, which counts nowhere
+    measured = system_agreement(pred, mos, method, scenes, 80, 2).iloc[0]
+
+    def by_scipy(rows: np.ndarray) -> float:
+        table = pd.DataFrame({"pred": pred[rows], "mos": mos[rows], "method": method[rows]})
+        means = table[table["method"] != ""].groupby("method").mean().round(9)
+        return stats.spearmanr(means["pred"], means["mos"]).statistic
+
+    draws = np.random.default_rng(2).integers(0, 9, (80, 9))
+    drawn = [by_scipy(np.concatenate([np.arange(5 * k, 5 * k + 5) for k in draw])) for draw in draws]
+    assert len(set(np.round(drawn, 6))) > 10
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    assert measured[["value", "low", "high"]].tolist() == pytest.approx([by_scipy(np.arange(45)), low, high])
+    assert measured["n"] == 5
+
+
+def test_methods_that_a_draw_lacks_are_left_out_of_its_ranks():
+    # A to C in scenes a to c, D in scene d only
+    scenes, method = np.array([*"aaabbbccc", "d"]), np.array([*"ABCABCABC", "D"])
+    mos = np.array([0.1, 0.2, 0.3, 0.2, 0.3, 0.4, 0.0, 0.2, 0.4, 0.9])
+    pred = np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1, 0.2, 0.3, -0.9])
+    measured = system_agreement(pred, mos, method, scenes, 200).iloc[0]
+    members = [np.arange(3), np.arange(3, 6), np.arange(6, 9), np.array([9])]
+    drawn = []
+    for draw in np.random.default_rng(0).integers(0, 4, (200, 4)):
+        rows = np.concatenate([members[k] for k in draw])
+        means = pd.DataFrame({"pred": pred[rows], "mos": mos[rows], "method": method[rows]}).groupby("method").mean().round(9)
+        if len(means) > 1:
+            drawn.append(stats.spearmanr(means["pred"], means["mos"]).statistic)
+    assert set(np.round(drawn, 6)) == {1, -0.2}  # without and with D
+    assert measured["value"] == pytest.approx(-0.2)
+    assert [measured["low"], measured["high"]] == pytest.approx([-0.2, 1])
+    found = evaluation._srcc_of_means(np.array([[0.1, 0.2, 0.3, math.nan]]), np.array([[0.1, 0.3, 0.2, math.nan]]))
+    assert found == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("pred", "method", "note"),
+    [
+        ([0.1, 0.2, 0.1, 0.2], list("ABAB"), "n counts methods; fewer than 3 methods"),
+        ([0.3, 0.3, 0.3, 0.3], list("ABCD"), "n counts methods"),
+        ([0.1, 0.2, 0.3, 0.4], [""] * 4, "n counts methods; fewer than 3 methods"),
+    ],
+)
+def test_system_srcc_is_not_defined_for_two_methods_or_equal_means(pred, method, note):
+    scenes = np.array(["a", "a", "b", "b"])
+    measured = system_agreement(np.array(pred), np.arange(4.0), np.array(method), scenes, 30).iloc[0]
+    assert measured[["value", "low", "high"]].isna().all()
+    assert measured["note"] == note
+
+
+def test_methods_whose_means_are_equal_share_a_rank():
+    # Sums 0.3 of A and B, of which the floats differ, and 0.1 of C
+    values = np.array([0.15, 0.15, 0.1, 0.2, 0.0, 0.1]), np.array([0.5, 0.5, 0.4, 0.4, 0.1, 0.1])
+    assert 0.15 + 0.15 != 0.1 + 0.2
+    measured = system_agreement(*values, np.array(list("AABBCC")), np.array(list("ababab")), 5).iloc[0]
+    assert measured["value"] == pytest.approx(stats.spearmanr([2, 2, 1], [3, 2, 1]).statistic)
+
+
+def test_table_of_methods_has_their_means_intervals_and_ranks():
+    pred, mos, scenes = sample()
+    method = np.array(list("ABC"))[np.arange(len(mos)) % 3]
+    rows = pd.DataFrame({"dimension": "PR", "scene": scenes, "method": method, "mos": mos, "prediction": pred})
+    rows.loc[4, "prediction"] = math.nan  # not scored: counts nowhere
+    rows.loc[5, "method"] = ""
+    table = method_table(rows, 60, 1).set_index("method")
+    known = rows.drop(index=[4, 5])
+    draws = draw_scenes(known["scene"].nunique(), 60, 1)
+    for name, own in known.groupby("method"):
+        assert table.loc[name, ["n", "scenes"]].tolist() == [len(own), own["scene"].nunique()]
+        for column in ("mos", "prediction"):
+            by_scene = own.groupby("scene")[column].agg(["sum", "size"]).reindex(sorted(set(known["scene"])), fill_value=0)
+            drawn = (draws @ by_scene["sum"].to_numpy()) / (draws @ by_scene["size"].to_numpy())
+            expected = [own[column].mean(), *np.percentile(drawn, (2.5, 97.5))]
+            assert table.loc[name, [column, f"{column}_low", f"{column}_high"]].tolist() == pytest.approx(expected)
+    means = known.groupby("method")[["mos", "prediction"]].mean()
+    assert table["rank_people"].to_dict() == means["mos"].rank(ascending=False).to_dict()
+    assert table["rank_network"].to_dict() == means["prediction"].rank(ascending=False).to_dict()
+    assert table["rank_people"].tolist() == [1, 2, 3]
+    best = compact_methods(table.reset_index()).iloc[0]
+    assert best["MOS"].startswith(f"{means['mos'].max():.3f} [")
+    assert (best["rank by people"], best["n"]) == ("1", str(table["n"].iloc[0]))
+    assert method_table(rows.assign(method=""), 5).empty
+
+
 def test_both_predictors_are_measured_on_the_same_pictures_unless_a_mean_is_lacking():
     scenes, methods = ["a", "a", "a", "b", "b", "b"], ["M", "N", "O", "M", "N", "M"]
     rows = pd.DataFrame({"scene": scenes, "method": methods, "mos": [0.1, 0.4, 0.2, 0.0, 0.3, 0.2]})
-    rows = rows.assign(dimension="CF", prediction=[0.2, 0.3, 0.1, 0.1, 0.4, math.nan])
-    rows[["mean", "place"]] = method_means(rows.rename(columns={"mos": "CF"}), "CF")
+    rows = rows.assign(dimension="CF", prediction=[0.2, 0.3, 0.1, 0.1, 0.4, math.nan], noise=0.01)
+    rows[["mean", "place", "step"]] = method_means(rows.rename(columns={"mos": "CF"}), "CF")
     metrics = evaluate(rows, {"CF": "in-sample"}, 20, subset="some")
     by_predictor = metrics[metrics["metric"] == "RMSE"].set_index("predictor")
     assert by_predictor["n"].to_dict() == {"network": 5, "method mean": 4}
@@ -336,6 +454,10 @@ def test_both_predictors_are_measured_on_the_same_pictures_unless_a_mean_is_lack
     }
     # means 0.1, 0.3, 0.1, 0.4 of M and N in the other scene
     assert by_predictor.loc["method mean", "value"] == pytest.approx(math.sqrt((0 + 0.1**2 + 0.1**2 + 0.1**2) / 4))
+    assert metrics["metric"].tolist() == [*ALL_METRICS] * 2
+    counts = metrics[metrics["predictor"] == "network"].set_index("metric")["n"]
+    # a: three pairs of 0.1, 0.4, 0.2; b: 0.0 and 0.3
+    assert counts[[*PAIR_METRICS, SYSTEM_SRCC]].tolist() == [4, 4, 4, 3]
     assert set(evaluate(rows.assign(method="M"), {}, 20)["predictor"]) == {"network"}
 
 
@@ -478,10 +600,11 @@ def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_pat
         "evaluate.py", "--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 40, "--output", tmp_path / "o"
     )
     assert done.code == 0
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.csv", "predictions.csv", "table.md", "table.tex"}
+    files = {"metrics.csv", "methods.csv", "predictions.csv", "table.md", "table.tex"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == files
     metrics = read_metrics(tmp_path / "o")
     assert list(metrics.columns) == ["dimension", "predictor", "metric", "value", "low", "high", "n", "scenes", "note"]
-    assert len(metrics) == 3 * 2 * len(METRICS)
+    assert len(metrics) == 3 * 2 * len(ALL_METRICS)
     for dimension, seed in {"CF": 4, "SCC": 8, "PR": 6}.items():
         images = IMAGES[1:] if dimension == "SCC" else IMAGES
         pred, mos = ([values[image] for image in images] for values in (ratings(seed), MOS[dimension]))
@@ -492,7 +615,15 @@ def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_pat
         scenes = [[i for i, image in enumerate(images) if scene in image] for scene in SCENES]
         within = mean_over_scenes(np.array(pred), np.array(mos), [np.array(rows) for rows in scenes])
         assert network.loc["within-scene SRCC", "value"] == pytest.approx(within, abs=1e-6)
-        assert (network["n"] == len(images)).all()
+        assert (network.loc[list(METRICS), "n"] == len(images)).all()
+        pairs = [(i, j) for rows in scenes for i in rows for j in rows if mos[i] - mos[j] >= 1.96 * 0.1 * math.sqrt(2)]
+        right = [pred[i] > pred[j] for i, j in pairs]
+        assert network.loc["pairwise accuracy", ["value", "n"]].tolist() == pytest.approx(
+            [np.mean(right), len(right)], abs=1e-6
+        )
+        assert network.loc["AUC different", "n"] == sum(len(rows) * (len(rows) - 1) // 2 for rows in scenes)
+        means = [[np.mean([v for v, i in zip(x, images, strict=True) if m in i]) for m in METHODS] for x in (pred, mos)]
+        assert network.loc[SYSTEM_SRCC, "value"] == pytest.approx(stats.spearmanr(*means).statistic, abs=1e-6)
         assert (network["scenes"] == 5).all()
         shown = f"{network.loc['SRCC', 'value']:.3f} [{network.loc['SRCC', 'low']:.3f}, {network.loc['SRCC', 'high']:.3f}]"
         for text in (done.out, (tmp_path / "o" / "table.md").read_text(), (tmp_path / "o" / "table.tex").read_text()):
@@ -505,7 +636,9 @@ def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_pat
     assert "SCC: 14 pictures with rating and score; the sub-scores in" in done.out
     assert "IN-SAMPLE" not in done.out
     again = run("evaluate.py", "--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 40)
-    assert again.out == done.out.removesuffix(f"\n{tmp_path / 'o'}: metrics.csv, table.md, table.tex, predictions.csv\n")
+    assert again.out == done.out.removesuffix(
+        f"\n{tmp_path / 'o'}: metrics.csv, methods.csv, predictions.csv, table.md, table.tex\n"
+    )
 
 
 def test_script_leaves_out_pictures_with_an_error_by_name_and_stops_at_those_without_a_row(run: Callable, own, tmp_path):
@@ -522,7 +655,7 @@ def test_script_leaves_out_pictures_with_an_error_by_name_and_stops_at_those_wit
     assert f"left out, 1 with an error in place of a score: {IMAGES[10]} (cannot read: truncated)" in done.out
     assert f"left out, 4 without a row: {', '.join(IMAGES[11:])}" in done.out
     metrics = read_metrics(tmp_path / "o")
-    assert (metrics["n"] == 10).all()
+    assert (metrics.loc[metrics["metric"].isin(METRICS), "n"] == 10).all()
     assert metrics["note"].str.contains("5 pictures without a score left out").all()
     predictions = pd.read_csv(tmp_path / "o" / "predictions.csv")
     assert predictions.loc[predictions["prediction"].isna(), "image"].tolist() == sorted(IMAGES[10:])
@@ -593,6 +726,10 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
         (["--dataset", "hecd", "--root", ".", "--mos-range", "1", "5"], "--mos-range does not apply to HECD"),
         (["--mos", "m.csv", "--resamples", "0"], "--resamples must be at least 1, got 0"),
         (["--mos", "m.csv", "--output", __file__], "--output must be a folder"),
+        (["--mos", "m.csv", "--noise", "-0.1"], "--noise must be at least 0, got -0.1"),
+        (["--mos", "m.csv", "--noise", "nan"], "--noise must be at least 0, got nan"),
+        (["--mos", "m.csv", "--ratings", "r.csv"], "--dataset cin25 and --ratings, its file, need each other"),
+        (["--dataset", "cin25", "--root", "."], "--dataset cin25 and --ratings, its file, need each other"),
     ],
 )
 def test_script_refuses_arguments_that_do_not_go_together(run: Callable, arguments, message):
@@ -624,6 +761,155 @@ def test_script_reads_hecd(run: Callable, tmp_path):
     done = run("evaluate.py", "--predictions", path, "--dataset", "hecd", "--root", tmp_path, "--resamples", 5)
     assert done.code == 0
     assert "HECD: 8 pictures of 2 scenes; rated: CF 6, SCC 6, PR 8" in done.out
+
+
+# Noise of the ratings
+
+
+def test_table_gives_the_standard_error_of_each_mos(tmp_path):
+    path = tmp_path / "mos.csv"
+    path.write_text(
+        "image,scene,CF,SCC,PR,CF_std,CF_n,PR_std,n,SCC_n\n"
+        "a.png,1,2,3,4,0.8,16,0.6,9,5\nb.png,1,2,3,4,0.8,1,,9,5\nc.png,1,2,3,4,0,4,0.6,,5\n"
+    )
+    with pytest.warns(UserWarning, match=r"ignoring the columns \['SCC_n'\]"):
+        frame = load_table(path, (1, 5), check_files=False)
+    assert list(frame.columns) == ["image", "scene", "method", "CF", "SCC", "PR", "CF_se", "PR_se"]
+    assert frame["CF_se"].tolist() == pytest.approx(
+        [0.8 / 4 / 2, math.nan, 0], nan_ok=True
+    )  # two units of 1 to 5 are one of ours
+    assert frame["PR_se"].tolist() == pytest.approx([0.6 / 3 / 2, math.nan, math.nan], nan_ok=True)
+    path.write_text("image,scene,CF,CF_std,n\na.png,1,0,-0.1,4\n")
+    with pytest.raises(ValueError, match=r"line 2: CF_std is '-0.1', expected a number of at least 0, or an empty cell"):
+        load_table(path, check_files=False)
+    path.write_text("image,scene,CF,CF_std,n\na.png,1,0,0.1,many\n")
+    with pytest.raises(ValueError, match=r"line 2: n is 'many'"):
+        load_table(path, check_files=False)
+    path.write_text("image,scene,CF,n\na.png,1,0,4\n")
+    with pytest.warns(UserWarning, match=r"ignoring the columns \['n'\]"):
+        assert "CF_se" not in load_table(path, check_files=False)
+
+
+def test_noise_of_the_ratings_says_which_pairs_are_clear_and_that_of_the_command_line_fills_gaps(run: Callable, tmp_path):
+    # Differences 0.1 in scene 1, with an error of 0.01; 0.3 in scene 2, with an error of 0.2; 0.3 in scene 3, not known.
+    rows = ["a,1,0,0.04,16", "b,1,0.1,0.04,16", "c,2,0,0.8,16", "d,2,0.3,0.8,16", "e,3,0,,", "f,3,0.3,,"]
+    (tmp_path / "mos.csv").write_text("\n".join(["image,scene,PR,PR_std,PR_n", *rows]) + "\n")
+    pred = write_scores(tmp_path / "pr.csv", {"PR": dict.fromkeys("abcdef", 0.5) | {"b": 0.6, "e": 0.7}}, tmp_path)
+    found = {}
+    for noise in (0.1, 0.2):
+        arguments = ["--predictions", pred, "--mos", tmp_path / "mos.csv", "--noise", noise, "--output", tmp_path / "o"]
+        done = run("evaluate.py", *arguments, "--resamples", 20)
+        assert f"Standard error of a MOS: that of its ratings; {noise} (--noise) for the 2 of 6 whose" in done.out
+        row = read_metrics(tmp_path / "o").set_index("metric").loc["pairwise accuracy"]
+        found[noise] = row["value"], row["n"]
+    assert found == {0.1: (0.5, 2), 0.2: (1, 1)}  # scene 1 right, scene 3 wrong; scene 1 alone
+
+
+# A second predictor
+
+
+def test_comparison_is_that_of_scipy_on_the_pictures_both_have(run: Callable, own, tmp_path):
+    other = write_scores(tmp_path / "other.csv", {"PR": ratings(9, IMAGES[:12])}, tmp_path, sample="in-sample")
+    arguments = ["--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 30, "--output", tmp_path / "o"]
+    refused = run("evaluate.py", *arguments, "--versus", other)
+    assert f"error: 3 of 15 pictures with a PR rating have no row in {other}" in refused.err
+    done = run("evaluate.py", *arguments, "--versus", other, "--allow-missing")
+    assert done.code == 0
+    compared = pd.read_csv(tmp_path / "o" / "comparison.csv", keep_default_na=False, na_values={"difference": ""})
+    assert list(compared.columns) == ["dimension", "versus", *COLUMNS]
+    assert set(compared["dimension"]) == {"PR"}
+    assert set(compared["versus"]) == {str(other)}
+    compared = compared.set_index("metric")
+    mine, theirs, mos = ([values[image] for image in IMAGES[:12]] for values in (ratings(6), ratings(9), MOS["PR"]))
+    for metric, function in (("SRCC", stats.spearmanr), ("PLCC", stats.pearsonr)):
+        values = [function(pred, mos).statistic for pred in (mine, theirs)]
+        assert compared.loc[metric, ["first", "second", "difference"]].tolist() == pytest.approx(
+            [*values, values[0] - values[1]], rel=1e-4
+        )
+        assert float(compared.loc[metric, "low"]) < values[0] - values[1] < float(compared.loc[metric, "high"])
+        assert compared.loc[metric, "n"] == 12
+    note = "the other is in-sample; 3 pictures that the other has no value for left out"
+    assert compared["note"].tolist() == [note, note, f"{note}; n counts clearly different pairs"]
+    shown = f"{compared.loc['SRCC', 'difference']:.3f} ["
+    for text in (done.out, (tmp_path / "o" / "table.md").read_text(), (tmp_path / "o" / "table.tex").read_text()):
+        assert shown in text
+        assert "PR, versus" in text
+
+
+def test_network_is_compared_with_the_method_mean_and_with_a_file_at_once(run: Callable, own, tmp_path):
+    other = write_scores(tmp_path / "other.csv", {"CF": ratings(9)}, tmp_path)
+    arguments = ["--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 20, "--output", tmp_path / "o"]
+    done = run("evaluate.py", *arguments, "--versus", other, "method-mean")
+    assert done.code == 0
+    compared = pd.read_csv(tmp_path / "o" / "comparison.csv")
+    pairs = list(zip(compared["dimension"], compared["versus"], strict=True))[::3]
+    assert pairs == [("CF", str(other)), ("CF", "method-mean"), ("SCC", "method-mean"), ("PR", "method-mean")]
+    metrics = read_metrics(tmp_path / "o").set_index(["dimension", "predictor", "metric"])
+    for row in compared.to_dict("records"):
+        assert row["first"] == pytest.approx(metrics.loc[(row["dimension"], "network", row["metric"]), "value"], abs=1e-5)
+        if row["versus"] == "method-mean":
+            assert row["second"] == pytest.approx(
+                metrics.loc[(row["dimension"], "method mean", row["metric"]), "value"], abs=1e-5
+            )
+
+
+def test_comparison_without_a_common_dimension_or_method_is_an_error(run: Callable, own, tmp_path):
+    other = write_scores(tmp_path / "other.csv", {"SCC": ratings(9)}, tmp_path)
+    done = run("evaluate.py", "--predictions", own["cf"], "--mos", own["mos"], "--versus", other, "--resamples", 5)
+    assert (done.code, done.err) == (1, "error: --versus gives SCC, --predictions CF: nothing to compare\n")
+    (tmp_path / "bare.csv").write_text(
+        "image,scene,CF\n" + "".join(f"{image},{image},0.{i}\n" for i, image in enumerate(IMAGES))
+    )
+    done = run(
+        "evaluate.py", "--predictions", own["cf"], "--mos", tmp_path / "bare.csv", "--versus", "method-mean", "--resamples", 5
+    )
+    assert "CF: no picture that the network and method-mean both have, not compared" in done.out
+    assert done.err == "error: --versus has no picture in common with --predictions: nothing to compare\n"
+
+
+# Methods and CIN25
+
+
+def test_table_of_methods_is_written_and_latex_escapes_their_names(run: Callable, own, tmp_path):
+    table = tmp_path / "named.csv"
+    table.write_text(own["mos"].read_text().replace(",BIG,", ",B_1 & %,"))
+    done = run("evaluate.py", "--predictions", own["cf"], "--mos", table, "--resamples", 20, "--output", tmp_path / "o")
+    assert done.code == 0
+    methods = pd.read_csv(tmp_path / "o" / "methods.csv").set_index("method")
+    assert set(methods.index) == {"B_1 & %", "CIC", "CT2"}
+    big = [image for image in IMAGES if image.startswith("BIG")]
+    assert methods.loc["B_1 & %", "mos"] == pytest.approx(np.mean([MOS["CF"][image] for image in big]), abs=1e-6)
+    assert methods.loc["B_1 & %", "prediction"] == pytest.approx(np.mean([ratings(4)[image] for image in big]), abs=1e-6)
+    assert "## named: methods" in (tmp_path / "o" / "table.md").read_text()
+    assert "CF & B\\_1 \\& \\% & 5 & 5 & " in (tmp_path / "o" / "table.tex").read_text()
+
+
+def test_script_reads_cin25_and_takes_the_noise_from_its_people(run: Callable, tmp_path):
+    lines = []
+    for image in IMAGES:
+        method, scene = image.removesuffix(".png").split("_")
+        for user, offset in enumerate((-0.5, 0, 0.5)):
+            lines.append(f"{scene},{image},{method},{3 + MOS['PR'][image] + offset:.6f},u{user}")
+    (tmp_path / "r.csv").write_text("\n".join(lines) + "\n")
+    path = write_scores(tmp_path / "pr.csv", {"PR": ratings(6)}, tmp_path)
+    with pytest.warns(UserWarning, match="15 images of 5 scenes"):
+        done = run(
+            "evaluate.py", "--predictions", path, "--dataset", "cin25", "--ratings", tmp_path / "r.csv", "--mos-range", 1, 5,
+            "--resamples", 10, "--output", tmp_path / "o",
+        )  # fmt: skip
+    assert done.code == 0
+    assert "CIN25: 15 pictures of 5 scenes; rated: CF 0, SCC 0, PR 15" in done.out
+    assert "Standard error of a MOS: that of its ratings.\n" in done.out
+    assert "CIN25: that its people judged naturalness (PR) is our reading; scores in [1, 5] (--mos-range)." in done.out
+    metrics = read_metrics(tmp_path / "o").set_index(["predictor", "metric"])
+    pred, mos = ([values[image] for image in IMAGES] for values in (ratings(6), MOS["PR"]))
+    assert metrics.loc[("network", "SRCC"), "value"] == pytest.approx(stats.spearmanr(pred, mos).statistic, abs=1e-6)
+    # The deviation of every picture is 0.5 of the raw scale, that of the mean of three 0.5 / sqrt(3), half of it in [-1, 1].
+    limit = 1.96 * 0.5 / math.sqrt(3) * math.sqrt(2)
+    scenes = [[i for i, image in enumerate(IMAGES) if scene in image] for scene in SCENES]
+    clear = sum(mos[i] - mos[j] >= limit for rows in scenes for i in rows for j in rows)
+    assert 0 < clear < 15
+    assert metrics.loc[("network", "pairwise accuracy"), "n"] == clear
 
 
 # ICQA-2K and the published number
@@ -670,7 +956,8 @@ def test_scenes_that_train_and_test_share_are_counted_and_left_out_of_a_second_t
     assert "network: scenes not in train" not in done.out  # the title says it
     metrics = read_metrics(tmp_path / "o")
     rest = metrics[metrics["note"].str.startswith("scenes not in train")]
-    assert len(rest) == len(metrics) / 2 == 3 * 2 * len(METRICS)
+    assert len(rest) == len(metrics) / 2 == 3 * 2 * len(ALL_METRICS)
+    rest = rest[rest["metric"].isin(METRICS)]
     assert set(zip(rest["n"], rest["scenes"], strict=True)) == {(9, 3)}
     images = [image for image in IMAGES if SCENES[0] not in image and SCENES[3] not in image]
     pred, mos = ([values[image] for image in images] for values in (ratings(6), MOS["PR"]))

@@ -867,6 +867,7 @@ def test_tables_hold_the_correlations_of_the_score_files_with_the_ratings(workfl
     assert "0.9210" in said
     assert "Scenes in both ICQA_2K_train and ICQA_2K_test: 0 of 1 in test." in said
     assert {path.name for path in (workflow / f"tables_{kind}").iterdir()} == {
+        "methods.csv",
         "metrics.csv",
         "predictions.csv",
         "table.md",

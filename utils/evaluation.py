@@ -7,8 +7,9 @@ are those of :mod:`utils.metrics` on the drawn pictures written out one after an
 
 import os
 import posixpath
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,16 +17,22 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import curve_fit
 from scipy.special import expit
+from scipy.stats import rankdata
 
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
+from utils.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
 from utils.scores import DIMENSIONS, in_sample, read_scores
 
 METRICS = ("SRCC", "KRCC", "PLCC", "RMSE", "PLCC logistic", "RMSE logistic", "within-scene SRCC")
+PAIR_METRICS = ("pairwise accuracy", "AUC different", "AUC better")
+SYSTEM_SRCC = "system SRCC"
 NETWORK, METHOD_MEAN = "network", "method mean"  # predictors
+NETWORK_COLUMNS, METHOD_COLUMNS = ("prediction",), ("mean", "place", "step")
 IN_SAMPLE = "in-sample"
 _WITH_INTERVAL = ("SRCC", "within-scene SRCC")  # in the compact table; metrics.csv has the intervals of all
 _LEVEL = (2.5, 97.5)  # percentiles
 _BLOCK = 4_000_000  # numbers worked on at a time, for the sake of memory
+_MIN_METHODS = 3  # with two, a rank correlation can only be -1 or 1
 
 
 # Score files and MOS
@@ -189,6 +196,21 @@ def _refuse_same_stem(path: Path, images: list[str], stems: list[str]) -> None:
 # Predictors
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """Predictions for the same pictures, shape (N,) each; the three are the same but for the method means."""
+
+    value: np.ndarray  # in the unit of the MOS
+    order: np.ndarray  # what is ranked
+    step: np.ndarray  # what differences of pictures of one scene are taken of
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, columns: Sequence[str]) -> "Predictor":
+        """From columns of a table: one, or one for each."""
+        found = [rows[column].to_numpy(float) for column in columns]
+        return cls(*(found * 3 if len(found) == 1 else found))
+
+
 def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
     """The trivial predictor: what other pictures of the same method were rated, without those of the picture's scene.
 
@@ -201,23 +223,27 @@ def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
         dimension: CF, SCC or PR.
 
     Returns:
-        Index of ``table``; ``mean`` in the unit of the MOS, and ``place`` in (0, 1), for ranks. NaN where the picture has no
-        method or its method no rated picture of another scene.
+        Index of ``table``; ``mean`` in the unit of the MOS, ``place`` in (0, 1), for ranks, and ``step``, for differences, in
+        the unit of the MOS: the mean of all ``mean`` at that place. NaN where the picture has no method or its method no rated
+        picture of another scene.
     """
     rated = table[table[dimension].notna() & (table["method"] != "")]
     if rated.empty:
-        return pd.DataFrame({"mean": np.nan, "place": np.nan}, index=table.index)
+        return pd.DataFrame({"mean": np.nan, "place": np.nan, "step": np.nan}, index=table.index)
     groups = rated.groupby(["scene", "method"])[dimension]
     sums, sizes = groups.sum().unstack(fill_value=0.0), groups.size().unstack(fill_value=0)
     # NaN where nothing is left. Rounded, lest equal means of two methods differ in the last digit and take two places.
     means = ((sums.sum() - sums) / (sizes.sum() - sizes)).round(12)
     places = (means.rank(axis=1) - 0.5).div(means.notna().sum(axis=1), axis=0)
+    flat = pd.DataFrame({"place": places.to_numpy().ravel(), "mean": means.to_numpy().ravel()})
+    steps = flat.groupby("place")["mean"].transform("mean").to_numpy().reshape(means.shape)
     row, column = means.index.get_indexer(table["scene"]), means.columns.get_indexer(table["method"])
     known = (row >= 0) & (column >= 0)
     return pd.DataFrame(
         {
             "mean": np.where(known, means.to_numpy()[row, column], np.nan),
             "place": np.where(known, places.to_numpy()[row, column], np.nan),
+            "step": np.where(known, steps[row, column], np.nan),
         },
         index=table.index,
     )
@@ -314,15 +340,27 @@ def agreement(
         notes = [fit_note] if metric.endswith("logistic") else []
         if metric == "within-scene SRCC" and not np.isfinite(within).all():
             notes.append(f"defined in {np.isfinite(within).sum()} of {len(names)} scenes")
-        sample = samples.get(metric, np.array([]))
-        defined = sample[np.isfinite(sample)]
-        interval = np.percentile(defined, _LEVEL) if len(defined) and np.isfinite(values[metric]) else (np.nan, np.nan)
-        if len(names) == 1:
-            notes.append("one scene: no interval")
-        elif np.isfinite(values[metric]) and len(defined) < len(sample):
-            notes.append(f"not defined in {len(sample) - len(defined)} of {resamples} resamples")
-        rows.append((metric, values[metric], *interval, "; ".join(filter(None, notes))))
+        low, high, note = interval(values[metric], samples.get(metric, np.array([])), len(names))
+        rows.append((metric, values[metric], low, high, "; ".join(filter(None, [*notes, note]))))
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note"])
+
+
+def interval(value: float, sample: np.ndarray, scenes: int) -> tuple[float, float, str]:
+    """95 % percentile interval of a measure, NaN if it has none, and what there is to note.
+
+    Args:
+        value: The measure.
+        sample: The measure in each resample, shape (R,); NaN does not count.
+        scenes: Number of scenes that were drawn from.
+    """
+    defined = sample[np.isfinite(sample)]
+    low, high = np.percentile(defined, _LEVEL) if len(defined) and np.isfinite(value) else (np.nan, np.nan)
+    note = ""
+    if scenes == 1:
+        note = "one scene: no interval"
+    elif np.isfinite(value) and len(defined) < len(sample):
+        note = f"not defined in {len(sample) - len(defined)} of {len(sample)} resamples"
+    return float(low), float(high), note
 
 
 def draw_scenes(scenes: int, resamples: int, seed: int) -> np.ndarray:
@@ -364,14 +402,31 @@ def _resampled(
             {
                 "SRCC": _weighted_srcc(x, y, of_x, of_y, weights),
                 "KRCC": _tau_b(pairs, of_x, of_y),
-                "PLCC": _weighted_plcc(pred, mos, scene, block),
+                "PLCC": resampled_plcc(pred, mos, scene, block),
                 "RMSE": _weighted_rmse(pred, mos, scene, block),
-                "PLCC logistic": _weighted_plcc(mapped, mos, scene, block),
+                "PLCC logistic": resampled_plcc(mapped, mos, scene, block),
                 "RMSE logistic": _weighted_rmse(mapped, mos, scene, block),
-                "within-scene SRCC": _divide(block @ np.nan_to_num(within), block @ np.isfinite(within)),
+                "within-scene SRCC": divide(block @ np.nan_to_num(within), block @ np.isfinite(within)),
             }
         )
     return {metric: np.concatenate([part[metric] for part in parts]) for metric in METRICS}
+
+
+def resampled_srcc(order: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """SRCC in each resample, shape (R,); NaN where it is not defined.
+
+    Args:
+        order: What is ranked, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+        scene: Number of each picture's scene, shape (N,), 0 to K-1.
+        counts: How often each scene occurs, shape (R, K).
+    """
+    x, y = _Levels(order), _Levels(mos)
+    found = [np.empty(0)]
+    for block in np.array_split(counts, max(1, len(counts) * len(mos) // _BLOCK)):
+        weights = block[:, scene]
+        found.append(_weighted_srcc(x, y, x.frequencies(weights), y.frequencies(weights), weights))
+    return np.concatenate(found)
 
 
 class _Levels:
@@ -405,23 +460,24 @@ def _weighted_srcc(x: _Levels, y: _Levels, of_x: np.ndarray, of_y: np.ndarray, w
     rank_x, rank_y = (np.cumsum(f, axis=1) - (f - 1) / 2 - middle for f in (of_x, of_y))
     covariance = np.einsum("rn,rn,rn->r", weights, rank_x[:, x.level], rank_y[:, y.level])
     spread = np.sqrt((of_x * rank_x**2).sum(1) * (of_y * rank_y**2).sum(1))
-    return _divide(covariance, spread)
+    return divide(covariance, spread)
 
 
 def _tau_b(pairs: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
     n = of_x.sum(1)
     untied_x, untied_y = ((n * (n - 1) - (f * (f - 1)).sum(1)) / 2 for f in (of_x, of_y))
-    return _divide(pairs, np.sqrt(untied_x * untied_y))
+    return divide(pairs, np.sqrt(untied_x * untied_y))
 
 
-def _weighted_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def resampled_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """PLCC in each resample, shape (R,); arguments as of :func:`resampled_srcc`."""
     x, y = pred - pred.mean(), mos - mos.mean()
     n, sum_x, sum_y, xx, yy, xy = (
         counts @ np.bincount(scene, values, counts.shape[1]) for values in (np.ones_like(x), x, y, x * x, y * y, x * y)
     )
     constant = _constant(pred, scene, counts) | _constant(mos, scene, counts)  # where rounding leaves a spread
     spread = np.sqrt(np.maximum(n * xx - sum_x**2, 0) * np.maximum(n * yy - sum_y**2, 0))
-    return _divide(n * xy - sum_x * sum_y, np.where(constant, 0, spread)).clip(-1, 1)
+    return divide(n * xy - sum_x * sum_y, np.where(constant, 0, spread)).clip(-1, 1)
 
 
 def _constant(values: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -438,9 +494,136 @@ def _weighted_rmse(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts:
     return np.sqrt((counts @ squares) / (counts @ sizes))
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
+def pair_agreement(
+    step: np.ndarray, mos: np.ndarray, scenes: np.ndarray, noise: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """The measures of :mod:`utils.pairs`, with intervals as of :func:`agreement`.
+
+    Args:
+        step: Predictions, of which differences within scenes are taken, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+        scenes: Scene of each picture, shape (N,).
+        noise: Standard error of each MOS, shape (N,).
+        resamples: Of the bootstrap over scenes.
+        seed: Of the bootstrap.
+
+    Returns:
+        As of :func:`agreement`, one row for each of :data:`PAIR_METRICS`, and ``n``, the number of pairs: those that are
+        clearly different, but for "AUC different" all.
+    """
+    names, scene = np.unique(scenes, return_inverse=True)
+    pairs = scene_pairs(mos, scene, noise)
+    clear = int(pairs.clear.sum())
+    note = f"n counts pairs within scenes, {clear} of {len(pairs.clear)} clearly different"
+    rows = []
+    for metric, function in zip(PAIR_METRICS, (pairwise_accuracy, auc_different, auc_better), strict=True):
+        measured = _with_interval(lambda counts, f=function: f(pairs, step, counts), len(names), resamples, seed, note)
+        rows.append((metric, *measured, len(pairs.clear) if metric == "AUC different" else clear))
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note", "n"])
+
+
+def _with_interval(
+    measure: Callable[[np.ndarray], np.ndarray], scenes: int, resamples: int, seed: int, note: str
+) -> tuple[float, float, float, str]:
+    """Value, interval and notes of what is computed from how often each scene occurs."""
+    value = float(measure(np.ones((1, scenes)))[0])
+    sample = measure(draw_scenes(scenes, resamples, seed)) if scenes > 1 else np.array([])
+    low, high, own = interval(value, sample, scenes)
+    return value, low, high, "; ".join(filter(None, (note, own)))
+
+
+# Methods
+
+
+class _Methods:
+    """Sums over the pictures of each method, M of them, by scene; pictures without a method do not count."""
+
+    def __init__(self, method: np.ndarray, scene: np.ndarray, scenes: int) -> None:
+        known = method != ""
+        self.names, column = np.unique(method[known], return_inverse=True)
+        self._known, self._shape = known, (scenes, len(self.names))
+        self._cell = scene[known] * len(self.names) + column
+        self.sizes = self._sums(np.ones(len(method)))
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        total = np.bincount(self._cell, values[self._known], self._shape[0] * self._shape[1])
+        return total.reshape(self._shape)
+
+    def means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Mean of each method in each resample, shape (R, M); NaN for a method without a picture in it."""
+        sums, sizes = counts @ self._sums(values), counts @ self.sizes
+        # Rounded, lest equal means of two methods differ in the last digit and take two ranks.
+        return np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0).round(12)
+
+
+def _srcc_of_means(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
+    """SRCC of two tables row by row, shape (R,), over the columns that are not NaN; NaN for fewer than three."""
+    present = ~np.isnan(mos)  # of methods, which have both means or none
+    # Infinity takes the ranks above all others and so leaves these as they are.
+    ranks = [np.where(present, rankdata(np.where(present, m, np.inf), axis=1), np.nan) for m in (pred, mos)]
+    n = present.sum(1)
+    x, y = (np.nan_to_num(r - ((n + 1) / 2)[:, None]) for r in ranks)
+    enough = n >= _MIN_METHODS
+    return divide((x * y).sum(1), np.where(enough, np.sqrt((x**2).sum(1) * (y**2).sum(1)), 0))
+
+
+def system_agreement(
+    pred: np.ndarray, mos: np.ndarray, method: np.ndarray, scenes: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Are methods ranked as people rank them? SRCC of mean prediction and mean MOS over methods, with an interval.
+
+    Args:
+        pred: Predictions, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+        method: Method of each picture, shape (N,); empty where there is none.
+        scenes: Scene of each picture, shape (N,).
+        resamples: Of the bootstrap over scenes.
+        seed: Of the bootstrap.
+
+    Returns:
+        As of :func:`pair_agreement`, one row; ``n`` is the number of methods. NaN for fewer than three.
+    """
+    names, scene = np.unique(scenes, return_inverse=True)
+    methods = _Methods(method, scene, len(names))
+    note = "n counts methods" + ("" if len(methods.names) >= _MIN_METHODS else f"; fewer than {_MIN_METHODS} methods")
+    measured = _with_interval(
+        lambda counts: _srcc_of_means(methods.means(pred, counts), methods.means(mos, counts)),
+        len(names), resamples, seed, note,
+    )  # fmt: skip
+    row = (SYSTEM_SRCC, *measured, len(methods.names))
+    return pd.DataFrame([row], columns=["metric", "value", "low", "high", "note", "n"])
+
+
+def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """What people and the network think of each method, on the pictures that have a method and a prediction.
+
+    Args:
+        rows: Columns scene, method, dimension, mos and prediction.
+        resamples: Of the bootstrap over scenes.
+        seed: Of the bootstrap.
+
+    Returns:
+        One row for each dimension and method, the best in the eyes of people first: dimension, method, n (pictures), scenes,
+        the mean MOS with low and high, the mean prediction with low and high, and ranks by either mean, 1 for the highest.
+    """
+    tables = []
+    for dimension in dict.fromkeys(rows["dimension"]):
+        known = rows[(rows["dimension"] == dimension) & rows["prediction"].notna() & (rows["method"] != "")]
+        names, scene = np.unique(known["scene"].to_numpy(str), return_inverse=True)
+        methods = _Methods(known["method"].to_numpy(str), scene, len(names))
+        draws = draw_scenes(len(names), resamples, seed) if len(names) > 1 else np.empty((0, len(names)))
+        table = pd.DataFrame({"dimension": dimension, "method": methods.names, "n": methods.sizes.sum(0).astype(int)})
+        table["scenes"] = (methods.sizes > 0).sum(0)
+        for column in ("mos", "prediction"):
+            values = known[column].to_numpy(float)
+            table[column] = methods.means(values, np.ones((1, len(names))))[0]
+            sample = methods.means(values, draws)
+            bounds = [interval(value, of, len(names))[:2] for value, of in zip(table[column], sample.T, strict=True)]
+            table[[f"{column}_low", f"{column}_high"]] = np.array(bounds).reshape(-1, 2)
+        for column, name in (("mos", "rank_people"), ("prediction", "rank_network")):
+            table[name] = table[column].rank(ascending=False)
+        tables.append(table.sort_values(["rank_people", "method"]))
+    return pd.concat(tables, ignore_index=True)
 
 
 # Tables
@@ -452,14 +635,16 @@ def evaluate(
     """Agreement of the network and of the method means, by dimension, both on the pictures that have a prediction.
 
     Args:
-        rows: Columns scene, method, dimension, mos, prediction, and mean and place of :func:`method_means`.
+        rows: Columns scene, method, dimension, mos, prediction, noise (standard error of the MOS), and those of
+            :func:`method_means`.
         notes: What the note of every row of the network should hold, by dimension.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         subset: What the note of every row should begin with.
 
     Returns:
-        Columns dimension, predictor, metric, value, low, high, n (pictures), scenes and note.
+        Columns dimension, predictor, metric, value, low, high, n, scenes and note. n counts pictures, but for
+        :data:`PAIR_METRICS` pairs, and for the system SRCC methods.
     """
     found = []
     for dimension in dict.fromkeys(rows["dimension"]):
@@ -467,23 +652,31 @@ def evaluate(
         scored = rated[rated["prediction"].notna()]
         without_score = _left_out(len(rated) - len(scored), "a score")
         note = "; ".join(filter(None, (notes.get(dimension, ""), without_score)))
-        predictors = [(NETWORK, scored, "prediction", "prediction", note)]
+        predictors = [(NETWORK, scored, NETWORK_COLUMNS, note)]
         if len(set(rated["method"]) - {""}) > 1:
             known = scored[scored["mean"].notna()]
             without_mean = _left_out(len(scored) - len(known), "a method that other scenes have")
             note = "; ".join(filter(None, (without_score, without_mean)))
-            predictors.append((METHOD_MEAN, known, "mean", "place", note))
-        for predictor, pictures, value, order, note in predictors:
-            pred, mos, place = (pictures[column].to_numpy(float) for column in (value, "mos", order))
-            scenes = pictures["scene"].to_numpy(str)
-            measured = agreement(pred, mos, scenes, resamples, seed, place)
-            measured["note"] = ["; ".join(filter(None, (subset, note, own))) for own in measured["note"]]
-            measured = measured.assign(
-                dimension=dimension, predictor=predictor, n=len(pictures), scenes=pictures["scene"].nunique()
-            )
-            found.append(measured)
+            predictors.append((METHOD_MEAN, known, METHOD_COLUMNS, note))
+        for predictor, pictures, own, note in predictors:
+            measured = _measured(pictures, Predictor.of(pictures, own), resamples, seed)
+            if predictor == METHOD_MEAN:
+                measured.loc[measured["metric"] == SYSTEM_SRCC, "note"] += "; near 1 by construction"
+            measured["note"] = ["; ".join(filter(None, (subset, note, of_metric))) for of_metric in measured["note"]]
+            found.append(measured.assign(dimension=dimension, predictor=predictor, scenes=pictures["scene"].nunique()))
     columns = ["dimension", "predictor", "metric", "value", "low", "high", "n", "scenes", "note"]
     return pd.concat(found, ignore_index=True)[columns]
+
+
+def _measured(pictures: pd.DataFrame, predictor: Predictor, resamples: int, seed: int) -> pd.DataFrame:
+    mos, noise = pictures["mos"].to_numpy(float), pictures["noise"].to_numpy(float)
+    scenes, method = pictures["scene"].to_numpy(str), pictures["method"].to_numpy(str)
+    tables = [
+        agreement(predictor.value, mos, scenes, resamples, seed, predictor.order).assign(n=len(mos)),
+        pair_agreement(predictor.step, mos, scenes, noise, resamples, seed),
+        system_agreement(predictor.value, mos, method, scenes, resamples, seed),
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _left_out(count: int, what: str) -> str:
@@ -491,36 +684,62 @@ def _left_out(count: int, what: str) -> str:
 
 
 def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFrame:
-    """The measures as text, one row for each dimension and predictor.
+    """The measures of :data:`METRICS` as text, one row for each dimension and predictor.
 
     Args:
         metrics: What :func:`evaluate` returned.
         published: An SRCC to show beside each.
     """
     lines = []
-    for (dimension, predictor), group in metrics.groupby(["dimension", "predictor"], sort=False):
+    own = metrics[metrics["metric"].isin(METRICS)]
+    for (dimension, predictor), group in own.groupby(["dimension", "predictor"], sort=False):
         line = {"dimension": dimension, "predictor": predictor, "n": str(group["n"].iloc[0])}
         line["scenes"] = str(group["scenes"].iloc[0])
         for row in group.to_dict("records"):
-            value = _shown(row["value"])
-            if row["metric"] in _WITH_INTERVAL and np.isfinite(row["low"]):
-                value += f" [{_shown(row['low'])}, {_shown(row['high'])}]"
-            line[row["metric"]] = value
+            with_interval = row["metric"] in _WITH_INTERVAL
+            line[row["metric"]] = shown(row["value"], *((row["low"], row["high"]) if with_interval else ()))
             if row["metric"] == "SRCC" and published is not None:
                 line["published SRCC"] = f"{published:.4f}"
         lines.append(line)
     return pd.DataFrame(lines)
 
 
+def compact_pairs(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The measures of pairs and methods as text, one row for each dimension and predictor of :func:`evaluate`."""
+    lines = []
+    for (dimension, predictor), group in metrics.groupby(["dimension", "predictor"], sort=False):
+        rows = group.set_index("metric")
+        line = {"dimension": dimension, "predictor": predictor, "pairs": str(rows.loc["AUC different", "n"])}
+        line["clear"] = str(rows.loc["pairwise accuracy", "n"])
+        line |= {metric: shown(*rows.loc[metric, ["value", "low", "high"]]) for metric in PAIR_METRICS}
+        line["methods"] = str(rows.loc[SYSTEM_SRCC, "n"])
+        lines.append(line | {SYSTEM_SRCC: shown(*rows.loc[SYSTEM_SRCC, ["value", "low", "high"]])})
+    return pd.DataFrame(lines)
+
+
+def compact_methods(table: pd.DataFrame) -> pd.DataFrame:
+    """What :func:`method_table` returned as text."""
+    lines = []
+    for row in table.to_dict("records"):
+        line = {"dimension": row["dimension"], "method": row["method"], "n": str(row["n"]), "scenes": str(row["scenes"])}
+        line |= {what: shown(row[what], row[f"{what}_low"], row[f"{what}_high"]) for what in ("mos", "prediction")}
+        lines.append(line | {"rank by people": f"{row['rank_people']:g}", "by network": f"{row['rank_network']:g}"})
+    return pd.DataFrame(lines).rename(columns={"mos": "MOS"})
+
+
 def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
-    """Every note of :func:`evaluate` but ``subset``, with the dimension, predictor and measures that it is on."""
+    """Every note of :func:`evaluate`, with the dimension, predictor and measures that it is on.
+
+    Not ``subset``, which the title says, nor what n counts, which the columns say.
+    """
+    measures = metrics["metric"].nunique()
     places: dict[tuple[str, str, str], list[str]] = {}
     for row in metrics.to_dict("records"):
         for note in row["note"].split("; "):
-            if note and note != subset:
+            if note and note != subset and not note.startswith("n counts"):
                 places.setdefault((row["dimension"], row["predictor"], note), []).append(row["metric"])
     return [
-        f"{dimension}, {predictor}{'' if len(on) == len(METRICS) else ', ' + ', '.join(on)}: {note}"
+        f"{dimension}, {predictor}{'' if len(on) == measures else ', ' + ', '.join(on)}: {note}"
         for (dimension, predictor, note), on in places.items()
     ]
 
@@ -540,13 +759,20 @@ def as_markdown(table: pd.DataFrame) -> str:
 def as_latex(table: pd.DataFrame) -> str:
     """A ``tabular`` that needs the package booktabs."""
     columns = "ll" + "r" * (len(table.columns) - 2)
-    header, *body = (" & ".join(row) + " \\\\\n" for row in [list(table.columns), *table.to_numpy().tolist()])
+    cells = [list(table.columns), *table.to_numpy().tolist()]
+    header, *body = (" & ".join(re.sub(r"([&%$#_])", r"\\\1", cell) for cell in row) + " \\\\\n" for row in cells)
     rules = "\\toprule\n" + header + "\\midrule\n" + "".join(body) + "\\bottomrule\n"
     return f"\\begin{{tabular}}{{{columns}}}\n{rules}\\end{{tabular}}\n"
 
 
-def _shown(value: float) -> str:
+def shown(value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """Three decimals, with the interval if there is one."""
     if not np.isfinite(value):
         return "n/a"
+    text = _decimals(value)
+    return f"{text} [{_decimals(low)}, {_decimals(high)}]" if np.isfinite(low) else text
+
+
+def _decimals(value: float) -> str:
     text = f"{value:.3f}"
     return "0.000" if text == "-0.000" else text

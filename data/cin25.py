@@ -1,0 +1,94 @@
+"""CIN25: ratings of 25 photographs, each as it is and colorized by three methods, one row a rating.
+
+We have not had this data set: nothing is downloaded, and the rows ``scene_id, image_path, method, score, user_id``, without a
+header, are as we know them from descriptions. That its people judged naturalness, which is PR, is our reading.
+"""
+
+import csv
+import math
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from data.icqa2k import DIMENSIONS, unit_mos
+from data.table import relative_image
+
+COLUMNS = ("scene_id", "image_path", "method", "score", "user_id")
+_SCENES, _VERSIONS = 25, 4  # the original and three methods
+_DIMENSION = "PR"
+
+
+def load_cin25(path: Path | str, mos_range: tuple[float, float] = (-1.0, 1.0), root: Path | str | None = None) -> pd.DataFrame:
+    """The ratings as a MOS table; the images need not be there.
+
+    Args:
+        path: The file of ratings: UTF-8, comma separated, no header.
+        mos_range: Lowest and highest possible score, mapped linearly to [-1, 1].
+        root: Folder that ``image_path`` is relative to; the folder of the file if None.
+
+    Returns:
+        One row per image, sorted by ``image``, with ``scene`` and ``method``. ``PR`` is the mean over its people, in [-1, 1],
+        higher is better; who rated an image more than once counts once, with the mean. ``PR_se`` is its standard error, NaN
+        where one person rated; ``CF`` and ``SCC`` are NaN. ``attrs`` holds "root" and "name".
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a row is not as described; the error names the line.
+    """
+    path = Path(path)
+    ratings = pd.DataFrame(_read(path, mos_range), columns=["scene", "image", "method", "score", "user"])
+    places = ratings.groupby("image")[["scene", "method"]].nunique()
+    doubtful = places.index[(places > 1).any(axis=1)]
+    if len(doubtful):
+        raise ValueError(f"{path} gives {doubtful[0]} more than one scene or method; each image has one of each")
+
+    by_user = ratings.groupby(["image", "scene", "method", "user"], as_index=False)["score"].mean()
+    by_image = by_user.groupby(["image", "scene", "method"])["score"]
+    frame = by_image.agg(PR="mean", PR_se=lambda scores: scores.std(ddof=1) / math.sqrt(len(scores))).reset_index()
+    sizes = frame.groupby("scene").size()
+    if len(sizes) != _SCENES or (sizes != _VERSIONS).any():
+        warnings.warn(
+            f"{path} has {len(frame)} images of {len(sizes)} scenes, expected {_VERSIONS} of each of {_SCENES}, the original "
+            "and three methods; taken as it is",
+            stacklevel=2,
+        )
+    frame = frame.assign(CF=math.nan, SCC=math.nan)[["image", "scene", "method", *DIMENSIONS, f"{_DIMENSION}_se"]]
+    frame = frame.sort_values("image", ignore_index=True)
+    frame.attrs = {"root": str(path.parent if root is None else root), "name": "CIN25"}
+    return frame
+
+
+def _read(path: Path, mos_range: tuple[float, float]) -> list[tuple[str, str, str, float, str]]:
+    """Scene, image, method, score in [-1, 1] and user of every row."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no ratings {path}; expected the rows of CIN25, {', '.join(COLUMNS)}")
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
+            for cells in reader:
+                where = f"{path}, line {reader.line_num}"
+                if not cells:
+                    continue  # a blank line, often the last one
+                if len(cells) != len(COLUMNS):
+                    raise ValueError(f"{where}: expected {len(COLUMNS)} cells, {', '.join(COLUMNS)}; got {len(cells)}")
+                scene, image, method, score, user = (cell.strip() for cell in cells)
+                if not (scene and method and user):
+                    raise ValueError(f"{where}: expected a scene, a method and a user, got {scene!r}, {method!r} and {user!r}")
+                rows.append((scene, relative_image(image, where), method, _score(score, mos_range, where), user))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a comma-separated UTF-8 file ({error})") from error
+    if not rows:
+        raise ValueError(f"{path} has no rows, expected {', '.join(COLUMNS)}, without a header")
+    return rows
+
+
+def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where} has the score {cell!r}, expected a number; the file has no header")
+    return unit_mos(value, mos_range, where)

@@ -1,0 +1,179 @@
+"""Is one predictor better than another on the same pictures: differences with intervals, tests, and pairs won.
+
+References:
+    Williams, The comparison of regression variables, J. R. Stat. Soc. B 21, 1959: the t test.
+    Steiger, Tests for comparing elements of a correlation matrix, Psychological Bulletin 87, 1980: equation 7 is the t of
+    Williams, equation 14 the Z.
+    McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12, 1947: the pairs.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from utils.evaluation import Predictor, draw_scenes, interval, resampled_plcc, resampled_srcc, shown
+from utils.metrics import plcc, srcc
+from utils.pairs import pairwise_accuracy, scene_pairs, verdicts
+
+METRICS = ("SRCC", "PLCC", "pairwise accuracy")
+COLUMNS = (
+    *("metric", "first", "second", "difference", "low", "high", "williams_t", "williams_p", "steiger_z", "steiger_p"),
+    *("wins", "losses", "mcnemar_p", "n", "scenes", "note"),
+)
+_PAIRS_NOTE = "n counts clearly different pairs"
+_ALIKE = 1e-12  # correlation of the two predictors up to which they are told apart, below 1
+
+
+class Tested(NamedTuple):
+    """NaN where the test is not defined."""
+
+    statistic: float
+    p: float  # two-sided
+
+
+def williams(first: float, second: float, between: float, n: int) -> Tested:
+    """Do two predictors correlate with the MOS equally? The t test of Williams, with n - 3 degrees of freedom.
+
+    Args:
+        first: Correlation of one predictor with the MOS.
+        second: Correlation of the other with the MOS.
+        between: Correlation of the two predictors.
+        n: Number of pictures; the test takes them for independent.
+
+    Returns:
+        t, above 0 if ``first`` is the higher one; NaN for fewer than 4 pictures and for predictors that correlate perfectly.
+    """
+    if n < 4 or not 1 - abs(between) > _ALIKE:
+        return Tested(math.nan, math.nan)
+    determinant = 1 - first**2 - second**2 - between**2 + 2 * first * second * between
+    mean = (first + second) / 2
+    spread = 2 * (n - 1) / (n - 3) * determinant + mean**2 * (1 - between) ** 3
+    if not spread > 0:
+        return Tested(math.nan, math.nan)
+    t = (first - second) * math.sqrt((n - 1) * (1 + between) / spread)
+    return Tested(t, float(2 * stats.t.sf(abs(t), n - 3)))
+
+
+def steiger(first: float, second: float, between: float, n: int) -> Tested:
+    """Do two predictors correlate with the MOS equally? Steiger's Z, of Fisher-transformed correlations.
+
+    Arguments and result as of :func:`williams`; Z is normal. NaN also where a predictor correlates perfectly with the MOS.
+    """
+    mean = (first + second) / 2
+    if n < 4 or not (1 - abs(between) > _ALIKE and max(abs(first), abs(second)) < 1):
+        return Tested(math.nan, math.nan)
+    covariance = between * (1 - 2 * mean**2) - mean**2 / 2 * (1 - 2 * mean**2 - between**2)
+    together = covariance / (1 - mean**2) ** 2
+    if not together < 1:
+        return Tested(math.nan, math.nan)
+    z = (math.atanh(first) - math.atanh(second)) * math.sqrt((n - 3) / (2 - 2 * together))
+    return Tested(z, float(2 * stats.norm.sf(abs(z))))
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided p of the exact test of McNemar: could ``wins`` to ``losses`` be chance? 1 where there is neither."""
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def compare(
+    first: Predictor,
+    second: Predictor,
+    mos: np.ndarray,
+    scenes: np.ndarray,
+    noise: np.ndarray,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Two predictors on the same pictures.
+
+    Args:
+        first: Predictions, shape (N,).
+        second: Predictions for the same pictures, shape (N,).
+        mos: Mean opinion scores, shape (N,).
+        scenes: Scene of each picture, shape (N,).
+        noise: Standard error of each MOS, shape (N,).
+        resamples: Of a bootstrap that draws scenes, the same for both predictors.
+        seed: Of the bootstrap.
+
+    Returns:
+        :data:`COLUMNS`, one row for each of :data:`METRICS`: both values, ``first`` less ``second`` with its 95 % percentile
+        interval, the tests of correlations (for SRCC on ranks, which is an approximation), and for pairs that people tell apart
+        the share that one predictor orders as people do and the other does not (``wins`` of the first, ``losses``). NaN where
+        something does not apply or is not defined. n counts pictures, or pairs.
+    """
+    names, scene = np.unique(scenes, return_inverse=True)
+    draws = draw_scenes(len(names), resamples, seed) if len(names) > 1 else np.empty((0, len(names)))
+    pairs = scene_pairs(mos, scene, noise)
+    both = (first, second)
+    ones = np.ones((1, len(names)))
+    values = {
+        "SRCC": [srcc(p.order, mos) for p in both],
+        "PLCC": [plcc(p.value, mos) for p in both],
+        "pairwise accuracy": [float(pairwise_accuracy(pairs, p.step, ones)[0]) for p in both],
+    }
+    samples = {
+        "SRCC": [resampled_srcc(p.order, mos, scene, draws) for p in both],
+        "PLCC": [resampled_plcc(p.value, mos, scene, draws) for p in both],
+        "pairwise accuracy": [pairwise_accuracy(pairs, p.step, draws) for p in both],
+    }
+    between = {"SRCC": srcc(first.order, second.order), "PLCC": plcc(first.value, second.value)}
+    rows = []
+    for metric in METRICS:
+        difference = values[metric][0] - values[metric][1]
+        low, high, note = interval(difference, samples[metric][0] - samples[metric][1], len(names))
+        notes = [note]
+        row = {"metric": metric, "first": values[metric][0], "second": values[metric][1], "n": len(mos)}
+        row |= {"difference": difference, "low": low, "high": high}
+        if metric in between:
+            tested = *values[metric], between[metric], len(mos)
+            row["williams_t"], row["williams_p"] = williams(*tested)
+            row["steiger_z"], row["steiger_p"] = steiger(*tested)
+            if math.isfinite(difference) and math.isnan(row["williams_t"]):
+                notes.append("no test: fewer than 4 pictures, or the predictors correlate perfectly")
+        else:
+            right = [verdicts(pairs, p.step) == 1 for p in both]
+            won, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+            row["n"] = len(right[0])
+            notes.append(_PAIRS_NOTE)
+            if row["n"]:
+                row |= {"wins": won / row["n"], "losses": lost / row["n"], "mcnemar_p": mcnemar(won, lost)}
+        rows.append(row | {"note": "; ".join(filter(None, notes))})
+    return pd.DataFrame(rows).assign(scenes=len(names)).reindex(columns=list(COLUMNS))
+
+
+def compact_comparison(table: pd.DataFrame) -> pd.DataFrame:
+    """What :func:`compare` returned, with the columns dimension and versus before it, as text."""
+    lines = []
+    for row in table.to_dict("records"):
+        line = {"dimension": row["dimension"], "versus": Path(row["versus"]).name, "measure": row["metric"], "n": str(row["n"])}
+        line |= {"network": shown(row["first"]), "other": shown(row["second"])}
+        line["difference"] = shown(row["difference"], row["low"], row["high"])
+        for name, column, p in (("Williams t", "williams_t", "williams_p"), ("Steiger Z", "steiger_z", "steiger_p")):
+            line[name] = _with_p(f"{row[column]:.2f}", row[p])
+        line["won : lost"] = _with_p(f"{100 * row['wins']:.1f} % : {100 * row['losses']:.1f} %", row["mcnemar_p"])
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def comparison_notes(table: pd.DataFrame) -> list[str]:
+    """How the table is to be read, and every note on its rows."""
+    notes: dict[str, list[str]] = {}
+    for row in table.to_dict("records"):
+        for note in row["note"].split("; "):
+            if note and note != _PAIRS_NOTE:
+                notes.setdefault(f"{row['dimension']}, versus {row['versus']}: {note}", []).append(row["metric"])
+    return [
+        "difference: network less the other, on the pictures that both have; every draw takes the same scenes for both.",
+        "p is two-sided and takes pictures and pairs for independent, which those of one scene are not: the interval is safer.",
+        "Williams t and Steiger Z of SRCC are those of ranks, an approximation.",
+        "won : lost: clear pairs that the network orders rightly and the other does not, and the reverse; p by McNemar, exact.",
+        *(note if len(on) == len(METRICS) else f"{note} ({', '.join(on)})" for note, on in notes.items()),
+    ]
+
+
+def _with_p(text: str, p: float) -> str:
+    return f"{text}, p = {p:.2g}" if math.isfinite(p) else ""
