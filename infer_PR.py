@@ -2,12 +2,16 @@
 
     python infer_PR.py FOLDER                                        # all three scores, with the shipped weights
     python infer_PR.py FOLDER --cf cf.csv --scc scc.csv -o pr.csv    # CF and SCC from infer_CF.py and infer_SCC.py
+    python infer_PR.py FOLDER --report report.html                   # and a page to look at them
 
 PR reads the CF and SCC of every picture. What is not given is computed in the same run, each picture decoded once, and
 written beside the PR file. Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """
 
+import argparse
 import contextlib
+import shlex
+import sys
 from pathlib import Path
 
 from utils import startup  # noqa: F401, before all that is slow to load
@@ -63,7 +67,11 @@ def main() -> int:
         parser.add_argument(
             f"--{low}-weights", default=dimension, metavar="FILE", help=f"to compute {dimension} where not given"
         )
+    parser.add_argument("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
+    parser.add_argument("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
     args = parser.parse_args()
+    if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"expected a --report that ends in .html, got {args.report}")
     images = list_images(args.images)
     path = output_path(args.output, args.images, "PR")
 
@@ -113,7 +121,14 @@ def main() -> int:
                 open_writer(target, columns, images, model, made_from, args.overwrite, own, seen_objects)
             )
         score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
-    return conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks)
+    status = conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks)
+    if args.report is not None:
+        from utils.report import report_scores  # only here, for it is slow to load
+
+        command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+        report_scores(path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0)
+        print(f"report: {args.report}")
+    return status
 
 
 if __name__ == "__main__":
