@@ -3,6 +3,7 @@
     python evaluate.py --predictions cf.csv scc.csv pr.csv --mos mos.csv --output results/own
     python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
     python evaluate.py --predictions ICQA_2K_test_CF_result.json --dataset icqa2k --root ICQA_2K --compare-published
+    python evaluate.py --protocol scene --repeats 10 --root data/HECD --output runs/scene     # trains, ten times
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
     python evaluate.py --predictions pr.csv --dataset cin25 --ratings ratings.csv --mos-range 1 5
 
@@ -56,6 +57,7 @@ from utils.evaluation import (
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.pairs import NOISE
+from utils.protocols import PROTOCOLS, TrialError, run_protocol
 from utils.scores import DIMENSIONS
 
 PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
@@ -82,8 +84,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # data
-    add("--predictions", nargs="+", required=True, metavar="FILE", help="score files; FILE:CF to say the dimension")
-    source = parser.add_mutually_exclusive_group(required=True)
+    add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
     source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
     add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
@@ -94,12 +96,31 @@ def parse_args() -> argparse.Namespace:
     # measures
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
     add("--versus", nargs="+", metavar="FILE", help=f"score files of a second predictor to compare with, or {METHOD_MEAN}")
+    # protocols, which train
+    add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
+    add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
+    add("--train-root", type=Path, help="data set that --protocol cross trains on")
+    add("--train-options", default="", metavar="TEXT", help="for all three training scripts, such as '--epochs 5'")
+    add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--photos PHOTOS'")
+    add("--folds", type=int, default=5, help="of the out-of-fold predictions (default: %(default)s)")
     # run
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     args = parser.parse_args()
+    if args.protocol:
+        if args.root is None or args.output is None or args.predictions:
+            parser.error("--protocol needs --root and --output, and makes its own predictions")
+        if (args.protocol == "cross") != (args.train_root is not None):
+            parser.error("--protocol cross and --train-root need each other")
+        args.options, args.scc_options = shlex.split(args.train_options), shlex.split(args.scc_options)
+        args.scc_scoring = []
+        if "published" in args.options:
+            args.scc_scoring = ["--labels", args.root / "labels", "--color-prior", args.root / "color_.json"]
+            args.scc_options += args.scc_scoring
+    elif not args.predictions or not (args.mos or args.dataset):
+        parser.error("expected --predictions with --mos or --dataset, or --protocol")
     if (args.dataset == "cin25") != (args.ratings is not None):
         parser.error("--dataset cin25 and --ratings, its file, need each other")
     if args.dataset in ("icqa2k", "hecd") and args.root is None:
@@ -329,6 +350,9 @@ def write_files(folder: Path, data: dict[str, pd.DataFrame], tables: list[Table]
 
 def main() -> None:
     args = parse_args()
+    if args.protocol:
+        run_protocol(args, PUBLISHED_SRCC if args.protocol == "official" else None)
+        return
     mos = load_mos(args)
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
@@ -387,5 +411,5 @@ if __name__ == "__main__":
     except BrokenPipeError:  # what reads the tables has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
         raise SystemExit(141) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TrialError) as error:
         raise SystemExit(f"error: {error}") from error

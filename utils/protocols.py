@@ -1,0 +1,259 @@
+"""Train and test again and again: scene-disjoint splits, left-out colorizers, other data sets.
+
+Each run is the documented pipeline in processes of its own: CF and SCC with out-of-fold predictions, their scores for the test
+pictures, PR on both, PR for the test pictures. All of a run lies in one folder, and what is done there is not done again.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.pictures import with_paths
+from data.splits import split_by_scene, write_split
+from data.table import load_dataset
+from utils.evaluation import as_markdown, as_text, join, read_predictions
+from utils.files import write_atomic
+from utils.metrics import correlations, within_scene_srcc
+from utils.scores import DIMENSIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+PROTOCOLS = ("official", "scene", "colorizer", "cross")
+METRICS = ("SRCC", "PLCC", "KRCC", "RMSE", "within-scene SRCC")
+
+
+class TrialError(RuntimeError):
+    """A script of a trial that failed. The message holds the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the three networks, and the pictures it is tested on.
+
+    Attributes:
+        name: Of its folder.
+        train: MOS table of the pictures to train and validate on, with ``path``.
+        test: The same of the pictures to test on.
+        split: Which scenes of ``train`` validate.
+    """
+
+    name: str
+    train: pd.DataFrame
+    test: pd.DataFrame
+    split: dict[str, pd.DataFrame]
+
+
+def plan(args: argparse.Namespace) -> list[Trial]:
+    """The trials of a protocol.
+
+    - official: the given folders of ICQA-2K; if they share scenes, then also all pictures divided anew by scene.
+    - scene: ``--repeats`` divisions by scene, 80 % to train on, 20 % to test on.
+    - colorizer: each method in turn is left out of training and tested, on scenes that are not trained on.
+    - cross: trained on ``--train-root``, tested on ``--root``.
+
+    Raises:
+        ValueError: If the data set does not allow it.
+    """
+    table = with_paths(load_dataset(args.root, mos_range=args.mos_range))
+    if args.protocol == "cross":
+        other = with_paths(load_dataset(args.train_root, mos_range=args.mos_range))
+        return [trial("cross", other, table, args.seed)]
+    if args.protocol == "official":
+        if "split" not in table or set(table["split"]) != {"train", "test"}:
+            raise ValueError(f"{args.root} has no ICQA_2K_train and ICQA_2K_test, which --protocol official is about")
+        given = table["split"] == "test"
+        trials = [trial("official", table[~given], table[given], args.seed)]
+        if set(table.loc[given, "scene"]) & set(table.loc[~given, "scene"]):
+            trials += by_scene(table.drop(columns="split"), "scene_disjoint", args.seed)
+        return trials
+    table = table.drop(columns="split", errors="ignore")
+    if args.protocol == "scene":
+        return [t for n in range(args.repeats) for t in by_scene(table, f"scene{n + 1:02d}", args.seed + n)]
+    methods = sorted(set(table["method"]))
+    if len(methods) < 2:
+        raise ValueError(f"--protocol colorizer needs at least two methods, {args.root} has {len(methods)}")
+    parts = split_by_scene(table, 0, 0.2, args.seed)
+    trials = []
+    for method in methods:
+        train = parts["train"][parts["train"]["method"] != method]
+        trials.append(trial(f"without_{method}", train, parts["test"][parts["test"]["method"] == method], args.seed))
+    return trials
+
+
+def by_scene(table: pd.DataFrame, name: str, seed: int) -> list[Trial]:
+    """A trial of a division by scene, as a list of one."""
+    parts = split_by_scene(table, 0, 0.2, seed)
+    return [trial(name, parts["train"], parts["test"], seed)]
+
+
+def trial(name: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Trial:
+    """A trial whose validation scenes come from the pictures to train on."""
+    train = train.drop(columns="split", errors="ignore").reset_index(drop=True)
+    return Trial(name, train, test.reset_index(drop=True), split_by_scene(train, 0.15, 0, seed))
+
+
+def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
+    """Train and test; a row for every rated test picture and dimension: image, scene, method, dimension, mos, prediction.
+
+    Raises:
+        ValueError: If the folder holds a trial of other settings.
+        TrialError: If a script fails; with the end of what it said.
+    """
+    folder = args.output / trial.name
+    done = folder / "predictions.csv"
+    train_csv, test_list = folder / "train.csv", folder / "test.txt"
+    settings = json.dumps(
+        {
+            "options": [str(x) for x in (*args.options, *args.scc_options)],
+            "folds": args.folds,
+            "seed": args.seed,
+            "train": sorted(map(str, trial.train["path"])),
+            "test": sorted(map(str, trial.test["path"])),
+        }
+    )
+    recorded = folder / "trial.json"
+    if recorded.is_file() and recorded.read_text(encoding="utf-8") != settings:
+        raise ValueError(f"{folder} was made with other pictures or options; give another --output, or delete it")
+    write_atomic(recorded, settings)
+    if done.is_file():
+        print(f"{trial.name}: taken from {done}")
+        return pd.read_csv(done, dtype={"image": str, "scene": str, "method": str}, keep_default_na=False)
+    write_table(trial.train, train_csv)
+    write_atomic(test_list, "".join(f"{path}\n" for path in sorted(trial.test["path"])))
+    write_split(trial.split, folder / "split.txt")
+
+    common = ["--data", train_csv, "--split", folder / "split.txt", "--seed", str(args.seed), "--resume", *args.options]
+    scores = {}
+    for dimension in ("CF", "SCC"):
+        own = folder / dimension.lower()
+        more = args.scc_options if dimension == "SCC" else []
+        call(folder, f"train_{dimension}.py", *common, "--folds", str(args.folds), "--output", own, *more)
+        scores[dimension] = folder / f"{dimension}.csv"
+        more = args.scc_scoring if dimension == "SCC" else []
+        call(folder, f"infer_{dimension}.py", test_list, "--weights", own / "best.pt", "-o", scores[dimension], *more)
+    oof = [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", folder / d.lower() / "oof.csv")]
+    given = [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", scores[d])]
+    call(folder, "train_PR.py", *common, *oof, "--output", folder / "pr")
+    scores["PR"] = folder / "PR.csv"
+    call(folder, "infer_PR.py", test_list, "--weights", folder / "pr" / "best.pt", *given, "-o", scores["PR"])
+
+    found = read_predictions([str(path) for path in scores.values()])
+    table = trial.test.drop(columns="path")
+    table.attrs = {"root": os.path.commonpath([os.path.dirname(p) for p in trial.test["path"]]), "name": trial.name}
+    table["image"] = [Path(os.path.relpath(p, table.attrs["root"])).as_posix() for p in trial.test["path"]]
+    rows = pd.concat([join(table, found[d], d).rows for d in DIMENSIONS if table[d].notna().any()], ignore_index=True)
+    rows = rows[rows["prediction"].notna()].reset_index(drop=True)
+    write_atomic(done, rows.to_csv(index=False, lineterminator="\n"))
+    return rows
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """A MOS table as the generic CSV, with paths relative to it."""
+    rows = table[["scene", "method", *DIMENSIONS]].copy()
+    rows.insert(0, "image", [Path(os.path.relpath(p, path.parent.resolve())).as_posix() for p in table["path"]])
+    write_atomic(path, rows.to_csv(index=False, lineterminator="\n"))
+
+
+def call(folder: Path, script: str, *arguments: object) -> None:
+    """Run a script of ours; what it says goes to ``log.txt`` of the trial."""
+    print(f"{folder.name}: {script}", flush=True)
+    command = [sys.executable, str(ROOT / script), *(str(a) for a in arguments)]
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n")
+        log.flush()
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        said = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+        raise TrialError(f"{script} ended with status {status}; the end of {folder / 'log.txt'}:\n" + "\n".join(said[-5:]))
+
+
+def measure(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Agreement of each trial: columns trial, dimension, metric, value, n, scenes."""
+    rows = []
+    for name, pictures in trials.items():
+        for dimension, part in pictures.groupby("dimension"):
+            pred, mos = part["prediction"].to_numpy(float), part["mos"].to_numpy(float)
+            values = {**correlations(pred, mos), "within-scene SRCC": within_scene_srcc(pred, mos, part["scene"].to_numpy())}
+            rows += [
+                {
+                    "trial": name,
+                    "dimension": dimension,
+                    "metric": metric,
+                    "value": values[metric],
+                    "n": len(part),
+                    "scenes": part["scene"].nunique(),
+                }
+                for metric in METRICS
+            ]
+    return pd.DataFrame(rows)
+
+
+def summarize(measured: pd.DataFrame) -> pd.DataFrame:
+    """Median and standard deviation over trials, undefined values left out: dimension, metric, median, std, trials."""
+    rows = []
+    for (dimension, metric), part in measured.groupby(["dimension", "metric"], sort=False):
+        values = part["value"].dropna().to_numpy(float)
+        rows.append(
+            {
+                "dimension": dimension,
+                "metric": metric,
+                "median": float(np.median(values)) if len(values) else np.nan,
+                "std": float(np.std(values, ddof=1)) if len(values) > 1 else np.nan,
+                "trials": len(values),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def run_protocol(args: argparse.Namespace, published: float | None) -> None:
+    """Train and test all trials of a protocol, print and write what came out.
+
+    Args:
+        args: Arguments of evaluate.py.
+        published: A number to show beside every SRCC, if there is one.
+    """
+    trials = plan(args)
+    for t in trials:
+        shared = len(set(t.train["scene"]) & set(t.test["scene"]))
+        print(
+            f"{t.name}: {len(t.train)} pictures of {t.train['scene'].nunique()} scenes to train on, {len(t.test)} of "
+            f"{t.test['scene'].nunique()} to test on, {shared} scenes in both"
+        )
+    measured = measure({t.name: run_trial(args, t) for t in trials})
+    summary = summarize(measured)
+    table = measured.pivot_table(index=["trial", "dimension", "n", "scenes"], columns="metric", values="value", sort=False)
+    shown = table.reindex(columns=list(METRICS)).reset_index()
+    for metric in METRICS:
+        shown[metric] = [_number(value) for value in shown[metric]]
+    short = summary.pivot_table(index="dimension", columns="metric", values=["median", "std"], sort=False, dropna=False)
+    overall = pd.DataFrame({"dimension": short.index})
+    for metric in METRICS:
+        pairs = zip(short["median", metric], short["std", metric], strict=True)
+        overall[metric] = [f"{_number(middle)} ± {_number(spread)}" for middle, spread in pairs]
+    parts = [("Trials", shown)]
+    if len(trials) > 1:
+        parts.append((f"Median ± standard deviation of {len(trials)} trials", overall))
+    lines = ["Networks are trained and chosen without the test pictures; CF and SCC reach PR as out-of-fold predictions."]
+    if published is not None:
+        lines.append(f"Published SRCC: {published:.4f}, which does not say for which dimension or split.")
+    for title, cells in parts:
+        print(f"\n{title}\n{as_text(cells.astype(str))}")
+    print("\n" + "\n".join(lines))
+    command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
+    page = f"# Protocol {args.protocol}\n\n```\n{command}\n```\n"
+    page += "".join(f"\n## {title}\n\n{as_markdown(cells.astype(str))}\n" for title, cells in parts)
+    write_atomic(args.output / "protocol.md", page + "\n" + "\n".join(lines) + "\n")
+    write_atomic(args.output / "trials.csv", measured.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    write_atomic(args.output / "protocol.csv", summary.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    print(f"\n{args.output}: trials.csv, protocol.csv, protocol.md")
+
+
+def _number(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{value:.3f}"
