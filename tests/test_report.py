@@ -1,0 +1,425 @@
+"""The report is right in its numbers, survives any file name, and works in a browser without anything from outside."""
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_picture
+from PIL import Image
+
+from models import load_model
+from utils import report
+from utils.images import read_rgb
+from utils.report import Origin, report_evaluation, report_scores, write_report
+from utils.scores import ScoreWriter
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NASTY = [
+    'a"b_1.png',
+    "a'b_2.png",
+    "<b>x<_3.png",
+    "a&amp;_4.png",
+    "</script><script>alert(1)_5.png",
+    "名 前_6.png",
+    "{{ 7 }}_7.png",
+]
+
+
+class Page(HTMLParser):
+    """Every start tag with its attributes, and the text of each kind of element."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def cards(self) -> list[dict[str, str]]:
+        return [attrs for tag, attrs in self.tags if tag == "article" and "id" in attrs]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three methods of eight scenes: GOOD_0.png to POOR_7.png."""
+    folder = tmp_path_factory.mktemp("report")
+    for number, method in enumerate(("GOOD", "POOR", "SAME")):
+        for scene in range(8):
+            pixels = make_picture(10 * number + scene, 40 + 10 * number, 60)
+            Image.fromarray(pixels).save(folder / f"{method}_{scene}.png")
+    return folder
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """Scores in which GOOD is above POOR in every scene, and SAME is like GOOD."""
+    names = sorted(path.name for path in folder.iterdir())
+    rng = np.random.default_rng(0)
+    scene = [int(name[-5]) / 10 for name in names]
+    pr = [s + {"G": 0.1, "P": -0.5, "S": 0.1}[name[0]] + 0.02 * rng.normal() for s, name in zip(scene, names, strict=True)]
+    frame = pd.DataFrame({"image": names, "PR": pr, "gray": False, "error": ""})
+    return frame.assign(CF=rng.uniform(-1, 1, len(frame)), SCC=0.25)
+
+
+@pytest.fixture(scope="module")
+def scc(weights: dict[str, Path]) -> torch.nn.Module:
+    return load_model(weights["SCC"])
+
+
+# --- numbers
+
+
+def test_a_difference_is_real_when_its_interval_excludes_zero(pictures: Path) -> None:
+    frame, _ = report.grouped(table(pictures), None)
+    board = {entry["method"]: entry["PR"] for entry in report.leaderboard(frame, ["PR"])}
+    against = board["GOOD"]["against"]
+    assert against["POOR"]["verdict"] == 1
+    assert against["POOR"]["mean"] == pytest.approx(0.6, abs=0.05)
+    assert board["POOR"]["against"]["GOOD"]["verdict"] == -1
+    assert board["POOR"]["against"]["GOOD"]["high"] == -against["POOR"]["low"] < 0
+    assert against["SAME"]["verdict"] == 0
+    assert (board["POOR"]["better"], board["POOR"]["worse"], board["POOR"]["compared"]) == (0, 2, 2)
+
+
+def test_the_leaderboard_goes_from_best_to_worst_with_means_counted_by_hand() -> None:
+    frame = pd.DataFrame(
+        {
+            "image": list("abcd"),
+            "method": ["X", "X", "Y", "Y"],
+            "scene": ["1", "1", "1", "2"],
+            "PR": [0.1, 0.3, 0.5, 0.9],
+        }
+    )
+    board = report.leaderboard(frame, ["PR"])
+    assert [(e["method"], e["pictures"], e["scenes"]) for e in board] == [("Y", 2, 2), ("X", 2, 1)]
+    assert [e["PR"]["mean"] for e in board] == pytest.approx([0.7, 0.2])
+    assert math.isnan(board[0]["PR"]["low"])
+    assert board[0]["PR"]["against"]["X"]["verdict"] is None  # one shared scene tells nothing
+
+
+def test_the_interval_of_a_mean_is_that_of_a_bootstrap_over_scenes() -> None:
+    values = np.random.default_rng(1).normal(0, 0.3, 200)
+    low, high = report._interval(values, np.ones(200))
+    error = values.std() / np.sqrt(200)
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("names", "methods", "scenes"),
+    [
+        (["A_1.png", "B_C_1.jpg", "A_02.png"], ["A", "B_C", "A"], ["1", "1", "02"]),
+        (["A/x.png", "B/x.png", "A/y.png", "B/y.png"], ["A", "B", "A", "B"], ["x", "x", "y", "y"]),
+        (["A/img_1.png", "B/img_1.png"], ["A", "B"], ["img_1", "img_1"]),
+        (["x.png", "A_1.png"], ["all", "all"], ["x.png", "A_1.png"]),
+        (["cats/1.png", "dogs/2.png"], ["all", "all"], ["cats/1.png", "dogs/2.png"]),
+    ],
+)
+def test_methods_and_scenes_come_from_names_or_folders_that_all_fit(
+    names: list[str], methods: list[str], scenes: list[str]
+) -> None:
+    assert report.method_and_scene(names)[:2] == (methods, scenes)
+
+
+def test_a_percentile_is_the_share_of_photographs_below() -> None:
+    values, levels = [-0.5, 0.0, 0.5], [5, 50, 95]
+    assert [report.percentile(x, values, levels) for x in (-0.6, -0.25, 0.0, 0.5, 0.6)] == ["<5", "28", "50", "95", ">95"]
+    assert report.percentile(math.nan, values, levels) == ""
+
+
+def test_percentiles_are_shown_only_for_the_weights_they_were_measured_with(tmp_path: Path) -> None:
+    file = tmp_path / "percentiles.json"
+    file.write_text(json.dumps({"weights": {"CF": {"CF": "1"}}, "preprocessing": {"size": 2}}), encoding="utf-8")
+
+    def why_not(origin: Origin, path: Path = file) -> str:
+        return report.read_percentiles(path, {"CF": origin}, ["CF"])[1]
+
+    assert why_not(Origin({"CF": "1"}, {"size": 2})) == ""
+    assert "the CF is of other ones" in why_not(Origin({"CF": "2"}, {"size": 2}))
+    assert "usual reading" in why_not(Origin({"CF": "1"}, {"size": 3}))
+    assert "not known which weights" in why_not(Origin())
+    assert "make_percentiles.py" in why_not(Origin(), tmp_path / "none.json")
+
+
+def test_the_shipped_percentiles_are_those_of_the_shipped_weights(repo: Path) -> None:
+    reference = json.loads((repo / "weights" / "percentiles.json").read_text(encoding="utf-8"))
+    hashes = {dimension: load_model(dimension).weights_hash for dimension in ("PR", "CF", "SCC")}
+    assert reference["weights"] == {"PR": hashes, "CF": {"CF": hashes["CF"]}, "SCC": {"SCC": hashes["SCC"]}}
+    for dimension in hashes:
+        assert len(reference[dimension]) == len(reference["levels"])
+        assert (np.diff(reference[dimension]) > 0).all()
+
+
+# --- surprise maps
+
+
+def test_the_region_is_the_box_around_the_largest_surprise() -> None:
+    surprise = np.full((28, 28), 2.0)
+    assert report.surprising_region(surprise) is None
+    surprise[7:14, 14:28] = 9
+    surprise[20:23, 2:5] = 9  # smaller
+    left, top, width, height = report.surprising_region(surprise)
+    assert (left, top, left + width, top + height) == pytest.approx((0.5, 0.25, 1, 0.5), abs=1.01 / 28)
+
+
+def test_surprise_is_that_of_the_comparison_of_the_network(scc: torch.nn.Module) -> None:
+    pixels = make_picture(3, 50, 70).copy()
+    inputs = {name: value[None] for name, value in scc.prepare(pixels).items()}
+    with torch.inference_mode():
+        expected = scc.encode(inputs)["cells"][0, 0] * 5
+    np.testing.assert_allclose(report.surprise_map(scc, pixels), expected.numpy(), atol=1e-4)
+
+
+def test_the_shipped_prior_finds_the_stain_of_a_sample(repo: Path) -> None:
+    pixels = read_rgb(repo / "data" / "samples" / "HUE_000000000006.jpg")  # a meadow turned violet
+    left, top, width, height = report.surprising_region(report.surprise_map(load_model("SCC"), pixels))
+    assert (left, left + width) == pytest.approx((0, 1), abs=0.1)
+    assert top > 0.5
+    assert top + height == pytest.approx(1, abs=0.05)
+
+
+# --- the page
+
+
+def test_the_page_holds_every_picture_and_is_the_same_each_time(pictures: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
+    frame = table(pictures)
+    one, two = (
+        write_report(tmp_path / name, rows, root=pictures, scc=scc, command="python infer_PR.py x").read_bytes()
+        for name, rows in (("1.html", frame), ("2.html", frame[::-1]))
+    )
+    assert one == two
+    cards = Page(tmp_path / "1.html").cards()
+    assert sorted(card["data-image"] for card in cards) == frame["image"].tolist()
+    assert {card["data-image"]: float(card["data-pr"]) for card in cards} == pytest.approx(
+        dict(zip(frame["image"], frame["PR"], strict=True)), abs=1e-6
+    )
+    assert all("data-surprise" in card for card in cards)
+
+
+def test_nothing_is_loaded_from_outside(pictures: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
+    page = Page(write_report(tmp_path / "r.html", table(pictures), root=pictures, scc=scc))
+    sources = [attrs["src"] for _, attrs in page.tags if "src" in attrs]
+    assert len(sources) > 48
+    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/png;base64,")) for source in sources)
+    assert {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base"} == set()
+    assert all(attrs["href"].startswith("#") for _, attrs in page.tags if "href" in attrs)
+    assert "url(" not in page.source
+    policy = next(attrs["content"] for _, attrs in page.tags if "http-equiv" in attrs)
+    assert "default-src 'none'; img-src data:;" in policy
+    assert "script-src 'sha256-" in policy
+
+
+def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for number, name in enumerate(NASTY):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_picture(number, 20, 30)).save(folder / name)
+    frame = pd.DataFrame({"image": NASTY, "PR": 0.1, "gray": False, "error": ["", "", '<img src="x">', "", "", "", ""]})
+    frame["scene"], frame["method"] = "<i>", '"><script>'
+    page = Page(write_report(tmp_path / "r.html", frame, root=folder, maps=0, title="<u>", command="a && b <c>"))
+    assert sorted(card["data-image"] for card in page.cards()) == sorted(NASTY)
+    assert [tag for tag, _ in page.tags if tag in ("b", "i", "u", "script", "c")].count("script") == 1
+    assert not {tag for tag, _ in page.tags} & {"u", "c"}
+    assert {card["data-method"] for card in page.cards()} == {'"><script>'}
+    assert "{{ 7 }}" in page.source
+
+
+def test_pictures_without_a_score_are_listed_with_the_reason(pictures: Path, tmp_path: Path) -> None:
+    frame = table(pictures)
+    frame.loc[0, ["PR", "CF", "SCC"]] = math.nan
+    frame.loc[0, "error"] = "cannot read: truncated file"
+    page = Page(write_report(tmp_path / "r.html", frame, root=pictures, maps=0))
+    assert [card["data-image"] for card in page.cards() if "data-error" in card] == ["GOOD_0.png"]
+    assert page.source.count("cannot read: truncated file") == 2  # in the list and on the card
+    assert "Pictures without a score" in page.source
+
+
+def test_a_report_of_nothing_but_errors_is_written(pictures: Path, tmp_path: Path) -> None:
+    frame = table(pictures).assign(PR=math.nan, CF=math.nan, SCC=math.nan, error="broken")
+    assert len(Page(write_report(tmp_path / "r.html", frame, root=pictures, maps=0)).cards()) == 24
+
+
+def test_a_single_picture_makes_a_report(pictures: Path, tmp_path: Path) -> None:
+    assert len(Page(write_report(tmp_path / "r.html", table(pictures)[:1], root=pictures, maps=0)).cards()) == 1
+
+
+def test_pictures_that_were_moved_are_an_error_that_names_the_folder(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none of the 24 pictures is in .*gone.*moved"):
+        write_report(tmp_path / "r.html", table(pictures), root=tmp_path / "gone", maps=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns=["PR", "CF", "SCC"]), "expected columns image, error and scores"),
+        (lambda f: f[:0], "at least one picture"),
+        (lambda f: pd.concat([f, f[:1]]), "GOOD_0.png has two rows"),
+    ],
+)
+def test_tables_that_cannot_be_reported_are_refused(
+    pictures: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path / "r.html", change(table(pictures)), root=pictures, maps=0)
+
+
+def test_ratings_bring_the_scatter_and_the_pictures_furthest_from_people(pictures: Path, tmp_path: Path) -> None:
+    frame = table(pictures)
+    rows = pd.DataFrame(
+        {
+            "image": frame["image"],
+            "scene": frame["image"].str[-5],
+            "method": frame["image"].str[:4],
+            "dimension": "PR",
+            "mos": frame["PR"] * 0.5 + np.random.default_rng(0).normal(0, 0.05, len(frame)),
+            "prediction": frame["PR"].where(frame["image"] != "GOOD_3.png"),
+        }
+    )
+    page = Page(report_evaluation(rows, tmp_path / "r.html", root=pictures, maps=0, notes=["said first"]))
+    assert len([tag for tag, _ in page.tags if tag == "circle"]) == 23
+    assert "polyline" in {tag for tag, _ in page.tags}
+    assert "PR furthest from people" in page.source
+    assert page.source.index("said first") < page.source.index("Percentiles among real photos are left out")
+    assert [card["data-image"] for card in page.cards() if "data-error" in card] == ["GOOD_3.png"]
+    with pytest.raises(ValueError, match=r"GOOD_0.png has two rows for PR"):
+        report_evaluation(pd.concat([rows, rows]), tmp_path / "r.html", root=pictures, maps=0)
+
+
+def test_a_score_file_gives_the_report_its_folder_weights_and_command(
+    pictures: Path, tmp_path: Path, scc: torch.nn.Module
+) -> None:
+    names = sorted(path.name for path in pictures.iterdir())
+    hashes = {"PR": "a" * 64, "CF": "b" * 64, "SCC": "c" * 64}
+    path = tmp_path / "pr.csv"
+    with ScoreWriter(
+        path, ["PR", "CF", "SCC"], names, root=pictures, weights=hashes, preprocessing={"size": 64}, sample="in-sample"
+    ) as out:
+        for number, name in enumerate(names):
+            out.add(name, {"PR": number / 50, "CF": 0, "SCC": -0.5}, gray=number == 2)
+    command = "python infer_PR.py 'my pictures' --report r.html"
+    page = Page(report_scores(path, tmp_path / "r.html", command, scc=scc, maps=3, date="2026-01-01"))
+    assert sum("data-surprise" in card for card in page.cards()) == 3
+    assert all(digest in page.source for digest in hashes.values())
+    assert "python infer_PR.py &#39;my pictures&#39;" in page.source
+    assert "PR IS IN-SAMPLE" in page.source
+    assert "2026-01-01" in page.source
+    assert [card["data-image"] for card in page.cards() if "data-gray" in card] == ["GOOD_2.png"]
+    (tmp_path / "pr.csv.json").unlink()
+    with pytest.raises(ValueError, match=r"no file pr.csv.json beside it"):
+        report_scores(path, tmp_path / "r.html")
+
+
+def test_infer_pr_writes_a_report(gallery: Path, weights: dict[str, Path], run: Callable, tmp_path: Path) -> None:
+    own = [word for d in ("cf", "scc") for word in (f"--{d}-weights", weights[d.upper()])]
+    done = run(
+        "infer_PR.py", gallery, "--weights", weights["PR"], *own, "-o", tmp_path / "pr.csv", "--report", tmp_path / "r.html"
+    )
+    assert f"report: {tmp_path / 'r.html'}" in done.out
+    page = Page(tmp_path / "r.html")
+    assert len(page.cards()) == len(pd.read_csv(tmp_path / "pr.csv"))
+    assert "infer_PR.py" in page.source
+    refused = run("infer_PR.py", gallery, "-o", tmp_path / "x.csv", "--report", tmp_path / "r.csv")
+    assert refused.code == 1
+    assert "expected a --report that ends in .html" in refused.err
+
+
+# --- in a browser
+
+# appended to a copy of the page, whose policy then allows it; what it finds goes into the title
+PROBE = """
+const found = {violations: 0};
+document.addEventListener("securitypolicyviolation", () => { found.violations += 1; });
+addEventListener("unhandledrejection", event => { document.title = String(event.reason); });
+addEventListener("load", async () => {
+  const pause = () => new Promise(done => setTimeout(done, 100));
+  const order = () => [...document.querySelectorAll("#grid article:not([hidden])")].map(card => card.dataset.image);
+  const set = (name, value) => {
+    form.elements[name].value = value;
+    form.elements[name].dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  for (let i = 0; i < 50 && [...document.images].some(image => !image.complete); i++) await pause();
+  found.broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length;
+  found.images = document.images.length;
+  found.first = order();
+  set("sort", "cf"); found.cf = order();
+  set("order", "1"); found.rising = order();
+  set("sort", "image"); found.name = order();
+  set("method", "POOR"); found.method = order();
+  set("low", "0"); found.low = order();
+  found.said = form.querySelector("output").value;
+  form.reset();
+  await pause();
+  found.reset = order();
+  set("scene", "3"); found.scene = order();
+  document.querySelector("#grid article:not([hidden]) button.scene").click();
+  found.dialog = [...document.querySelectorAll("dialog[open] article")].map(card => card.dataset.image);
+  document.querySelector("dialog .close").click();
+  found.open = document.querySelectorAll("dialog[open]").length;
+  const picture = document.querySelector("#grid button.pic");
+  picture.click(); found.pressed = picture.getAttribute("aria-pressed");
+  found.wide = document.documentElement.scrollWidth - innerWidth;
+  found.fetched = performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:"));
+  fetch("https://example.com/").catch(() => {});
+  const outside = new Image(); outside.src = "https://example.com/x.png";
+  await pause();
+  document.title = JSON.stringify(found);
+});
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
+    pictures: Path, tmp_path: Path, scc: torch.nn.Module
+) -> None:
+    frame = table(pictures)
+    page = write_report(tmp_path / "r.html", frame, root=pictures, scc=scc).read_text(encoding="utf-8")
+    allowed = re.sub(r"script-src '[^']+'", "script-src 'unsafe-inline'", page, count=1)
+    (tmp_path / "probe.html").write_text(allowed.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dumped(tmp_path / "probe.html", tmp_path))[1]))
+
+    def ranked(column: str) -> list[str]:
+        return frame.sort_values([column, "image"], ascending=[False, True])["image"].tolist()
+
+    assert found["broken"] == 0
+    assert found["images"] >= 48  # each picture and its map
+    assert found["first"] == found["reset"] == ranked("PR")
+    assert found["cf"] == ranked("CF")
+    assert found["rising"] == ranked("CF")[::-1]
+    assert found["name"] == frame["image"].tolist()
+    assert found["method"] == [f"POOR_{scene}.png" for scene in range(8)]
+    assert found["low"] == [image for image, pr in zip(frame["image"], frame["PR"], strict=True) if image[0] == "P" and pr >= 0]
+    assert found["said"] == f"{len(found['low'])} of 24 pictures"
+    assert sorted(found["scene"]) == sorted(found["dialog"]) == ["GOOD_3.png", "POOR_3.png", "SAME_3.png"]
+    assert found["open"] == 0
+    assert found["pressed"] == "true"
+    assert found["wide"] <= 0
+    assert found["fetched"] == []
+    assert found["violations"] == 2  # the policy stops the two attempts of the probe
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_in_chromium_the_policy_lets_the_own_script_run_and_no_other(pictures: Path, tmp_path: Path) -> None:
+    page = write_report(tmp_path / "r.html", table(pictures), root=pictures, maps=0).read_text(encoding="utf-8")
+    other = page.replace("</body>", "<script>document.title = 'another script ran';</script></body>")
+    (tmp_path / "other.html").write_text(other, encoding="utf-8")
+    shown = dumped(tmp_path / "other.html", tmp_path)
+    assert re.search(r"<output[^>]*>24 pictures</output>", shown)
+    assert "<title>another script ran" not in shown
+
+
+def dumped(page: Path, profile: Path) -> str:
+    """The page as Chromium has it in the end."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile / 'profile'}", "--window-size=600,900"]
+    command = [CHROMIUM, *flags, "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    return done.stdout
