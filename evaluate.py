@@ -108,6 +108,7 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
+    add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
     args = parser.parse_args()
     if args.protocol:
         if args.root is None or args.output is None or args.predictions:
@@ -137,6 +138,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--resamples must be at least 1, got {args.resamples}")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, {args.output} is a file")
+    if args.report is not None and (args.protocol or args.report.suffix.lower() not in (".html", ".htm")):
+        parser.error("--report is for --predictions and needs a name that ends in .html")
     args.split = args.split or "test"
     args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
     return args
@@ -184,7 +187,7 @@ def describe(joined: Joined, scores: Scores, dimension: str) -> str:
     if sample == IN_SAMPLE:
         print(f"*** {dimension} IS IN-SAMPLE: its weights were trained on pictures in {scores.path}: agreement is too good ***")
     if joined.elsewhere:
-        print(f"  joined by relative path: the scored folder was {joined.elsewhere}")
+        print(f"  joined {joined.elsewhere}")
     if joined.unused:
         print(f"  {joined.unused} predictions for pictures without a {dimension} rating are not used")
     for what, names in (
@@ -392,6 +395,15 @@ def main() -> None:
     if args.versus:
         compared = data["comparison.csv"] = compare_all(rows, notes, mos, args)
         tables.append(Table(f"{name}: comparison", compact_comparison(compared), comparison_notes(compared)))
+
+    if args.report is not None:
+        from utils.report import report_evaluation  # only here, for it is slow to load
+
+        metas = {d: s.frame.attrs["meta"] for d, s in predictions.items() if s.frame.attrs["meta"]}
+        command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
+        said = [note for note in notes.values() if note]
+        report_evaluation(rows, args.report, root=mos.attrs["root"], title=name, metas=metas, notes=said, command=command)
+        print(f"report: {args.report}")
 
     for table in tables:
         print("\n" + "\n".join([table.title, as_text(table.cells), *table.notes]))

@@ -504,7 +504,8 @@ def test_join_by_relative_path_where_the_folder_is_another_one(tmp_path):
     scores = Scores(tmp_path / "cf.csv", read_scores(tmp_path / "cf.csv"), False)
     joined = join(mos_table(tmp_path / "new", {"y/a.png": 0, "x/a.png": 0}), scores, "CF")
     assert joined.rows["prediction"].tolist() == [0.3, 0.1]
-    assert (joined.unused, joined.elsewhere, joined.absent, joined.failed) == (1, str(tmp_path / "old"), [], {})
+    assert (joined.unused, joined.absent, joined.failed) == (1, [], {})
+    assert joined.elsewhere == f"by relative path: the scored folder was {tmp_path / 'old'}"
 
 
 def test_join_by_absolute_path_where_the_roots_differ(tmp_path):
@@ -719,7 +720,7 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
     ("arguments", "message"),
     [
         (["--mos", "m.csv", "--dataset", "hecd"], "not allowed with argument"),
-        ([], "one of the arguments --mos --dataset is required"),
+        ([], "expected --predictions with --mos or --dataset, or --protocol"),
         (["--dataset", "icqa2k"], "--dataset icqa2k needs --root"),
         (["--mos", "m.csv", "--split", "test"], "--split needs --dataset icqa2k"),
         (["--mos", "m.csv", "--compare-published"], "--compare-published needs --dataset icqa2k"),
@@ -1003,3 +1004,15 @@ def test_train_split_is_measured_on_its_own_pictures(run: Callable, tmp_path):
     refused = run("evaluate.py", "--predictions", published_files(tmp_path)[0], *arguments)
     assert refused.code == 1
     assert f"1 of 8 pictures with a CF rating have no row in {tmp_path / 'ICQA_2K_test_CF_result.json'}" in refused.err
+
+
+def test_a_copy_in_other_folders_is_joined_by_file_name_unless_two_pictures_share_one(tmp_path):
+    table = pd.DataFrame({"image": ["x/a.png", "x/b.png"], "scene": ["1", "2"], "method": "", "CF": [0.1, 0.2]})
+    table.attrs = {"root": str(tmp_path), "name": "t"}
+    (tmp_path / "cf.csv").write_text("image,CF\nb.png,0.5\na.png,0.25\n")
+    joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
+    assert joined.rows["prediction"].tolist() == [0.25, 0.5]
+    assert joined.elsewhere == "by file name, for no path agrees"
+    (tmp_path / "cf.csv").write_text("image,CF\ny/a.png,0.5\nz/a.png,0.25\n")
+    joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
+    assert joined.absent == ["x/a.png", "x/b.png"]

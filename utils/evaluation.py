@@ -57,7 +57,7 @@ class Joined:
         failed: Why the file has no score for a picture although it has a row, by picture.
         absent: Pictures that the file has no row of.
         unused: How many rows of the file are of other pictures.
-        elsewhere: The scored folder, if paths relative to it were taken for paths relative to another one; else empty.
+        elsewhere: How they were joined, if not by paths that are known to be of one folder; else empty.
     """
 
     rows: pd.DataFrame
@@ -117,7 +117,8 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
     """The rated pictures of a MOS table beside their predictions.
 
     The JSON form is joined by stem. A CSV is joined by the path relative to its folder and to the root of the table, or by
-    absolute path where its sidecar names the scored folder: by the way that finds more pictures.
+    absolute path where its sidecar names the scored folder: by the way that finds more pictures. Where neither finds any, by
+    file name, if no two pictures share one.
 
     Args:
         table: MOS table.
@@ -144,7 +145,13 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
             if len(set(absolute[0]) & set(absolute[1])) >= len(set(wanted) & set(given)):
                 wanted, given = absolute
             else:
-                elsewhere = scored_root
+                elsewhere = f"by relative path: the scored folder was {scored_root}"
+
+        if not set(wanted) & set(given):  # a copy in other folders: by file name, if that is one for each picture
+            bare = [posixpath.basename(i) for i in images], [posixpath.basename(n) for n in names]
+            if all(len(set(part)) == len(part) for part in bare) and set(bare[0]) & set(bare[1]):
+                wanted, given = bare
+                elsewhere = "by file name, for no path agrees"
 
     values = dict(zip(given, zip(frame[dimension], frame["error"], strict=True), strict=True))
     rows = rated[["image", "scene", "method"]].assign(dimension=dimension, mos=rated[dimension])
