@@ -3,6 +3,7 @@
     python evaluate.py --predictions cf.csv scc.csv pr.csv --mos mos.csv --output results/own
     python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
     python evaluate.py --predictions ICQA_2K_test_CF_result.json --dataset icqa2k --root ICQA_2K --compare-published
+    python evaluate.py --images ICQA_2K/ICQA_2K_test --dataset icqa2k --root ICQA_2K --output results/icqa2k
     python evaluate.py --protocol scene --repeats 10 --root data/HECD --output runs/scene     # trains, ten times
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
     python evaluate.py --predictions pr.csv --dataset cin25 --ratings ratings.csv --mos-range 1 5
@@ -20,6 +21,7 @@ import math
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +86,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # data
+    add("--images", type=Path, metavar="FOLDER", help="score these pictures first, in place of --predictions; needs --output")
+    add("--score-options", default="", metavar="TEXT", help="for infer_PR.py, such as '--preset published'")
     add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
@@ -110,6 +114,8 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
     args = parser.parse_args()
+    if args.protocol == "official" and (args.predictions or args.images):  # made already: nothing to train
+        args.protocol, args.compare_published = None, True
     if args.protocol:
         if args.root is None or args.output is None or args.predictions:
             parser.error("--protocol needs --root and --output, and makes its own predictions")
@@ -120,8 +126,10 @@ def parse_args() -> argparse.Namespace:
         if "published" in args.options:
             args.scc_scoring = ["--labels", args.root / "labels", "--color-prior", args.root / "color_.json"]
             args.scc_options += args.scc_scoring
-    elif not args.predictions or not (args.mos or args.dataset):
-        parser.error("expected --predictions with --mos or --dataset, or --protocol")
+    elif bool(args.predictions) == bool(args.images) or not (args.mos or args.dataset):
+        parser.error("expected --predictions or --images, with --mos or --dataset; or --protocol")
+    elif args.images and args.output is None:
+        parser.error("--images needs --output, where the score files go")
     if (args.dataset == "cin25") != (args.ratings is not None):
         parser.error("--dataset cin25 and --ratings, its file, need each other")
     if args.dataset in ("icqa2k", "hecd") and args.root is None:
@@ -143,6 +151,19 @@ def parse_args() -> argparse.Namespace:
     args.split = args.split or "test"
     args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
     return args
+
+
+def score(images: Path, output: Path, options: list[str]) -> list[str]:
+    """Score pictures by infer_PR.py; the three score files. One picture that cannot be read stops nothing."""
+    target = output / "scores_PR.csv"
+    script = Path(__file__).resolve().with_name("infer_PR.py")
+    status = subprocess.run(
+        [sys.executable, script, images, "-o", target, *options], stdout=subprocess.DEVNULL, check=False
+    ).returncode
+    files = [output / f"scores_{dimension}.csv" for dimension in DIMENSIONS]
+    if status not in (0, 1) or not all(file.is_file() for file in files):
+        raise ValueError(f"infer_PR.py could not score {images}, see above")
+    return [str(file) for file in files]
 
 
 def load_mos(args: argparse.Namespace) -> pd.DataFrame:
@@ -356,6 +377,8 @@ def main() -> None:
     if args.protocol:
         run_protocol(args, PUBLISHED_SRCC if args.protocol == "official" else None)
         return
+    if args.images is not None:
+        args.predictions = score(args.images, args.output, shlex.split(args.score_options))
     mos = load_mos(args)
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)

@@ -210,7 +210,9 @@ def main() -> None:
         f"Predictions, in hecd_predictions.csv, by\n\n```\n{origin['command']}\n```\n\nand the table from them by "
         f"`python benchmarks/hecd.py data/HECD --reuse --write`; torch {origin['torch']}, "
         f"{frame['scene'].nunique()} scenes.\nHigher is better, but for RMSE. In brackets: 95 % interval of a bootstrap over "
-        "scenes.\nCF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n\n"
+        "scenes.\nCF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n"
+        "Other metrics beside them, with and without the original, and the predictor that knows the method only: "
+        "[hecd_metrics.md](hecd_metrics.md).\n\n"
         f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"
         + "".join(f"- {dimension}: `{words}`\n" for dimension, words in RECIPES.items())
     )

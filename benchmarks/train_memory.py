@@ -115,20 +115,22 @@ def train(data: Path, pictures: int, batch_size: int, limit: int, checkpointed: 
             seconds = float(list(csv.DictReader(file))[-1]["seconds"])
         sizes = [path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file()]
     used = min(limit, pictures)
-    steps = max(1, used // batch_size)  # a last batch that is not full is left out
+    steps = max(1, -(-used // batch_size))
     return Training(checkpointed, pictures, used, steps, process, seconds, sum(sizes) / len(sizes))
 
 
 def table(trainings: list[Training], batch_size: int) -> str:
     """The results in Markdown."""
     lines = [
-        "| `--checkpoint-activations` | pictures used | peak MiB | MiB with all in memory | s per epoch | s per step |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| `--checkpoint-activations` | pictures used | peak MiB | MiB with all in memory | s per epoch | s per step "
+        "| CPU s of others |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for t in trainings:
         lines.append(
             f"| {'yes' if t.checkpointed else 'no'} | {t.used} of {t.pictures} | **{t.process.peak_mib:.0f}** "
-            f"| {t.most_mib:.0f} | {t.epoch_seconds:.1f} | {t.epoch_seconds / t.steps:.1f} |"
+            f"| {t.most_mib:.0f} | {t.epoch_seconds:.1f} | {t.epoch_seconds / t.steps:.1f} "
+            f"| {t.process.other_seconds:.0f} |"
         )
     lines.append("")
     for checkpointed in dict.fromkeys(t.checkpointed for t in trainings):

@@ -256,8 +256,8 @@ def test_memory_table_counts_the_pictures_that_were_not_read() -> None:
         train_memory.Training(True, 1600, 24, 2, process(120, 4000.0), 80.0, cached),
     ]
     table = train_memory.table(trainings, 12)
-    assert cells(table, "no") == ["no", "24 of 1600", "**9000**", "9665", "60.0", "30.0"]  # 1576 pictures, 665 MiB
-    assert cells(table, "yes") == ["yes", "24 of 1600", "**4000**", "4665", "80.0", "40.0"]
+    assert cells(table, "no") == ["no", "24 of 1600", "**9000**", "9665", "60.0", "30.0", "0"]  # 1576 pictures, 665 MiB
+    assert cells(table, "yes") == ["yes", "24 of 1600", "**4000**", "4665", "80.0", "40.0", "0"]
     assert "- without `--checkpoint-activations`, batch 12: 10135 MB, does not fit in 6 GB" in table
     assert "- with `--checkpoint-activations`, batch 12: 4892 MB, fits in 6 GB" in table
     assert "0.44 MB a picture, 8.0 times less than the 3.54 MB" in table

@@ -720,7 +720,7 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
     ("arguments", "message"),
     [
         (["--mos", "m.csv", "--dataset", "hecd"], "not allowed with argument"),
-        ([], "expected --predictions with --mos or --dataset, or --protocol"),
+        ([], "expected --predictions or --images, with --mos or --dataset; or --protocol"),
         (["--dataset", "icqa2k"], "--dataset icqa2k needs --root"),
         (["--mos", "m.csv", "--split", "test"], "--split needs --dataset icqa2k"),
         (["--mos", "m.csv", "--compare-published"], "--compare-published needs --dataset icqa2k"),
@@ -1016,3 +1016,27 @@ def test_a_copy_in_other_folders_is_joined_by_file_name_unless_two_pictures_shar
     (tmp_path / "cf.csv").write_text("image,CF\ny/a.png,0.5\nz/a.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.absent == ["x/a.png", "x/b.png"]
+
+
+def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated, weights, tmp_path):
+    options = " ".join(
+        f"{flag} {weights[d]}" for flag, d in (("--cf-weights", "CF"), ("--scc-weights", "SCC"), ("--weights", "PR"))
+    )
+    done = run(
+        *("evaluate.py", "--images", rated.parent / "pictures", "--score-options", f"{options} --device cpu"),
+        *("--mos", rated, "--output", tmp_path / "out", "--report", tmp_path / "page.html", "--resamples", 20),
+    )
+    assert done.code == 0, done.err
+    scores = read_scores(tmp_path / "out" / "scores_PR.csv", "PR").set_index("image")["PR"]
+    pictures = pd.read_csv(tmp_path / "out" / "predictions.csv").query("dimension == 'PR'")
+    assert len(pictures) == 32
+    for image, prediction in zip(pictures["image"], pictures["prediction"], strict=True):
+        assert prediction == pytest.approx(scores[Path(image).name], abs=1e-6)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "ORG_s0.png" in page
+
+
+def test_pictures_that_are_not_there_are_refused(run, rated, tmp_path):
+    done = run("evaluate.py", "--images", tmp_path / "none", "--mos", rated, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert "infer_PR.py could not score" in done.err

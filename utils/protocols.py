@@ -230,6 +230,8 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     summary = summarize(measured)
     table = measured.pivot_table(index=["trial", "dimension", "n", "scenes"], columns="metric", values="value", sort=False)
     shown = table.reindex(columns=list(METRICS)).reset_index()
+    if published is not None:
+        shown["published SRCC"] = f"{published:.4f}"
     for metric in METRICS:
         shown[metric] = [_number(value) for value in shown[metric]]
     short = summary.pivot_table(index="dimension", columns="metric", values=["median", "std"], sort=False, dropna=False)
