@@ -99,6 +99,12 @@ def test_official_folders_that_share_scenes_are_also_divided_anew(tmp_path):
     assert len(anew.train) + len(anew.test) == 21
 
 
+def test_a_relative_folder_is_found_from_everywhere(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    (t,) = plan(settings(Path(data.name), "official", tmp_path))
+    assert all(Path(path).is_absolute() and Path(path).is_file() for path in [*t.train["path"], *t.test["path"]])
+
+
 def test_the_official_protocol_needs_given_folders(rated, tmp_path):
     with pytest.raises(ValueError, match="has no ICQA_2K_train and ICQA_2K_test"):
         plan(settings(rated, "official", tmp_path))

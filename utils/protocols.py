@@ -61,9 +61,9 @@ def plan(args: argparse.Namespace) -> list[Trial]:
     Raises:
         ValueError: If the data set does not allow it.
     """
-    table = with_paths(load_dataset(args.root, mos_range=args.mos_range))
+    table = load(args.root, args.mos_range)
     if args.protocol == "cross":
-        other = with_paths(load_dataset(args.train_root, mos_range=args.mos_range))
+        other = load(args.train_root, args.mos_range)
         return [trial("cross", other, table, args.seed)]
     if args.protocol == "official":
         if "split" not in table or set(table["split"]) != {"train", "test"}:
@@ -85,6 +85,13 @@ def plan(args: argparse.Namespace) -> list[Trial]:
         train = parts["train"][parts["train"]["method"] != method]
         trials.append(trial(f"without_{method}", train, parts["test"][parts["test"]["method"] == method], args.seed))
     return trials
+
+
+def load(root: Path, mos_range: tuple[float, float]) -> pd.DataFrame:
+    """A data set with the absolute path of each picture as a column."""
+    table = with_paths(load_dataset(root, mos_range=mos_range))
+    table["path"] = [os.path.abspath(path) for path in table["path"]]
+    return table
 
 
 def by_scene(table: pd.DataFrame, name: str, seed: int) -> list[Trial]:
@@ -149,6 +156,9 @@ def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
     table.attrs = {"root": os.path.commonpath([os.path.dirname(p) for p in trial.test["path"]]), "name": trial.name}
     table["image"] = [Path(os.path.relpath(p, table.attrs["root"])).as_posix() for p in trial.test["path"]]
     rows = pd.concat([join(table, found[d], d).rows for d in DIMENSIONS if table[d].notna().any()], ignore_index=True)
+    without = int(rows["prediction"].isna().sum())
+    if without:
+        print(f"{trial.name}: {without} of {len(rows)} rated test pictures have no score, see the score files in {folder}")
     rows = rows[rows["prediction"].notna()].reset_index(drop=True)
     write_atomic(done, rows.to_csv(index=False, lineterminator="\n"))
     return rows
@@ -162,14 +172,19 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def call(folder: Path, script: str, *arguments: object) -> None:
-    """Run a script of ours; what it says goes to ``log.txt`` of the trial."""
+    """Run a script of ours; what it says goes to ``log.txt`` of the trial.
+
+    Raises:
+        TrialError: If it fails. An inference script that could not score single pictures has not.
+    """
     print(f"{folder.name}: {script}", flush=True)
     command = [sys.executable, str(ROOT / script), *(str(a) for a in arguments)]
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    if status:
+    scored = "-o" in arguments and Path(str(arguments[arguments.index("-o") + 1])).is_file()
+    if status and not (status == 1 and scored):
         said = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
         raise TrialError(f"{script} ended with status {status}; the end of {folder / 'log.txt'}:\n" + "\n".join(said[-5:]))
 
