@@ -18,6 +18,7 @@ from utils import startup  # noqa: F401, before all that is slow to load
 
 # isort: split
 
+from data.labels import ObjectLabels, no_curves
 from models import load_model
 from utils.files import sha256
 from utils.images import ImageList, list_images
@@ -68,6 +69,7 @@ def main() -> int:
             f"--{low}-weights", default=dimension, metavar="FILE", help=f"to compute {dimension} where not given"
         )
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
+    parser.add_argument("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong")
     parser.add_argument("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
     args = parser.parse_args()
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
@@ -126,7 +128,8 @@ def main() -> int:
         from utils.report import report_scores  # only here, for it is slow to load
 
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        report_scores(path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0)
+        labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
+        report_scores(path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels)
         print(f"report: {args.report}")
     return status
 

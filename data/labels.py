@@ -24,6 +24,16 @@ CLASSES = 81  # rows of the published class embedding: the 80 classes of COCO, a
 # that stays within these bounds would be one pixel in the corner.
 _NORMALIZED = (-0.5, 1.5)
 
+_COCO = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking meter,
+bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee,
+skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup,
+fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch,
+potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink,
+refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush
+"""
+COCO_NAMES = tuple(name.strip() for name in _COCO.split(","))  # COCO-80, in the order of their ids
+
 _BOX = ("x center", "y center", "width", "height")
 _ROW = f"expected the class, {', '.join(_BOX[:3])} and {_BOX[3]} as plain numbers with spaces between"
 _PRIOR = 'expected {"class": {"r": {"0": number, ..., "255": number}, "g": ..., "b": ...}} as in the published color_.json'
@@ -147,6 +157,11 @@ def read_color_curves(path: str | Path) -> np.ndarray:
     return curves.reshape(CLASSES, CURVE)
 
 
+def no_curves() -> np.ndarray:
+    """A color prior of zeros, float32, shape (81, 768), where nobody looks it up."""
+    return np.zeros((CLASSES, CURVE), np.float32)
+
+
 def object_slots(boxes: Boxes, curves: np.ndarray) -> np.ndarray:
     """The objects of a picture as the published SCC network takes them.
 
@@ -228,9 +243,13 @@ class ObjectLabels:
         Raises:
             LabelError: If there is a label file and it cannot be read.
         """
-        file = self.file(name)
-        boxes = Boxes(np.zeros((0, 5)), np.zeros(0, bool)) if file is None else read_yolo(file, self.as_published)
+        boxes = self.boxes(name)
         return object_slots(boxes, self.curves), min(len(boxes), SLOTS)
+
+    def boxes(self, name: str) -> Boxes:
+        """The objects of an image as its label file has them; arguments and errors as of ``slots``."""
+        file = self.file(name)
+        return Boxes(np.zeros((0, 5)), np.zeros(0, bool)) if file is None else read_yolo(file, self.as_published)
 
 
 def _read_text(path: str | Path) -> str:

@@ -17,10 +17,11 @@ import torch
 from conftest import make_picture
 from PIL import Image
 
+from data.labels import COCO_NAMES, Boxes
 from models import load_model
 from utils import report
 from utils.images import read_rgb
-from utils.report import Origin, report_evaluation, report_scores, write_report
+from utils.report import Origin, report_evaluation, report_scores, write_report, wrong_objects
 from utils.scores import ScoreWriter
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -423,3 +424,41 @@ def dumped(page: Path, profile: Path) -> str:
     command = [CHROMIUM, *flags, "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
     return done.stdout
+
+
+def test_objects_with_surprising_colors_are_named_the_worst_first():
+    surprise = np.full((10, 10), 3.0)
+    surprise[:5, :5], surprise[5:, 5:] = 8.0, 7.0
+    rows = [[2, 0.25, 0.25, 0.5, 0.5], [0, 0.75, 0.25, 0.5, 0.5], [11, 0.75, 0.75, 0.5, 0.5], [80, 0.25, 0.25, 0.01, 0.01]]
+    boxes = Boxes(np.array(rows, float), np.ones(4, bool))
+    assert wrong_objects(surprise, boxes) == "class 80 (8.0 nats), car (8.0 nats), stop sign (7.0 nats)"
+    assert wrong_objects(surprise, Boxes(np.zeros((0, 5)), np.zeros(0, bool))) == ""
+
+
+def test_coco_names_are_eighty_in_their_order():
+    assert len(COCO_NAMES) == len(set(COCO_NAMES)) == 80
+    known = {
+        0: "person",
+        2: "car",
+        11: "stop sign",
+        15: "cat",
+        22: "zebra",
+        41: "cup",
+        49: "orange",
+        50: "broccoli",
+        79: "toothbrush",
+    }
+    assert {n: COCO_NAMES[n] for n in known} == known
+
+
+def test_the_page_names_objects_where_label_files_are_given(run, gallery, weights, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "tiny.txt").write_text("11 0.5 0.5 1 1\n")
+    (tmp_path / "labels" / "gray.txt").write_text("no label\n")
+    own = [x for flag, d in (("--cf-weights", "CF"), ("--scc-weights", "SCC"), ("--weights", "PR")) for x in (flag, weights[d])]
+    report = ["--report", tmp_path / "r.html", "--report-labels", tmp_path / "labels"]
+    done = run("infer_PR.py", gallery, *own, "-o", tmp_path / "pr.csv", "--device", "cpu", *report)
+    assert done.code == 0, done.err
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "are named as looking wrong" in page
+    assert "gray.txt, line 1" in page  # a file that cannot be read is said, and stops nothing

@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from data.labels import COCO_NAMES, Boxes, LabelError, ObjectLabels
 from models import load_model
 from models.base import ScoreNet
 from models.semantic import SemanticConsistencyNet
@@ -86,6 +87,7 @@ def report_scores(
     mos: pd.DataFrame | None = None,
     scc: ScoreNet | None = None,
     maps: int | None = None,
+    labels: ObjectLabels | None = None,
     date: str = "",
 ) -> Path:
     """Report of a score file of infer_PR.py (one of infer_CF.py or infer_SCC.py works as well).
@@ -98,6 +100,7 @@ def report_scores(
         scc: The network for surprise maps; the shipped one if None.
         maps: How many pictures get a surprise map, those with the lowest scores; 0 for none. If None, all of up to 300
             pictures, else 100.
+        labels: Where objects are, to name those that look wrong.
         date: For the footer. It is not looked up, so that the same input gives the same page.
 
     Returns:
@@ -125,6 +128,7 @@ def report_scores(
         command=command,
         scc=scc,
         maps=maps,
+        labels=labels,
         date=date,
     )
 
@@ -155,6 +159,7 @@ def report_evaluation(
     command: str = "",
     scc: ScoreNet | None = None,
     maps: int | None = None,
+    labels: ObjectLabels | None = None,
     date: str = "",
 ) -> Path:
     """Report of predictions beside the ratings of people.
@@ -171,6 +176,7 @@ def report_evaluation(
         command: As of :func:`report_scores`, and so ``scc``, ``maps`` and ``date``.
         scc: See there.
         maps: See there.
+        labels: See there.
         date: See there.
 
     Returns:
@@ -204,6 +210,7 @@ def report_evaluation(
         command=command,
         scc=scc,
         maps=maps,
+        labels=labels,
         date=date,
     )
 
@@ -220,6 +227,7 @@ def write_report(
     command: str = "",
     scc: ScoreNet | None = None,
     maps: int | None = None,
+    labels: ObjectLabels | None = None,
     date: str = "",
     percentiles: str | Path = PERCENTILES,
 ) -> Path:
@@ -237,6 +245,7 @@ def write_report(
         command: As of :func:`report_scores`, and so ``scc``, ``maps`` and ``date``.
         scc: See there.
         maps: See there.
+        labels: See there.
         date: See there.
         percentiles: What docs/make_percentiles.py wrote.
 
@@ -259,9 +268,9 @@ def write_report(
     origins = dict(origins or {})
     reference, why_not = read_percentiles(percentiles, origins, dimensions)
 
-    chosen, scc, map_note = choose_maps(frame, dimensions, scc, maps)
+    chosen, scc, map_note = choose_maps(frame, dimensions, scc, maps, labels is not None)
     side = next(side for most, side in _SIDES if len(frame) <= most)
-    looks = look_at(frame["image"].tolist(), Path(root), side, chosen, scc)
+    looks = look_at(frame["image"].tolist(), Path(root), side, chosen, scc, labels)
     folder = common_folder(frame["image"].tolist())
     pictures = [
         describe(number, row, looks[row["image"]], dimensions, reference) | {"name": _text(row["image"][len(folder) :])}
@@ -448,6 +457,7 @@ class Look:
         heat: Data URI of the overlay; empty without a map.
         region: Left, top, width and height of the most surprising region as shares of the picture; None if there is none.
         surprise: Mean surprise in nats; NaN without a map.
+        wrong: Objects whose colors are surprising, in words.
         gray: Whether the picture has no color.
         unreadable: Why there is no thumbnail.
     """
@@ -458,12 +468,13 @@ class Look:
     heat: str = ""
     region: tuple[float, float, float, float] | None = None
     surprise: float = math.nan
+    wrong: str = ""
     gray: bool = False
     unreadable: str = ""
 
 
 def choose_maps(
-    frame: pd.DataFrame, dimensions: Sequence[str], scc: ScoreNet | None, maps: int | None
+    frame: pd.DataFrame, dimensions: Sequence[str], scc: ScoreNet | None, maps: int | None, named: bool = False
 ) -> tuple[set[str], SemanticConsistencyNet | None, str]:
     """Which pictures get a surprise map, by which network, and what is to be said of it."""
     if maps == 0:
@@ -483,6 +494,11 @@ def choose_maps(
         "It is not an object and has no name, since nothing here detects objects, and it need not be wrong: "
         f"{_share_of_photos(scc)} have one too. A gray patch is seldom surprising."
     )
+    if named:
+        note += (
+            f" Objects of the label files whose mean surprise is above {_REGION_SURPRISE:g} nats are named as looking wrong; a "
+            "box holds background too, and a thing that may have any color can be surprising and right."
+        )
     return chosen, scc, note
 
 
@@ -495,7 +511,12 @@ def _share_of_photos(scc: SemanticConsistencyNet) -> str:
 
 
 def look_at(
-    names: Sequence[str], root: Path, side: int, chosen: set[str], scc: SemanticConsistencyNet | None
+    names: Sequence[str],
+    root: Path,
+    side: int,
+    chosen: set[str],
+    scc: SemanticConsistencyNet | None,
+    labels: ObjectLabels | None = None,
 ) -> dict[str, Look]:
     """Read each picture once, for its thumbnail and its surprise map.
 
@@ -520,7 +541,13 @@ def look_at(
             return shown
         surprise = surprise_map(scc, pixels)
         region, mean = surprising_region(surprise), float(surprise.mean())
-        return replace(shown, heat=heat_overlay(surprise), region=region, surprise=mean)
+        wrong = ""
+        if labels is not None:
+            try:
+                wrong = wrong_objects(surprise, labels.boxes(name))
+            except LabelError as error:
+                wrong = _text(error)
+        return replace(shown, heat=heat_overlay(surprise), region=region, surprise=mean, wrong=wrong)
 
     try:
         with ThreadPoolExecutor(min(worker_count(["cpu"]), _MOST_WORKERS)) as pool:
@@ -568,6 +595,25 @@ def surprising_region(surprise: np.ndarray) -> tuple[float, float, float, float]
     rows, columns = ndimage.find_objects(labels)[int(masses.argmax())]
     h, w = surprise.shape
     return columns.start / w, rows.start / h, (columns.stop - columns.start) / w, (rows.stop - rows.start) / h
+
+
+def wrong_objects(surprise: np.ndarray, boxes: Boxes) -> str:
+    """The objects whose colors are surprising, the most surprising first, in words; empty if there are none.
+
+    Args:
+        surprise: In nats, shape (h, w).
+        boxes: Objects of the picture.
+    """
+    h, w = surprise.shape
+    found = []
+    for category, x, y, width, height in boxes.rows:
+        left, right = (int(np.clip(round(edge * w), 0, w)) for edge in (x - width / 2, x + width / 2))
+        top, bottom = (int(np.clip(round(edge * h), 0, h)) for edge in (y - height / 2, y + height / 2))
+        inside = surprise[top : max(bottom, top + 1), left : max(right, left + 1)]
+        if inside.size and inside.mean() > _REGION_SURPRISE:
+            name = COCO_NAMES[int(category)] if category < len(COCO_NAMES) else f"class {int(category)}"
+            found.append((float(inside.mean()), name))
+    return ", ".join(f"{name} ({nats:.1f} nats)" for nats, name in sorted(found, reverse=True))
 
 
 def heat_overlay(surprise: np.ndarray) -> str:
@@ -619,6 +665,7 @@ def describe(
         "heat": look.heat,
         "region": look.region and [round(100 * share, 1) for share in look.region],
         "surprise": look.surprise,
+        "wrong": look.wrong,
         "unreadable": look.unreadable,
     }
 

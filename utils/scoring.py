@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from data.labels import CLASSES, CURVE, LabelError, ObjectLabels, read_color_curves
+from data.labels import LabelError, ObjectLabels, no_curves, read_color_curves
 from models.base import PRECISIONS, CompactNet, Inputs, Maps, ScoreNet
 from utils import startup
 from utils.checkpoint import PRESETS, find_published, load_model
@@ -258,8 +258,7 @@ def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -
             raise ValueError("--labels and --color-prior are for a published SCC network; the weights hold another one")
         return None
     if args.labels == "none" and args.color_prior is None:
-        no_curves = np.zeros((CLASSES, CURVE), np.float32)  # without objects there is nothing to look up
-        return Objects(ObjectLabels(None, no_curves, args.published_quirks), {}, {})
+        return Objects(ObjectLabels(None, no_curves(), args.published_quirks), {}, {})
     beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
     prior = args.color_prior or find_published("color_.json", beside)
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
