@@ -604,7 +604,7 @@ def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_pat
     files = {"metrics.csv", "methods.csv", "predictions.csv", "table.md", "table.tex"}
     assert {path.name for path in (tmp_path / "o").iterdir()} == files
     metrics = read_metrics(tmp_path / "o")
-    assert list(metrics.columns) == ["dimension", "predictor", "metric", "value", "low", "high", "n", "scenes", "note"]
+    assert list(metrics.columns) == ["dimension", "metric", "value", "low", "high", "n", "predictor", "scenes", "note"]
     assert len(metrics) == 3 * 2 * len(ALL_METRICS)
     for dimension, seed in {"CF": 4, "SCC": 8, "PR": 6}.items():
         images = IMAGES[1:] if dimension == "SCC" else IMAGES

@@ -650,7 +650,7 @@ def evaluate(
         subset: What the note of every row should begin with.
 
     Returns:
-        Columns dimension, predictor, metric, value, low, high, n, scenes and note. n counts pictures, but for
+        Columns dimension, metric, value, low, high, n, predictor, scenes and note. n counts pictures, but for
         :data:`PAIR_METRICS` pairs, and for the system SRCC methods.
     """
     found = []
@@ -671,7 +671,7 @@ def evaluate(
                 measured.loc[measured["metric"] == SYSTEM_SRCC, "note"] += "; near 1 by construction"
             measured["note"] = ["; ".join(filter(None, (subset, note, of_metric))) for of_metric in measured["note"]]
             found.append(measured.assign(dimension=dimension, predictor=predictor, scenes=pictures["scene"].nunique()))
-    columns = ["dimension", "predictor", "metric", "value", "low", "high", "n", "scenes", "note"]
+    columns = ["dimension", "metric", "value", "low", "high", "n", "predictor", "scenes", "note"]
     return pd.concat(found, ignore_index=True)[columns]
 
 
