@@ -74,6 +74,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"expected a --report that ends in .html, got {args.report}")
+    # what is wrong with an option must be known before the scoring
+    labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
     images = list_images(args.images)
     path = output_path(args.output, args.images, "PR")
 
@@ -128,7 +130,6 @@ def main() -> int:
         from utils.report import report_scores  # only here, for it is slow to load
 
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
         report_scores(path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels)
         print(f"report: {args.report}")
     return status

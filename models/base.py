@@ -217,6 +217,21 @@ def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
     return [pictures], True
 
 
+def sub_score_lists(
+    count: int, single: bool, cf: float | list[float] | None, scc: float | list[float] | None
+) -> list[list[float] | None]:
+    """CF and SCC that a realism network was given, a list of numbers each, or None.
+
+    Raises:
+        ValueError: If their number is not the number of pictures.
+    """
+    given = [None if s is None else [float(s)] if single else [float(v) for v in s] for s in (cf, scc)]
+    for name, values in zip(("CF", "SCC"), given, strict=True):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{count} pictures but {len(values)} {name} scores")
+    return given
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Arithmetic on one thread, as the scripts do it: the last digits of a sum depend on how it is divided."""

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.backbone import UnreachableError, read_state
-from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, to_tensor
+from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
 from models.preprocessing import check_picture
 from utils.color import linear_to_lab, srgb_to_linear
 
@@ -312,23 +312,13 @@ class PublishedPR(PublishedNet):
     def score(
         self, pictures: Picture | list[Picture], cf: float | list[float], scc: float | list[float]
     ) -> float | list[float]:
-        """Score pictures.
-
-        Args:
-            pictures: As for the other networks.
-            cf: CF of each picture, in the form of the result.
-            scc: SCC of each picture, likewise.
-
-        Returns:
-            One number in [-1, 1] for one picture, a list of numbers for a list.
+        """Score pictures, as the other networks do; CF and SCC of each picture must be given, in the form of the result.
 
         Raises:
             ValueError: If the number of sub-scores is not the number of pictures.
         """
         items, single = as_list(pictures)
-        pairs = [(cf, scc)] if single else list(zip(cf, scc, strict=True))
-        if len(pairs) != len(items):
-            raise ValueError(f"{len(items)} pictures but {len(pairs)} CF and SCC scores")
+        pairs = zip(*sub_score_lists(len(items), single, cf, scc), strict=True)
         with one_thread():
             values = [self.score_prepared(self.prepare(p), s) for p, s in zip(items, pairs, strict=True)]
         return values[0] if single else values

@@ -19,6 +19,7 @@ from models.base import (
     color_effect,
     compress,
     one_thread,
+    sub_score_lists,
     to_tensor,
 )
 
@@ -72,10 +73,7 @@ class PerceptualRealismNet(CompactNet):
             ValueError: If the number of sub-scores is not the number of pictures.
         """
         items, single = as_list(pictures)
-        given = [None if s is None else [float(s)] if single else [float(v) for v in s] for s in (cf, scc)]
-        for name, values in zip(("CF", "SCC"), given, strict=True):
-            if values is not None and len(values) != len(items):
-                raise ValueError(f"{len(items)} pictures but {len(values)} {name} scores")
+        given = sub_score_lists(len(items), single, cf, scc)
         if None in given and self.branches is None:
             from models import load_model  # here, not above: models imports this module
 

@@ -462,3 +462,11 @@ def test_the_page_names_objects_where_label_files_are_given(run, gallery, weight
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "are named as looking wrong" in page
     assert "gray.txt, line 1" in page  # a file that cannot be read is said, and stops nothing
+
+
+def test_a_folder_of_labels_that_is_not_there_is_known_before_the_scoring(run, gallery, tmp_path):
+    report = ["--report", tmp_path / "r.html", "--report-labels", tmp_path / "none"]
+    done = run("infer_PR.py", gallery, "-o", tmp_path / "pr.csv", *report)
+    assert done.code == 1
+    assert str(tmp_path / "none") in done.err
+    assert list(tmp_path.iterdir()) == []

@@ -142,8 +142,7 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
     known, _ = early.parse_known_args(argv)
     if known.preset == "published":
         settings = _PUBLISHED | _PUBLISHED_BY_DIMENSION[dimension] | _ADDITIONS | (_STRICT if known.strict_recipe else {})
-        actions = {action.dest for action in parser._actions}
-        parser.set_defaults(**{k: v for k, v in settings.items() if k in actions})
+        parser.set_defaults(**settings)
     args = parser.parse_args(argv)
     if args.preset != "published":
         for name in ("strict_recipe", "checkpoint_activations", "cache", "labels", "color_prior", "attention"):

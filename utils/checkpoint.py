@@ -75,8 +75,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, holds code, or is no checkpoint of ours.
     """
-    content = read_weights(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    return check_format(read_weights(path), path)
+
+
+def is_own(content: Any) -> bool:
+    """Whether a weight file's content is a checkpoint of ours."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def check_format(content: Any, path: Path) -> dict[str, Any]:
+    """The content, if it is a checkpoint of ours.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not is_own(content):
         kind = f"a dictionary with {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else type(content)
         raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {kind})")
     return content
@@ -176,24 +189,24 @@ def load_model(
     else:
         path = Path(weights)
     content = read_weights(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if is_own(content):
         found, kind = content.get("dimension"), content.get("preset", "compact")
     else:
         from models.published import from_published, published_dimension
 
         found, kind = published_dimension(content), "published"
         if found is None:
-            read_checkpoint(path)  # which says what is wrong
+            check_format(content, path)  # which says what it is
     if dimension is not None and found != dimension:
         raise ValueError(f"{path} holds a {found} network, expected {dimension}")
     if preset is not None and kind != preset:
         raise ValueError(f"{path} holds a network of the preset {kind}, expected {preset}")
-    if kind == "published" and content.get("format") != FORMAT:
-        model = from_published(content, str(path), copy=False)
-        model.seen = None
-    else:
+    if is_own(content):
         model = build_model(content, str(path))
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
+    else:
+        model = from_published(content, str(path), copy=False)
+        model.seen = None
     if attention is not None:
         if kind != "published" or found != "SCC":
             raise ValueError(f"--attention is for a published SCC network; {path} holds a {kind} {found} network")

@@ -80,15 +80,7 @@ class Origin:
 
 
 def report_scores(
-    csv_path: str | Path,
-    report_path: str | Path,
-    command: str = "",
-    *,
-    mos: pd.DataFrame | None = None,
-    scc: ScoreNet | None = None,
-    maps: int | None = None,
-    labels: ObjectLabels | None = None,
-    date: str = "",
+    csv_path: str | Path, report_path: str | Path, command: str = "", *, mos: pd.DataFrame | None = None, **shown: Any
 ) -> Path:
     """Report of a score file of infer_PR.py (one of infer_CF.py or infer_SCC.py works as well).
 
@@ -97,11 +89,7 @@ def report_scores(
         report_path: The HTML file to write.
         command: What made the scores, for the footer.
         mos: MOS table with image, scene, method, CF, SCC, PR, if there are ratings.
-        scc: The network for surprise maps; the shipped one if None.
-        maps: How many pictures get a surprise map, those with the lowest scores; 0 for none. If None, all of up to 300
-            pictures, else 100.
-        labels: Where objects are, to name those that look wrong.
-        date: For the footer. It is not looked up, so that the same input gives the same page.
+        shown: ``scc``, ``maps``, ``labels`` and ``date`` of :func:`write_report`.
 
     Returns:
         ``report_path``.
@@ -126,10 +114,7 @@ def report_scores(
         title=Path(meta["root"]).name,
         origins=origins,
         command=command,
-        scc=scc,
-        maps=maps,
-        labels=labels,
-        date=date,
+        **shown,
     )
 
 
@@ -155,12 +140,7 @@ def report_evaluation(
     title: str = "",
     metas: Mapping[str, Mapping[str, Any]] | None = None,
     errors: Mapping[str, str] | None = None,
-    notes: Sequence[str] = (),
-    command: str = "",
-    scc: ScoreNet | None = None,
-    maps: int | None = None,
-    labels: ObjectLabels | None = None,
-    date: str = "",
+    **shown: Any,
 ) -> Path:
     """Report of predictions beside the ratings of people.
 
@@ -172,12 +152,7 @@ def report_evaluation(
         title: Name of the data set.
         metas: Sidecars of the score files by dimension, if there are.
         errors: Why a picture has no score, by picture.
-        notes: What else is to be said, such as that the scores are in-sample.
-        command: As of :func:`report_scores`, and so ``scc``, ``maps`` and ``date``.
-        scc: See there.
-        maps: See there.
-        labels: See there.
-        date: See there.
+        shown: ``notes``, ``command``, ``scc``, ``maps``, ``labels`` and ``date`` of :func:`write_report`.
 
     Returns:
         ``report_path``.
@@ -200,19 +175,7 @@ def report_evaluation(
     for dimension, meta in (metas or {}).items():
         if meta.get("weights"):
             origins[dimension] = origin_of(meta, dimension, meta.get("dimension", dimension))
-    return write_report(
-        report_path,
-        frame,
-        root=root,
-        title=title,
-        origins=origins,
-        notes=notes,
-        command=command,
-        scc=scc,
-        maps=maps,
-        labels=labels,
-        date=date,
-    )
+    return write_report(report_path, frame, root=root, title=title, origins=origins, **shown)
 
 
 def write_report(
@@ -241,12 +204,13 @@ def write_report(
         mos: MOS table, joined by ``image``; its scenes and methods go before all others.
         title: What was scored.
         origins: How the scores were made, by dimension.
-        notes: What is to be said before all else.
-        command: As of :func:`report_scores`, and so ``scc``, ``maps`` and ``date``.
-        scc: See there.
-        maps: See there.
-        labels: See there.
-        date: See there.
+        notes: What is to be said before all else, such as that the scores are in-sample.
+        command: What made the scores, for the footer.
+        scc: The network for surprise maps; the shipped one if None.
+        maps: How many pictures get a surprise map, those with the lowest scores; 0 for none. If None, all of up to 300
+            pictures, else 100.
+        labels: Where objects are, to name those that look wrong.
+        date: For the footer. It is not looked up, so that the same input gives the same page.
         percentiles: What docs/make_percentiles.py wrote.
 
     Returns:
