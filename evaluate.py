@@ -13,7 +13,7 @@ path says which dimension it is, unless the name holds ``_CF_``. MOS come from a
 For each dimension the tables set the network beside a trivial predictor, the mean MOS of the picture's method in other scenes.
 
 --output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
-predictions.csv, in which pictures without a score have an empty prediction.
+predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at.
 """
 
 import argparse
@@ -29,8 +29,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from data.cin25 import load_cin25
-from data.hecd import load_hecd
+from data.compute_mos import HECD_RAW, hecd_noise
+from data.hecd import find_ratings, load_hecd
 from data.icqa2k import SPLITS, load_icqa2k, split_folder
+from data.labels import ObjectLabels, no_curves
 from data.table import load_table
 from utils.compare import compact_comparison, compare, comparison_notes
 from utils.evaluation import (
@@ -71,7 +73,7 @@ SAMPLES = {
     "unknown": "it does not say whether the weights have seen these pictures",
 }
 METHOD_MEAN = "method-mean"  # as a second predictor
-_MOST_NAMES = 10  # on the console
+_MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimensions
 
 
 class Table(NamedTuple):
@@ -104,7 +106,12 @@ def parse_args() -> argparse.Namespace:
     add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
     add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
     add("--train-root", type=Path, help="data set that --protocol cross trains on")
-    add("--train-options", default="", metavar="TEXT", help="for all three training scripts, such as '--epochs 5'")
+    add(
+        "--train-options",
+        default="",
+        metavar="TEXT",
+        help="for all three training scripts, such as '--epochs 5'; a lone flag after =",
+    )
     add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--photos PHOTOS'")
     add("--folds", type=int, default=5, help="of the out-of-fold predictions (default: %(default)s)")
     # run
@@ -113,12 +120,17 @@ def parse_args() -> argparse.Namespace:
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
+    add("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong in the report")
     args = parser.parse_args()
     if args.protocol == "official" and (args.predictions or args.images):  # made already: nothing to train
         args.protocol, args.compare_published = None, True
     if args.protocol:
-        if args.root is None or args.output is None or args.predictions:
+        if args.root is None or args.output is None or args.predictions or args.images:
             parser.error("--protocol needs --root and --output, and makes its own predictions")
+        if args.mos or args.versus or args.compare_published:
+            parser.error("--protocol takes the MOS of --root, and does not go with --mos, --versus and --compare-published")
+        if args.repeats < 1:
+            parser.error(f"--repeats must be at least 1, got {args.repeats}")
         if (args.protocol == "cross") != (args.train_root is not None):
             parser.error("--protocol cross and --train-root need each other")
         args.options, args.scc_options = shlex.split(args.train_options), shlex.split(args.scc_options)
@@ -146,8 +158,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--resamples must be at least 1, got {args.resamples}")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, {args.output} is a file")
-    if args.report is not None and (args.protocol or args.report.suffix.lower() not in (".html", ".htm")):
-        parser.error("--report is for --predictions and needs a name that ends in .html")
+    if args.report is not None and args.protocol:
+        parser.error("--report is for --predictions and --images, not for --protocol")
+    if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--report needs a name that ends in .html, got {args.report}")
+    if args.report_labels is not None and args.report is None:
+        parser.error("--report-labels needs --report")
     args.split = args.split or "test"
     args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
     return args
@@ -174,11 +190,18 @@ def load_mos(args: argparse.Namespace) -> pd.DataFrame:
         return load_icqa2k(args.root, args.split, args.mos_range)
     if args.dataset == "cin25":
         return load_cin25(args.ratings, args.mos_range, args.root)
-    return load_hecd(args.root)
+    table = load_hecd(args.root)
+    if find_ratings(args.root).with_name(HECD_RAW).is_file():
+        files = [Path(image).name for image in table["image"]]
+        errors = hecd_noise(args.root)["se"].reindex(files).to_numpy()
+        table = table.assign(**{f"{dimension}_se": errors for dimension in DIMENSIONS})
+    return table
 
 
 def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing: bool) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Predictions and method means of all dimensions in one table, and notes on each; prints what was found.
+    """Predictions and method means of all dimensions in one table, with why a prediction is missing; and notes on each.
+
+    Prints what was found.
 
     Raises:
         ValueError: If a rated picture has no row and must have one, or nothing is left to evaluate.
@@ -194,7 +217,9 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
         notes[dimension] = describe(joined, scores, dimension)
         # The table is in the order of joined.rows, once the pictures without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
-        parts.append(pd.concat([joined.rows, means], axis=1))
+        reasons = dict.fromkeys(joined.absent, f"no row in {scores.path.name}") | joined.failed
+        error = [reasons.get(image, "") for image in joined.rows["image"]]
+        parts.append(pd.concat([joined.rows.assign(error=error), means], axis=1))
     if not parts:
         raise ValueError(f"{table.attrs['name']} has no ratings in {', '.join(predictions)}: nothing to evaluate")
     return pd.concat(parts, ignore_index=True), notes
@@ -372,8 +397,35 @@ def write_files(folder: Path, data: dict[str, pd.DataFrame], tables: list[Table]
         write_atomic(folder / name, text)
 
 
+def write_page(
+    args: argparse.Namespace,
+    rows: pd.DataFrame,
+    predictions: dict[str, Scores],
+    mos: pd.DataFrame,
+    notes: dict[str, str],
+    labels: ObjectLabels | None,
+) -> None:
+    """The page of ``--report``."""
+    from utils.report import report_evaluation  # only here, for it is slow to load
+
+    scored = rows.groupby("image")["prediction"].transform("count") > 0
+    report_evaluation(
+        rows,
+        args.report,
+        root=mos.attrs["root"],
+        title=mos.attrs["name"],
+        metas={dimension: s.frame.attrs["meta"] for dimension, s in predictions.items() if s.frame.attrs["meta"]},
+        errors=rows[~scored].drop_duplicates("image").set_index("image")["error"].to_dict(),
+        notes=[note for note in notes.values() if note],
+        command=shlex.join(["python", "evaluate.py", *sys.argv[1:]]),
+        labels=labels,
+    )
+
+
 def main() -> None:
     args = parse_args()
+    # what is wrong with an option must be known before the work
+    labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
     if args.protocol:
         run_protocol(args, PUBLISHED_SRCC if args.protocol == "official" else None)
         return
@@ -419,25 +471,19 @@ def main() -> None:
         compared = data["comparison.csv"] = compare_all(rows, notes, mos, args)
         tables.append(Table(f"{name}: comparison", compact_comparison(compared), comparison_notes(compared)))
 
-    if args.report is not None:
-        from utils.report import report_evaluation  # only here, for it is slow to load
-
-        metas = {d: s.frame.attrs["meta"] for d, s in predictions.items() if s.frame.attrs["meta"]}
-        command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
-        said = [note for note in notes.values() if note]
-        report_evaluation(rows, args.report, root=mos.attrs["root"], title=name, metas=metas, notes=said, command=command)
-        print(f"report: {args.report}")
-
-    for table in tables:
+    data["methods.csv"] = method_table(rows, args.resamples, args.seed)
+    methods = Table(f"{name}: methods", compact_methods(data["methods.csv"]), []) if len(data["methods.csv"]) else None
+    few = methods is not None and len(methods.cells) <= _MOST_METHODS
+    for table in [*tables, methods] if few else tables:
         print("\n" + "\n".join([table.title, as_text(table.cells), *table.notes]))
     print("\n" + "\n".join(lines))
     if args.output is not None:
-        data["methods.csv"] = method_table(rows, args.resamples, args.seed)
-        if len(data["methods.csv"]):
-            tables.append(Table(f"{name}: methods", compact_methods(data["methods.csv"]), []))
         data["predictions.csv"] = rows[["image", "scene", "method", "dimension", "mos", "prediction"]]
-        write_files(args.output, data, tables, lines)
+        write_files(args.output, data, [*tables, methods] if methods else tables, lines)
         print(f"\n{args.output}: {', '.join([*data, 'table.md', 'table.tex'])}")
+    if args.report is not None:
+        write_page(args, rows, predictions, mos, notes, labels)
+        print(f"report: {args.report}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ We have not had this data set: nothing is downloaded, and the rows ``scene_id, i
 header, are as we know them from descriptions. That its people judged naturalness, which is PR, is our reading.
 """
 
-import csv
 import math
 import warnings
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.icqa2k import DIMENSIONS, unit_mos
-from data.table import relative_image
+from data.table import csv_lines, finite_number, relative_image, separator_hint
 
 COLUMNS = ("scene_id", "image_path", "method", "score", "user_id")
 _SCENES, _VERSIONS = 25, 4  # the original and three methods
@@ -64,31 +63,17 @@ def _read(path: Path, mos_range: tuple[float, float]) -> list[tuple[str, str, st
     if not path.is_file():
         raise FileNotFoundError(f"no ratings {path}; expected the rows of CIN25, {', '.join(COLUMNS)}")
     rows = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True, skipinitialspace=True)
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not cells:
-                    continue  # a blank line, often the last one
-                if len(cells) != len(COLUMNS):
-                    raise ValueError(f"{where}: expected {len(COLUMNS)} cells, {', '.join(COLUMNS)}; got {len(cells)}")
-                scene, image, method, score, user = (cell.strip() for cell in cells)
-                if not (scene and method and user):
-                    raise ValueError(f"{where}: expected a scene, a method and a user, got {scene!r}, {method!r} and {user!r}")
-                rows.append((scene, relative_image(image, where), method, _score(score, mos_range, where), user))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a comma-separated UTF-8 file ({error})") from error
+    for line, cells in csv_lines(path):
+        where = f"{path}, line {line}"
+        if len(cells) != len(COLUMNS):
+            raise ValueError(
+                f"{where}: expected {len(COLUMNS)} cells, {', '.join(COLUMNS)}; got {len(cells)}{separator_hint(cells)}"
+            )
+        scene, image, method, score, user = cells
+        if not (scene and method and user):
+            raise ValueError(f"{where}: expected a scene, a method and a user, got {scene!r}, {method!r} and {user!r}")
+        value = finite_number(score, f"{where} has the score", "expected a number; the file has no header")
+        rows.append((scene, relative_image(image, where), method, unit_mos(value, mos_range, where), user))
     if not rows:
         raise ValueError(f"{path} has no rows, expected {', '.join(COLUMNS)}, without a header")
     return rows
-
-
-def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{where} has the score {cell!r}, expected a number; the file has no header")
-    return unit_mos(value, mos_range, where)

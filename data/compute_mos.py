@@ -14,7 +14,6 @@ Beside mos.csv are written raters.csv (bias and inconsistency of each rater, and
 """
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -28,6 +27,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
+from data.table import csv_lines, finite_number, separator_hint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 from utils.ratings import (
@@ -50,7 +50,7 @@ METHODS = ("zscore", "raw", "mle")
 PAIR_METHODS = ("bradley-terry", "thurstone")
 SCREENINGS = ("none", "bt500", "p910")
 HECD_RELIABILITY = 0.85  # stated for HECD; of which statistic is not known to us
-_HECD_RAW = "clean_raw_data.csv"
+HECD_RAW = "clean_raw_data.csv"
 _HECD_SCENES = 20
 _MOST_NAMES = 5  # on the console
 
@@ -139,7 +139,7 @@ def read_ratings(
         for name, cell in zip((rater, image, session), key, strict=True):
             if name and not cell:
                 raise ValueError(f"{path}, line {line}: the cell {name} is empty")
-        value = _number(row[score], f"{path}, line {line}: {score}")
+        value = finite_number(row[score], f"{path}, line {line}: {score} is")
         if score_range and not score_range[0] <= value <= score_range[1]:
             raise ValueError(f"{path}, line {line}: {score} {value:g} is outside --range {score_range[0]:g} {score_range[1]:g}")
         if key in first:
@@ -296,10 +296,10 @@ def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
         ValueError: If a file is not as published.
     """
     published = find_ratings(root) if root.is_dir() else None
-    raw = published.with_name(_HECD_RAW) if published else root / _HECD_RAW
+    raw = published.with_name(HECD_RAW) if published else root / HECD_RAW
     if published is None or not raw.is_file():
         raise FileNotFoundError(
-            f"no mean_zscores.csv with {_HECD_RAW} beside it in {root} or below; fetch HECD with: python data/hecd.py {root} "
+            f"no mean_zscores.csv with {HECD_RAW} beside it in {root} or below; fetch HECD with: python data/hecd.py {root} "
             f"(source: {HECD_URL})"
         )
     header, rows = _read_rows(raw)
@@ -307,7 +307,7 @@ def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
     trials = []
     for line, row in rows:
         first, second = (
-            (row[f"File{side}"], _number(row[f"Score{side}"], f"{raw}, line {line}: Score{side}")) for side in "12"
+            (row[f"File{side}"], finite_number(row[f"Score{side}"], f"{raw}, line {line}: Score{side} is")) for side in "12"
         )
         if first[0].endswith("_gt.jpg"):
             first, second = second, first
@@ -316,12 +316,32 @@ def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
         trials.append((row["ID"], row["SurNum"], second[0].removesuffix("_gt.jpg"), first[0], first[1], second[1]))
     header, rows = _read_rows(published)
     _require(header, ("Recolour File", "Mean zScore"), published, "Recolour File, Mean zScore")
-    z = {row["Recolour File"]: _number(row["Mean zScore"], f"{published}, line {line}: Mean zScore") for line, row in rows}
+    z = {
+        row["Recolour File"]: finite_number(row["Mean zScore"], f"{published}, line {line}: Mean zScore is")
+        for line, row in rows
+    }
     frame = pd.DataFrame(trials, columns=["rater", "survey", "scene", "image", "recoloring", "original"])
     absent = sorted(set(frame["image"]) - set(z))
     if absent:
         raise ValueError(f"{published} has no z-score of {len(absent)} images rated in {raw}, e.g. {absent[0]}")
     return frame, pd.Series(z)
+
+
+def hecd_noise(root: Path) -> pd.DataFrame:
+    """How sure HECD's MOS are: the spread of their raters, by the procedure of docs/mos.md.
+
+    Returns:
+        By file name of each recoloring: ``se``, the standard error of its MOS, in the unit of the MOS, and ``n``, the number
+        of its raters. Originals, which were shown with every recoloring, have none.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is not as published.
+    """
+    trials, _ = read_hecd(root)
+    differences = trials.assign(score=trials["recoloring"] - trials["original"])
+    rated = mean_opinions(differences.assign(score=zscores(differences)).dropna(subset="score"))
+    return pd.DataFrame({"se": MOS_PER_Z * rated["std"] / np.sqrt(rated["n"]), "n": rated["n"]})
 
 
 def hecd_proof(root: Path, seed: int = 0) -> str:
@@ -451,21 +471,16 @@ def _raters(once: pd.DataFrame, recovery: Recovery | None, screened: dict[str, s
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header of a CSV file, and its rows with their line numbers; cells are stripped text."""
+    """Header of a CSV file, and its rows with their line numbers."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a comma-separated UTF-8 table ({error}); export it as CSV, UTF-8") from error
+    lines = csv_lines(path)
     if len(lines) < 2:
         raise ValueError(f"{path} has no rows, expected a header and a line for each rating or choice")
     header = lines[0][1]
     for line, cells in lines[1:]:
         if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}")
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{separator_hint(header)}")
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
 
 
@@ -473,17 +488,7 @@ def _require(header: list[str], names: tuple[str, ...], path: Path, how: str) ->
     for name in names:
         if header.count(name) != 1:
             times = "no" if name not in header else "more than one"
-            raise ValueError(f"{path} has {times} column {name!r}, only {header}; expected: {how}")
-
-
-def _number(cell: str, what: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{what} is {cell!r}, expected a number")
-    return value
+            raise ValueError(f"{path} has {times} column {name!r}, only {header}; expected: {how}{separator_hint(header)}")
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

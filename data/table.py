@@ -47,8 +47,6 @@ def load_table(
     path = Path(path)
     root = path.parent if root is None else Path(root)
     header, rows = _read_csv(path)
-    _check_header(header, path)
-
     noise_columns = _noise_columns(header)
     records = []
     seen: set[str] = set()
@@ -140,28 +138,61 @@ def _load_icqa2k_splits(source: Path, splits: list[str], mos_range: tuple[float,
     return both
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header, and each row with its line number; cells are stripped text."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no table {path}")
-    rows = []
+def csv_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Lines of a CSV file with their numbers, without blank ones; cells are stripped text.
+
+    Raises:
+        ValueError: If it is not comma-separated UTF-8. A byte order mark, which spreadsheets write, is allowed.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            for cells in reader:
-                if not cells:
-                    continue  # a blank line, often the last one
-                if len(cells) != len(header):
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: expected {len(header)} cells as in the header, got {len(cells)}"
-                    )
-                rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
+            return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a comma-separated UTF-8 table ({error}); export it as CSV, UTF-8") from error
-    if not rows:
+
+
+def separator_hint(cells: list[str]) -> str:
+    """What to add to the error of a line with too few cells, if they are separated by something else; else empty."""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if mark in cells[0]:
+            return f"; its cells are separated by {name}, expected commas"
+    return ""
+
+
+def finite_number(cell: str, what: str, expected: str = "expected a number") -> float:
+    """The number in a cell.
+
+    Args:
+        cell: Its text.
+        what: Of the error, before the text: what carries the number, and a verb.
+        expected: Of the error, after the text.
+
+    Raises:
+        ValueError: If it is no number, or not a finite one.
+    """
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what} {cell!r}, {expected}")
+    return value
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header, and each row with its line number."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    lines = csv_lines(path)
+    if len(lines) < 2:
         raise ValueError(f"{path} has no rows, expected a header and one line per image")
-    return header, rows
+    header = lines[0][1]
+    _check_header(header, path)
+    for line, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise ValueError(f"{path}, line {line}: expected {len(header)} cells as in the header, got {len(cells)}")
+    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -172,11 +203,11 @@ def _check_header(header: list[str], path: Path) -> None:
     # A column "cf" must not be taken for an unrated dimension.
     misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
     if "image" not in header or misspelt or not set(DIMENSIONS) & set(header):
-        raise ValueError(f"{path} has the columns {header}; {expected}, spelled so")
+        raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{separator_hint(header)}")
     used = {*_COLUMNS, *(name for names in _noise_columns(header).values() for name in names)}
     ignored = [name for name in header if name not in used]
     if ignored:
-        warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
+        warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=4)
 
 
 def relative_image(cell: str, where: str) -> str:
@@ -213,10 +244,5 @@ def _standard_error(row: dict[str, str], columns: tuple[str, str], mos_range: tu
 def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
     if not cell:
         return math.nan
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{where} is {cell!r}, expected a number, or an empty cell where the image was not rated")
+    value = finite_number(cell, f"{where} is", "expected a number, or an empty cell where the image was not rated")
     return unit_mos(value, mos_range, where)

@@ -80,7 +80,8 @@ def test_who_rated_an_image_twice_counts_once_and_one_person_has_no_error(tmp_pa
         (["1,a.png,,0.1,x"], "line 1: expected a scene, a method and a user, got '1', '' and 'x'"),
         (["1,/data/a.png,M,0.1,x"], "line 1: /data/a.png is an absolute path"),
         ([], "has no rows, expected scene_id, .*, without a header"),
-        (['1,"a.png,M,0.1,x'], "is not a comma-separated UTF-8 file"),
+        (['1,"a.png,M,0.1,x'], "is not a comma-separated UTF-8 table"),
+        (["1;a.png;M;0.1;x"], "line 1: expected 5 cells, .*; got 1; its cells are separated by semicolons, expected commas"),
     ],
 )
 def test_errors_say_what_is_wrong_and_where(tmp_path, lines, message):

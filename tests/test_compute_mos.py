@@ -495,6 +495,8 @@ def test_other_column_names_are_understood(run, tmp_path):
         ("rater,image,score\na,x,1\nb,x,7\n", "line 3: score 7 is outside --range 1 5"),
         ("rater,image,score\n", "has no rows"),
         ("rater,image,image,score\na,x,x,1\n", "more than one column 'image'"),
+        ("rater;image;score\na;x;1\n", "--session; its cells are separated by semicolons, expected commas"),
+        ("rater;image;score\na;x;1,5\n", "2 cells, the header has 1; its cells are separated by semicolons, expected commas"),
     ],
 )
 def test_bad_ratings_are_refused_with_file_and_line(tmp_path, text, message):
@@ -619,3 +621,20 @@ def test_the_page_shows_what_the_command_prints(proof, repo):
     if f"of {command._HECD_SCENES} of the" in proof[0]:
         pytest.skip("the page was made with 15 scenes")
     assert "\n".join(proof) in page
+
+
+def test_the_noise_of_hecd_is_that_of_the_standardized_differences(tmp_path):
+    (tmp_path / "mean_zscores.csv").write_text(
+        "Ground Truth File,Recolour File,Mean zScore\n" + "".join(f"x,1{v},0\n" for v in ("_gt.jpg", "B_1.jpg", "F_2.jpg"))
+    )
+    # differences of B_1 and F_2 from the original: -3 and 0, -2 and 1, 0 and -1; so each rater's z-scores are 1 and -1
+    scores = {"p": (1, 4), "q": (2, 5), "r": (4, 3)}
+    rows = [
+        f"{who},1,1{v}.jpg,{s},1_gt.jpg,4" for who, both in scores.items() for v, s in zip(("B_1", "F_2"), both, strict=True)
+    ]
+    (tmp_path / "clean_raw_data.csv").write_text("\n".join(["ID,SurNum,File1,Score1,File2,Score2", *rows]))
+    noise = command.hecd_noise(tmp_path)
+    assert noise.index.tolist() == ["1B_1.jpg", "1F_2.jpg"]
+    assert noise["n"].tolist() == [3, 3]
+    expected = 0.5 * np.std([-1, -1, 1], ddof=1) / np.sqrt(3)
+    assert noise["se"].tolist() == pytest.approx([expected, expected])

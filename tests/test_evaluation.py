@@ -731,6 +731,8 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
         (["--mos", "m.csv", "--noise", "nan"], "--noise must be at least 0, got nan"),
         (["--mos", "m.csv", "--ratings", "r.csv"], "--dataset cin25 and --ratings, its file, need each other"),
         (["--dataset", "cin25", "--root", "."], "--dataset cin25 and --ratings, its file, need each other"),
+        (["--mos", "m.csv", "--report", "page.pdf"], "--report needs a name that ends in .html, got page.pdf"),
+        (["--mos", "m.csv", "--report-labels", "labels"], "--report-labels needs --report"),
     ],
 )
 def test_script_refuses_arguments_that_do_not_go_together(run: Callable, arguments, message):
@@ -762,6 +764,15 @@ def test_script_reads_hecd(run: Callable, tmp_path):
     done = run("evaluate.py", "--predictions", path, "--dataset", "hecd", "--root", tmp_path, "--resamples", 5)
     assert done.code == 0
     assert "HECD: 8 pictures of 2 scenes; rated: CF 6, SCC 6, PR 8" in done.out
+    assert "0.1 (--noise) for all" in done.out
+    # Raw ratings of B_1 of one scene, beside the original: differences -3, -2 and -2, for other raters 0 and 1 of F_2.
+    trials = [(rater, "B_1", score) for rater, score in (("p", 1), ("q", 2), ("r", 2))]
+    trials += [(rater, "F_2", score) for rater, score in (("p", 4), ("q", 5), ("r", 4))]
+    lines = [f"{rater},1,015004{version}.jpg,{score},015004_gt.jpg,4" for rater, version, score in trials]
+    (tmp_path / "clean_raw_data.csv").write_text("\n".join(["ID,SurNum,File1,Score1,File2,Score2", *lines]))
+    done = run("evaluate.py", "--predictions", path, "--dataset", "hecd", "--root", tmp_path, "--resamples", 5)
+    assert done.code == 0, done.err
+    assert "that of its ratings; 0.1 (--noise) for the" in done.out
 
 
 # Noise of the ratings
@@ -1034,6 +1045,46 @@ def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated
         assert prediction == pytest.approx(scores[Path(image).name], abs=1e-6)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "ORG_s0.png" in page
+
+
+def test_the_report_names_objects_and_says_why_a_picture_has_no_score(run, rated, tmp_path):
+    names = [f"pictures/{path.name}" for path in sorted((rated.parent / "pictures").iterdir())]
+    scores = ratings(1, names)
+    failed = names[0]
+    errors = {failed: "is truncated"}
+    path = write_scores(tmp_path / "pr.csv", {"PR": {n: scores[n] for n in names[1:]}}, rated.parent, errors=errors)
+    (tmp_path / "labels" / "pictures").mkdir(parents=True)
+    (tmp_path / "labels" / Path(names[1]).with_suffix(".txt")).write_text("11 0.5 0.5 1 1\n")
+    (tmp_path / "labels" / Path(names[2]).with_suffix(".txt")).write_text("no label\n")
+    done = run(
+        *("evaluate.py", "--predictions", path, "--mos", rated, "--resamples", 5),
+        *("--report", tmp_path / "page.html", "--report-labels", tmp_path / "labels"),
+    )
+    assert done.code == 0, done.err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "are named as looking wrong" in page
+    assert f"{Path(names[2]).stem}.txt, line 1" in page
+    assert "is truncated" in page
+    assert "table: methods\n" in done.out  # few enough for the console
+
+
+def test_a_folder_of_labels_that_is_not_there_is_known_before_the_work(run, rated, tmp_path):
+    report = ["--report", tmp_path / "page.html", "--report-labels", tmp_path / "none"]
+    done = run("evaluate.py", "--images", rated.parent / "pictures", "--mos", rated, "--output", tmp_path / "out", *report)
+    assert done.code == 1
+    assert str(tmp_path / "none") in done.err
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_are_written_also_where_the_pictures_of_the_report_are_gone(run, own, tmp_path):
+    done = run(
+        *("evaluate.py", "--predictions", own["cf"], "--mos", own["mos"], "--resamples", 5),
+        *("--output", tmp_path / "out", "--report", tmp_path / "page.html"),
+    )
+    assert done.code == 1
+    assert "none of the 15 pictures is in" in done.err
+    assert (tmp_path / "out" / "metrics.csv").is_file()
 
 
 def test_pictures_that_are_not_there_are_refused(run, rated, tmp_path):

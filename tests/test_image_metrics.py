@@ -253,6 +253,15 @@ def test_an_absent_package_is_one_line(name: str, module: str, distribution: str
         packaged_metric(name)
 
 
+def test_a_package_that_lacks_another_is_not_to_be_installed_again(monkeypatch: pytest.MonkeyPatch):
+    def create_metric(name: str, device: str) -> None:
+        raise ModuleNotFoundError("No module named 'clip'", name="clip")
+
+    monkeypatch.setitem(sys.modules, "pyiqa", types.SimpleNamespace(create_metric=create_metric))
+    with pytest.raises(MetricUnavailable, match=r"No module named 'clip'; pyiqa is installed, but needs clip$"):
+        packaged_metric("pyiqa:clipiqa")
+
+
 def test_absent_weights_are_one_line(monkeypatch: pytest.MonkeyPatch):
     def create_metric(name: str, device: str) -> None:
         raise OSError("urlopen error\nName or service not known")

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from utils import protocols
-from utils.protocols import TrialError, measure, plan, run_trial, summarize
+from utils.protocols import TrialError, measure, plan, run_trial, summarize, with_method_mean
 
 METHODS = ("BIG", "CIC", "DDC")
 OPTIONS = ["--backbone", "test_efficientnet", "--random-init", "--size", "64", "--epochs", "1", "--workers", "0"]
@@ -116,6 +117,61 @@ def test_across_data_sets_one_is_trained_on_and_the_other_tested(data, rated, tm
     assert set(t.test["method"]) == {"ORG", "DULL", "SWAP", "STAIN"}
 
 
+def test_across_data_sets_a_picture_of_both_is_refused_under_any_name(data, tmp_path):
+    copy = make_icqa2k(tmp_path / "copy", [11], [12])
+    image = "ICQA_2K_test/CIC_000000000012.jpg"
+    (copy / image).write_bytes((data / "ICQA_2K_train" / "BIG_000000000003.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"1 of 6 pictures of .*copy are in .*, e\.g\. .*CIC_000000000012\.jpg"):
+        plan(settings(copy, "cross", tmp_path, train_root=data))
+
+
+def test_the_method_mean_is_that_of_the_training_pictures():
+    train = pd.DataFrame({"method": ["A", "A", "B", ""], "CF": [0.1, 0.3, -0.5, 0.9], "SCC": np.nan, "PR": [0.0, 0.2, 0.4, 1]})
+    test = pd.DataFrame(
+        {
+            "scene": ["1", "1", "2", "2", "2", "2"],
+            "method": ["A", "B", "A", "B", "new", ""],
+            "dimension": "CF",
+            "mos": [0.5, -0.2, 0.3, 0.1, 0.0, 0.2],
+            "prediction": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+        }
+    )
+    found = with_method_mean(test, train)
+    assert found["method_mean"].tolist() == pytest.approx([0.2, -0.5, 0.2, -0.5, np.nan, np.nan], nan_ok=True)
+    measured = measure({"t": found}).set_index(["predictor", "metric"])
+    expected = stats.pearsonr([0.2, -0.5, 0.2, -0.5], [0.5, -0.2, 0.3, 0.1]).statistic
+    assert measured.loc[("method mean", "PLCC"), "value"] == pytest.approx(expected)
+    assert (measured.loc[("method mean", "PLCC"), "n"], measured.loc[("network", "PLCC"), "n"]) == (4, 6)
+    left_out = measure({"t": with_method_mean(test[test["method"] == "new"], train)})
+    assert set(left_out["predictor"]) == {"network"}  # nothing is known of a colorizer that is left out
+
+
+def test_what_was_done_is_shown_with_shared_scenes_and_no_mean_over_trials_that_differ_in_kind(tmp_path, monkeypatch):
+    root = make_icqa2k(tmp_path / "data", [1, 2, 3, 4, 5], [5, 6])
+
+    def tested(args: argparse.Namespace, t: protocols.Trial) -> pd.DataFrame:
+        rows = t.test.assign(dimension="PR", mos=t.test["PR"])
+        return rows.assign(prediction=rows["mos"] ** 3)[["image", "scene", "method", "dimension", "mos", "prediction"]]
+
+    monkeypatch.setattr(protocols, "run_trial", tested)
+    protocols.run_protocol(settings(root, "official", tmp_path / "official"), 0.921)
+    page = (tmp_path / "official" / "protocol.md").read_text(encoding="utf-8")
+    assert "| official | PR | network | 6 | 2 | 1 | 1.000 |" in page
+    assert "| scene_disjoint | PR | method mean |" in page
+    assert page.count("| 0.9210 |") == 4
+    assert "Median" not in page
+    protocols.run_protocol(settings(root, "scene", tmp_path / "scene"), None)
+    page = (tmp_path / "scene" / "protocol.md").read_text(encoding="utf-8")
+    assert "also trained on" not in page
+    assert "Median ± standard deviation of 3 trials" in page
+    assert "| PR | network | 1.000 ± 0.000 |" in page
+    protocols.run_protocol(settings(root, "colorizer", tmp_path / "colorizer"), None)
+    page = (tmp_path / "colorizer" / "protocol.md").read_text(encoding="utf-8")
+    assert "| without_BIG | PR | network | 1 | 1 | n/a |" in page
+    assert re.search(r"\| all together \| PR \| network \| 3 \| 1 \| 1\.000 \|.* 1\.000 \|\n", page)
+    assert "| PR | network | n/a |" in page
+
+
 def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(data, run, tmp_path, monkeypatch):
     def call(folder: Path, script: str, *arguments: object) -> None:
         done = run(script, *arguments)
@@ -163,7 +219,7 @@ def test_trials_are_measured_as_scipy_does_and_summed_up_by_the_median():
     of_srcc = measured[measured["metric"] == "SRCC"]["value"].tolist()
     expected = [stats.spearmanr(t["prediction"], t["mos"]).statistic for t in trials.values()]
     assert of_srcc == pytest.approx(expected)
-    row = summarize(measured).set_index(["dimension", "metric"]).loc[("PR", "SRCC")]
+    row = summarize(measured).set_index(["dimension", "predictor", "metric"]).loc[("PR", "network", "SRCC")]
     assert row["median"] == pytest.approx(sorted(expected)[1])
     assert row["std"] == pytest.approx(np.std(expected, ddof=1))
     assert row["trials"] == 3
@@ -175,3 +231,11 @@ def test_a_protocol_needs_a_data_set_and_a_folder(run):
     assert "--protocol needs --root and --output" in result.err
     result = run("evaluate.py", "--protocol", "cross", "--root", "x", "--output", "y")
     assert "--protocol cross and --train-root need each other" in result.err
+    ready = ("evaluate.py", "--protocol", "scene", "--root", "x", "--output", "y")
+    for more, message in (
+        (["--images", "z"], "makes its own predictions"),
+        (["--mos", "m.csv"], "takes the MOS of --root"),
+        (["--repeats", "0"], "--repeats must be at least 1, got 0"),
+        (["--report", "p.html"], "--report is for --predictions and --images"),
+    ):
+        assert message in run(*ready, *more).err

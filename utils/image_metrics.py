@@ -343,14 +343,21 @@ def packaged_metric(name: str) -> PackagedMetric:
         ValueError: If the name is none of these.
     """
     package, _, model = name.partition(":")
-    makers = {"LPIPS": (_lpips, "lpips"), "DISTS": (_dists, "DISTS-pytorch"), "pyiqa": (_pyiqa, "pyiqa")}
+    makers = {
+        "LPIPS": (_lpips, "lpips", "lpips"),
+        "DISTS": (_dists, "DISTS_pytorch", "DISTS-pytorch"),
+        "pyiqa": (_pyiqa, "pyiqa", "pyiqa"),
+    }
     if package not in makers or (package == "pyiqa") != bool(model):
         raise ValueError(f"expected LPIPS, DISTS or pyiqa:NAME, got {name!r}")
-    make, distribution = makers[package]
+    make, module, distribution = makers[package]
     try:
         return make(model)
     except ImportError as error:
-        raise MetricUnavailable(f"{name}: skipped, {_line(error)}; pip install {distribution}") from error
+        # The package may be there and lack one that it needs, whose name on PyPI need not be that of the module.
+        lacks = error.name not in (None, module)
+        advice = f"{distribution} is installed, but needs {error.name}" if lacks else f"pip install {distribution}"
+        raise MetricUnavailable(f"{name}: skipped, {_line(error)}; {advice}") from error
     except Exception as error:  # each package fails in its own ways when it cannot download: OSError, RuntimeError, ...
         raise MetricUnavailable(f"{name}: skipped, cannot be set up, mostly for want of weights: {_line(error)}") from error
 

@@ -19,13 +19,14 @@ import pandas as pd
 from data.pictures import with_paths
 from data.splits import split_by_scene, write_split
 from data.table import load_dataset
-from utils.evaluation import as_markdown, as_text, join, read_predictions
-from utils.files import write_atomic
+from utils.evaluation import METHOD_MEAN, NETWORK, as_markdown, as_text, join, read_predictions
+from utils.files import picture_id, write_atomic
 from utils.metrics import correlations, within_scene_srcc
 from utils.scores import DIMENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOLS = ("official", "scene", "colorizer", "cross")
+_TOGETHER = "all together"
 METRICS = ("SRCC", "PLCC", "KRCC", "RMSE", "within-scene SRCC")
 
 
@@ -64,6 +65,13 @@ def plan(args: argparse.Namespace) -> list[Trial]:
     table = load(args.root, args.mos_range)
     if args.protocol == "cross":
         other = load(args.train_root, args.mos_range)
+        trained_on = {picture_id(path) for path in other["path"]}
+        both = [path for path in table["path"] if picture_id(path) in trained_on]
+        if both:
+            raise ValueError(
+                f"{len(both)} of {len(table)} pictures of {args.root} are in {args.train_root} too, e.g. {both[0]}: a test on "
+                "pictures that are trained on says nothing; take them out of one of the two"
+            )
         return [trial("cross", other, table, args.seed)]
     if args.protocol == "official":
         if "split" not in table or set(table["split"]) != {"train", "test"}:
@@ -189,36 +197,53 @@ def call(folder: Path, script: str, *arguments: object) -> None:
         raise TrialError(f"{script} ended with status {status}; the end of {folder / 'log.txt'}:\n" + "\n".join(said[-5:]))
 
 
+def with_method_mean(pictures: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+    """Test pictures of a trial with the column ``method_mean``: what the training pictures of their method were rated.
+
+    The trivial predictor, which does not look at the picture. NaN where no picture of the method is trained on.
+    """
+    means = train[train["method"] != ""].groupby("method")[list(DIMENSIONS)].mean()
+    pairs = zip(pictures["method"], pictures["dimension"], strict=True)
+    return pictures.assign(method_mean=[means[d].get(method, np.nan) for method, d in pairs])
+
+
 def measure(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Agreement of each trial: columns trial, dimension, metric, value, n, scenes."""
+    """Agreement of each trial and predictor: columns trial, dimension, predictor, metric, value, n, scenes.
+
+    Args:
+        trials: Test pictures by trial, as of :func:`run_trial`, with ``method_mean`` if that is to be measured too. It has no
+            rows where it is NaN for all.
+    """
     rows = []
     for name, pictures in trials.items():
-        for dimension, part in pictures.groupby("dimension"):
-            pred, mos = part["prediction"].to_numpy(float), part["mos"].to_numpy(float)
-            values = {**correlations(pred, mos), "within-scene SRCC": within_scene_srcc(pred, mos, part["scene"].to_numpy())}
-            rows += [
-                {
-                    "trial": name,
-                    "dimension": dimension,
-                    "metric": metric,
-                    "value": values[metric],
-                    "n": len(part),
-                    "scenes": part["scene"].nunique(),
+        for dimension, rated in pictures.groupby("dimension"):
+            for predictor, column in ((NETWORK, "prediction"), (METHOD_MEAN, "method_mean")):
+                if column not in rated or rated[column].isna().all():
+                    continue
+                part = rated[rated[column].notna()]
+                pred, mos = part[column].to_numpy(float), part["mos"].to_numpy(float)
+                values = {
+                    **correlations(pred, mos),
+                    "within-scene SRCC": within_scene_srcc(pred, mos, part["scene"].to_numpy()),
                 }
-                for metric in METRICS
-            ]
+                about = {"trial": name, "dimension": dimension, "predictor": predictor}
+                counts = {"n": len(part), "scenes": part["scene"].nunique()}
+                rows += [about | {"metric": metric, "value": values[metric]} | counts for metric in METRICS]
     return pd.DataFrame(rows)
 
 
 def summarize(measured: pd.DataFrame) -> pd.DataFrame:
-    """Median and standard deviation over trials, undefined values left out: dimension, metric, median, std, trials."""
+    """Median and standard deviation over trials, undefined values left out.
+
+    Returns:
+        Columns dimension, predictor, metric, median, std and trials, how many have a value.
+    """
     rows = []
-    for (dimension, metric), part in measured.groupby(["dimension", "metric"], sort=False):
+    for keys, part in measured.groupby(["dimension", "predictor", "metric"], sort=False):
         values = part["value"].dropna().to_numpy(float)
         rows.append(
-            {
-                "dimension": dimension,
-                "metric": metric,
+            dict(zip(("dimension", "predictor", "metric"), keys, strict=True))
+            | {
                 "median": float(np.median(values)) if len(values) else np.nan,
                 "std": float(np.std(values, ddof=1)) if len(values) > 1 else np.nan,
                 "trials": len(values),
@@ -235,38 +260,52 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
         published: A number to show beside every SRCC, if there is one.
     """
     trials = plan(args)
+    shared = {t.name: len(set(t.train["scene"]) & set(t.test["scene"])) for t in trials}
     for t in trials:
-        shared = len(set(t.train["scene"]) & set(t.test["scene"]))
         print(
             f"{t.name}: {len(t.train)} pictures of {t.train['scene'].nunique()} scenes to train on, {len(t.test)} of "
-            f"{t.test['scene'].nunique()} to test on, {shared} scenes in both"
+            f"{t.test['scene'].nunique()} to test on, scenes in both: {shared[t.name]}"
         )
-    measured = measure({t.name: run_trial(args, t) for t in trials})
+    tested = {t.name: with_method_mean(run_trial(args, t), t.train) for t in trials}
+    measured = measure(tested)
     summary = summarize(measured)
-    table = measured.pivot_table(index=["trial", "dimension", "n", "scenes"], columns="metric", values="value", sort=False)
-    shown = table.reindex(columns=list(METRICS)).reset_index()
+    if args.protocol == "colorizer":  # alone, a colorizer has one picture of a scene: nothing to compare within it
+        measured = pd.concat([measured, measure({_TOGETHER: pd.concat(tested.values())})], ignore_index=True)
+    lines = []
+    for (name, dimension, predictor), part in measured.groupby(["trial", "dimension", "predictor"], sort=False):
+        line = {"trial": name, "dimension": dimension, "predictor": predictor}
+        line |= {"n": str(part["n"].iloc[0]), "scenes": str(part["scenes"].iloc[0])}
+        if any(shared.values()) or published is not None:
+            line["also trained on"] = str(shared[name])
+        line |= {metric: _number(value) for metric, value in zip(part["metric"], part["value"], strict=True)}
+        lines.append(line | ({} if published is None else {"published SRCC": f"{published:.4f}"}))
+    parts = [("Trials", pd.DataFrame(lines))]
+    # The trials of the official protocol differ in kind.
+    if len(trials) > 1 and args.protocol != "official":
+        overall = []
+        for (dimension, predictor), part in summary.groupby(["dimension", "predictor"], sort=False):
+            cells = [f"{_number(row.median)} ± {_number(row.std)}" if row.trials else "n/a" for row in part.itertuples()]
+            overall.append({"dimension": dimension, "predictor": predictor, **dict(zip(part["metric"], cells, strict=True))})
+        parts.append((f"Median ± standard deviation of {len(trials)} trials", pd.DataFrame(overall)))
+
+    said = [
+        "Networks are trained and chosen without the test pictures; CF and SCC reach PR as out-of-fold predictions.",
+        "method mean: mean MOS of the training pictures of the same method, a predictor that does not look at the picture.",
+        "Intervals, pairs and methods of a trial: evaluate.py --allow-missing --predictions with its CF.csv, SCC.csv, PR.csv.",
+    ]
+    if args.protocol == "colorizer":
+        said[1] = f"{_TOGETHER}: every test picture, scored by networks that know neither its scene nor its colorizer."
+    if "also trained on" in parts[0][1]:
+        said.append("also trained on: how many of these scenes, by name, have pictures among those to train on.")
     if published is not None:
-        shown["published SRCC"] = f"{published:.4f}"
-    for metric in METRICS:
-        shown[metric] = [_number(value) for value in shown[metric]]
-    short = summary.pivot_table(index="dimension", columns="metric", values=["median", "std"], sort=False, dropna=False)
-    overall = pd.DataFrame({"dimension": short.index})
-    for metric in METRICS:
-        pairs = zip(short["median", metric], short["std", metric], strict=True)
-        overall[metric] = [f"{_number(middle)} ± {_number(spread)}" for middle, spread in pairs]
-    parts = [("Trials", shown)]
-    if len(trials) > 1:
-        parts.append((f"Median ± standard deviation of {len(trials)} trials", overall))
-    lines = ["Networks are trained and chosen without the test pictures; CF and SCC reach PR as out-of-fold predictions."]
-    if published is not None:
-        lines.append(f"Published SRCC: {published:.4f}, which does not say for which dimension or split.")
+        said.append(f"Published SRCC: {published:.4f}, which does not say for which dimension or split.")
     for title, cells in parts:
-        print(f"\n{title}\n{as_text(cells.astype(str))}")
-    print("\n" + "\n".join(lines))
+        print(f"\n{title}\n{as_text(cells)}")
+    print("\n" + "\n".join(said))
     command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
     page = f"# Protocol {args.protocol}\n\n```\n{command}\n```\n"
-    page += "".join(f"\n## {title}\n\n{as_markdown(cells.astype(str))}\n" for title, cells in parts)
-    write_atomic(args.output / "protocol.md", page + "\n" + "\n".join(lines) + "\n")
+    page += "".join(f"\n## {title}\n\n{as_markdown(cells)}\n" for title, cells in parts)
+    write_atomic(args.output / "protocol.md", page + "".join(f"- {line}\n" for line in said))
     write_atomic(args.output / "trials.csv", measured.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     write_atomic(args.output / "protocol.csv", summary.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     print(f"\n{args.output}: trials.csv, protocol.csv, protocol.md")
