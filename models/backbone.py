@@ -5,6 +5,7 @@ The default, ``tf_efficientnet_lite0``, starts from the ImageNet weights that th
 from a file. Rebuilding a trained network from a checkpoint needs neither.
 """
 
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -22,11 +23,22 @@ class UnreachableError(RuntimeError):
     """Start weights that can be had neither from a package nor from a hub. The message says what to do."""
 
 
-class Backbone(nn.Module):
-    """Feature maps of a picture at the last three scales of a timm network.
+class StoredStatistics(nn.Module):
+    """Batch normalization in it always uses its stored statistics.
 
-    Batch normalization always uses its stored statistics: a score must not depend on the batch, and the data sets of human
-    ratings are too small to estimate statistics from.
+    A score must not depend on the batch, and the data sets of human ratings are too small to estimate statistics from.
+    """
+
+    def train(self, mode: bool = True) -> "StoredStatistics":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+
+class Backbone(StoredStatistics):
+    """Feature maps of a picture at the last three scales of a timm network.
 
     Args:
         name: Name of a timm network that supports ``features_only``.
@@ -42,7 +54,7 @@ class Backbone(nn.Module):
                 net = timm.create_model(name, features_only=True, pretrained=False)
         except RuntimeError as error:
             raise ValueError(f"backbone {name!r} is not a timm network with feature maps: {error}") from error
-        self.name = name
+        self.name, self.size = name, size
         self.net = net.to(memory_format=torch.channels_last)
         self.channels: list[int] = net.feature_info.channels()[-3:]
         data = resolve_data_config({}, model=net)
@@ -59,12 +71,49 @@ class Backbone(nn.Module):
             for m, c in zip(maps, self.channels, strict=True)
         ]
 
-    def train(self, mode: bool = True) -> "Backbone":
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
+
+class LateStages(StoredStatistics):
+    """A copy of what a backbone computes after its finest map, with weights of its own.
+
+    A branch that wants features of its own shares the early stages, the costly ones, with all others.
+
+    Args:
+        backbone: Its weights are copied.
+
+    Raises:
+        ValueError: If the network cannot be cut there.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        net = backbone.net
+        stages = {f"blocks.{k}": m for k, m in enumerate(net.blocks)} if hasattr(net, "blocks") else net._modules
+        names = [_plain(name) for name in stages]
+        places = [_plain(name) for name in net.feature_info.module_name()[-3:]]
+        refusal = f"the late stages of {backbone.name} cannot be copied: it is no chain of stages"
+        if not set(places) <= set(names):
+            raise ValueError(refusal)
+        first, *outputs = (names.index(place) for place in places)
+        self.outputs = [output - first - 1 for output in outputs]
+        self.stages = nn.ModuleList(copy.deepcopy(m) for m in list(stages.values())[first + 1 : outputs[-1] + 1])
+        with torch.inference_mode():
+            side = backbone.size
+            finest, *others = backbone.eval()(torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
+            try:
+                found = self.eval()(finest)
+            except (RuntimeError, TypeError) as error:  # a stage that takes something else than the map before it
+                raise ValueError(refusal) from error
+        if any(a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in zip(found[1:], others, strict=True)):
+            raise ValueError(refusal)
+
+    def forward(self, finest: Tensor) -> list[Tensor]:
+        """The finest map, as it came, and the two coarser ones."""
+        maps, x = [finest], finest
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number in self.outputs:
+                maps.append(x)
+        return maps
 
 
 def pooled_statistics(maps: list[Tensor]) -> Tensor:

@@ -4,16 +4,27 @@ The classes are cells of a 10-unit grid over the ab plane, as in Zhang et al., C
 arXiv 1603.08511); the list of cells inside the sRGB gamut is generated here. The comparison with the actual pixels is ours.
 """
 
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.color import rgb_to_lab
+from models.backbone import DEFAULT_BACKBONE, Backbone, LateStages, pooled_statistics
+from models.base import CompactNet, Picture, one_thread
+from models.preprocessing import lab_of
+from utils.color import gray_version, rgb_to_lab
 
 GRID = 10.0  # CIELAB units
 _REACH = 12  # lattice points from the center in each direction; the sRGB gamut ends below 110
+
+_TEMPERATURE = 0.38  # of the annealed mean, Zhang et al.
+
+# Percentiles of the surprise of real photographs that a prior keeps, of the highest ones more
+LEVELS = (*range(0, 95), *(95 + i / 10 for i in range(51)))
 
 COMPARISONS = (
     "surprise",
@@ -47,64 +58,126 @@ def ab_bins() -> tuple[Tensor, Tensor]:
     return centers.float() * GRID, nearest.view(2 * _REACH + 1, -1)
 
 
+def soft_encode(ab: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Soft assignment of colors to the four nearest lattice cells, bilinear and differentiable.
+
+    Args:
+        ab: Shape (B, 2, H, W), in CIELAB units.
+        table: From lattice point to cell, as of ``ab_bins``.
+
+    Returns:
+        Cell numbers and weights (which sum to 1), both of shape (B, 4, H, W).
+    """
+    position = (ab / GRID).clamp(-_REACH, _REACH - 1e-3) + _REACH
+    corner = position.detach().floor()
+    u, v = (position - corner).unbind(1)
+    i, j = corner.long().unbind(1)
+    index = torch.stack([table[i + di, j + dj] for di in (0, 1) for dj in (0, 1)], 1)
+    weight = torch.stack(((1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v), 1)
+    return index, weight
+
+
+def cell_numbers(ab: Tensor, table: Tensor) -> Tensor:
+    """The nearest ab cell of each color, (B, 2, H, W) to (B, 1, H, W); arguments as of ``soft_encode``."""
+    i, j = ((ab / GRID).round().clamp(-_REACH, _REACH).long() + _REACH).unbind(1)
+    return table[i, j][:, None]
+
+
+def class_weights(log_marginal: Tensor, share: float) -> Tensor:
+    """Weights that make rare colors count more, 1 on average over the colors of photographs, shape (K,).
+
+    Args:
+        log_marginal: How often each cell occurs, as a logarithm, shape (K,).
+        share: 0 for equal weights, 1 for the inverse of the frequency.
+
+    Reference:
+        Zhang et al., Colorful Image Colorization, equation 4, whose lambda is 1 - share.
+    """
+    frequency = log_marginal.exp()
+    weights = 1 / (share * frequency + (1 - share) / len(frequency))
+    return weights / (frequency * weights).sum()
+
+
+class Refine(nn.Sequential):
+    """What a cell and its surroundings say together, added to what is known of the cell; shape kept."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.GroupNorm(8, width),
+            nn.Conv2d(width, width, 5, padding=2, groups=width),
+            nn.Conv2d(width, 2 * width, 1),
+            nn.GELU(),
+            nn.Conv2d(2 * width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
 class ColorPrior(nn.Module):
     """Predicts the distribution over ab cells from backbone maps of the gray picture.
 
+    From the coarsest map, which knows what the scene is, to the finest, where lightness joins in: each scale is refined and
+    handed on. What it knows of real photographs (how often each color occurs, how surprising their colors are) are buffers,
+    set by data/train_color_prior.py.
+
     Args:
-        channels: Channels of the three backbone maps, finest first.
+        backbone: What makes the maps.
         width: Channels inside.
+        dropout: Share of channels dropped in training.
+        late: Whether the prior has late stages of the backbone of its own, made for gray pictures.
     """
 
-    def __init__(self, channels: list[int], width: int = 96) -> None:
+    def __init__(self, backbone: Backbone, width: int = 128, dropout: float = 0.2, late: bool = True) -> None:
         super().__init__()
+        self.config = {"width": width, "dropout": dropout, "late": late}
+        channels = backbone.channels
+        self.late = LateStages(backbone) if late else None
         centers, table = ab_bins()
         self.register_buffer("centers", centers, persistent=False)
         self.register_buffer("table", table, persistent=False)
+        self.standardize = nn.ModuleList(nn.BatchNorm2d(c, affine=False) for c in channels)
+        self.drop = nn.Dropout2d(dropout)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.lightness = nn.Conv2d(3, width, 1)
-        self.mix = nn.Sequential(
-            nn.GroupNorm(8, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, groups=width),
-            nn.Conv2d(width, width * 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(width * 2, len(centers), 1),
+        self.scene = nn.Linear(2 * channels[-1], width)
+        self.refine = nn.ModuleList(Refine(width) for _ in channels)
+        self.lightness = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, width, 4, 2, 1))
+        self.classify = nn.Sequential(
+            nn.GroupNorm(8, width), nn.GELU(), nn.Dropout2d(dropout / 2), nn.Conv2d(width, len(centers), 1)
         )
+        uniform = -torch.full((len(centers),), float(len(centers))).log()
+        self.register_buffer("log_marginal", uniform)
+        self.register_buffer("surprise_levels", torch.linspace(0, 10, len(LEVELS)))
+
+    def semantics(self, maps: list[Tensor]) -> list[Tensor]:
+        """What the prior knows of the scene: maps of its own late stages if it has such, else the backbone's.
+
+        Args:
+            maps: Backbone maps of the gray picture, finest first; of a prior with late stages the finest alone will do.
+        """
+        return maps if self.late is None else self.late(maps[0])
 
     def forward(self, maps: list[Tensor], lab: Tensor) -> Tensor:
         """Log-probabilities of the ab cells.
 
         Args:
-            maps: Backbone maps of the gray picture, finest first; the finest sets the resolution h x w.
+            maps: What ``semantics`` gives, finest first; the finest sets the resolution h x w.
             lab: CIELAB of the pixels, shape (B, 3, 2h, 2w); only lightness is read.
 
         Returns:
             Shape (B, K, h, w).
         """
-        side = maps[0].shape[-2:]
-        light = F.avg_pool2d(lab[:, :1], 2) / 100
-        x = self.lightness(torch.cat((light, light.square(), light**3), 1))
-        for project, m in zip(self.project, maps, strict=True):
-            y = project(m)
-            x = x + (y if y.shape[-2:] == side else F.interpolate(y, side, mode="bilinear", align_corners=False))
-        return self.mix(x).log_softmax(1)
-
-    def encode(self, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """Soft assignment of colors to the four nearest lattice cells, bilinear and differentiable.
-
-        Args:
-            ab: Shape (B, 2, H, W), in CIELAB units.
-
-        Returns:
-            Cell numbers and weights (which sum to 1), both of shape (B, 4, H, W).
-        """
-        position = (ab / GRID).clamp(-_REACH, _REACH - 1e-3) + _REACH
-        corner = position.detach().floor()
-        u, v = (position - corner).unbind(1)
-        i, j = corner.long().unbind(1)
-        index = torch.stack([self.table[i + di, j + dj] for di in (0, 1) for dj in (0, 1)], 1)
-        weight = torch.stack(((1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v), 1)
-        return index, weight
+        maps = [self.drop(standardize(m)) for standardize, m in zip(self.standardize, maps, strict=True)]
+        x = self.scene(pooled_statistics(maps[-1:]))[:, :, None, None]
+        for number in reversed(range(len(maps))):
+            m = maps[number]
+            if x.shape[-2:] not in ((1, 1), m.shape[-2:]):
+                x = F.interpolate(x, m.shape[-2:], mode="bilinear", align_corners=False)
+            x = x + self.project[number](m)
+            if number == 0:
+                x = x + self.lightness(lab[:, :1] / 50 - 1)
+            x = self.refine[number](x)
+        return self.classify(x).float().log_softmax(1)
 
     def log_likelihood(self, log_prior: Tensor, ab: Tensor) -> Tensor:
         """Log-probability of each pixel's color under its cell of the prior.
@@ -116,17 +189,54 @@ class ColorPrior(nn.Module):
         Returns:
             Natural logarithm of the expected cell probability, the four pixels of a cell apart, shape (B, 4, h, w).
         """
-        index, weight = self.encode(ab)
+        index, weight = soft_encode(ab, self.table)
         index, weight = _four_pixels(index), _four_pixels(weight)  # (B, 16, h, w): four corners x four pixels
         log_p = log_prior.gather(1, index) + weight.clamp(min=1e-6).log()
         b, _, h, w = log_p.shape
         return log_p.view(b, 4, 4, h, w).logsumexp(1)
 
-    def cross_entropy(self, log_prior: Tensor, ab: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of the soft-encoded pixels under the prior, shape (B,)."""
-        index, weight = self.encode(ab)
+    def cross_entropy(self, log_prior: Tensor, ab: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of the soft-encoded pixels under the prior.
+
+        Args:
+            log_prior: Shape (B, K, h, w).
+            ab: Shape (B, 2, 2h, 2w).
+            weights: Of the cells, shape (K,), if some count more than others.
+
+        Returns:
+            Shape (B,).
+        """
+        index, weight = soft_encode(ab, self.table)
+        if weights is not None:
+            weight = weight * weights.to(weight)[index]
         index, weight = _four_pixels(index), _four_pixels(weight)
         return -(log_prior.gather(1, index) * weight).sum(1).mean((1, 2)) / 4
+
+    def surprise(self, log_prior: Tensor, lab: Tensor) -> Tensor:
+        """How improbable the color of each cell is: negative log-probability in nats, mean of its pixels, shape (B, h, w).
+
+        Args:
+            log_prior: Shape (B, K, h, w).
+            lab: CIELAB of the pixels, shape (B, 3, 2h, 2w).
+        """
+        return -self.log_likelihood(log_prior, lab[:, 1:]).mean(1)
+
+    def percentiles(self, surprise: Tensor) -> Tensor:
+        """The share of places in real photographs that are less surprising, in percent, any shape."""
+        levels = self.surprise_levels
+        upper = torch.searchsorted(levels, surprise.contiguous(), right=True).clamp(1, len(levels) - 1)
+        low, high = levels[upper - 1], levels[upper]
+        part = ((surprise - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+        percent = torch.tensor(LEVELS, dtype=surprise.dtype, device=surprise.device)
+        return percent[upper - 1] + part * (percent[upper] - percent[upper - 1])
+
+    def plausible(self, log_prior: Tensor) -> Tensor:
+        """A color that is likely and clear: the mean of the sharpened distribution, (B, K, h, w) to (B, 2, h, w).
+
+        Reference:
+            Zhang et al., Colorful Image Colorization, equation 5, the annealed mean.
+        """
+        return torch.einsum("bkhw,kc->bchw", (log_prior / _TEMPERATURE).softmax(1), self.centers)
 
     def compare(self, log_prior: Tensor, lab: Tensor) -> Tensor:
         """Set the pixels against the prior.
@@ -143,7 +253,7 @@ class ColorPrior(nn.Module):
         expected = torch.einsum("bkhw,kc->bchw", probability, self.centers)
         second = torch.einsum("bkhw,k->bhw", probability, self.centers.square().sum(1))[:, None]
         deviation = (second - expected.square().sum(1, keepdim=True)).clamp(min=1).sqrt()
-        surprise = -self.log_likelihood(log_prior, lab[:, 1:]).mean(1, keepdim=True)
+        surprise = self.surprise(log_prior, lab)[:, None]
         mean = F.avg_pool2d(lab, 2)
         ab = mean[:, 1:]
         residual = ab - expected
@@ -164,6 +274,84 @@ class ColorPrior(nn.Module):
             ),
             1,
         )
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """What the color prior makes of one picture.
+
+    Attributes:
+        nats: How improbable the color of each place is, shape (h, w).
+        percentile: The share of places in real photographs that are less surprising, in percent, shape (h, w).
+        expected: The most plausible a and b of each place, in CIELAB units, shape (2, h, w).
+    """
+
+    nats: np.ndarray
+    percentile: np.ndarray
+    expected: np.ndarray
+
+
+class ColorPriorNet(CompactNet):
+    """A backbone and the color prior that reads its maps, without a score; SCC is built on it.
+
+    Args:
+        backbone: Name of a timm network with feature maps.
+        size: Side of the picture that the backbone sees, in pixels.
+        prior: ``width``, ``dropout`` and ``late`` of the prior, where they are not the usual ones.
+    """
+
+    dimension = "prior"
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, prior: dict[str, Any] | None = None) -> None:
+        super().__init__(backbone, size)
+        self.prior = ColorPrior(self.backbone, **(prior or {}))
+        self.config["prior"] = self.prior.config
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return [*self.backbone.parameters(), *self.prior.parameters()]
+
+    def gray_maps(self, rgb: Tensor) -> list[Tensor]:
+        """Backbone maps of the gray version of prepared pictures, finest first."""
+        return self.backbone(gray_version(rgb_to_lab(rgb)))
+
+    def pixels(self, rgb: Tensor, cells: int) -> Tensor:
+        """CIELAB of the pixels that a map of ``cells`` x ``cells`` is compared with, shape (B, 3, 2 cells, 2 cells)."""
+        return lab_of(rgb, 2 * cells)
+
+    @cached_property
+    def cells(self) -> int:
+        """Side of the map of the prior."""
+        with torch.inference_mode():
+            return self.backbone(torch.zeros(1, 3, self.size, self.size, device=self.device))[0].shape[-1]
+
+    def predict_prior(self, rgb: Tensor, gray_maps: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Color prior from the gray version of prepared pictures.
+
+        Args:
+            rgb: sRGB in [0, 1], shape (B, 3, size, size); of it the prior sees the lightness only.
+            gray_maps: Backbone maps of the gray version, if they are known already.
+
+        Returns:
+            Log-probabilities of the ab cells, shape (B, K, h, w); CIELAB of the pixels to compare with them, shape
+            (B, 3, 2h, 2w).
+        """
+        maps = self.gray_maps(rgb) if gray_maps is None else gray_maps
+        lab = self.pixels(rgb, maps[0].shape[-1])
+        return self.prior(self.prior.semantics(maps), lab), lab
+
+    @torch.inference_mode()
+    def surprise(self, picture: Picture) -> Surprise:
+        """Where the colors of a picture are improbable for what its gray version shows, and which ones would be plausible.
+
+        Args:
+            picture: Of any of the forms that ``score`` takes.
+        """
+        with one_thread():
+            rgb = self.prepare(picture)["rgb"][None]
+            log_prior, lab = self.predict_prior(rgb)
+            nats = self.prior.surprise(log_prior, lab)
+            found = (nats[0], self.prior.percentiles(nats)[0], self.prior.plausible(log_prior)[0])
+        return Surprise(*(x.float().cpu().numpy() for x in found))
 
 
 def _four_pixels(x: Tensor) -> Tensor:

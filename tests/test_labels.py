@@ -8,9 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from skimage.draw import polygon2mask
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 
 from data import labels
-from data.labels import CLASSES, CURVE, SLOTS, Boxes, LabelError, ObjectLabels, object_slots, read_color_curves, read_yolo
+from data.labels import (
+    CLASSES,
+    COCO_NAMES,
+    CURVE,
+    SLOTS,
+    Boxes,
+    LabeledObject,
+    LabelError,
+    ObjectLabels,
+    object_mask,
+    object_slots,
+    read_color_curves,
+    read_objects,
+    read_yolo,
+    uses_coco91,
+    write_color_curves,
+)
 
 REPO = Path(__file__).resolve().parents[1]
 SPECS = REPO.parent / "shared" / "specs"
@@ -411,3 +429,124 @@ def test_recorded_slots_of_the_published_code_are_matched(as_published):
         assert slots.mean(dtype=np.float64) == pytest.approx(expected["mean"], rel=1e-6, abs=5e-9)
         assert slots.std(dtype=np.float64) == pytest.approx(expected["std"], rel=1e-6, abs=5e-9)
         assert slots.ravel()[:4] == pytest.approx(expected["first4"], rel=1e-6, abs=5e-9)
+
+
+def test_objects_keep_the_shapes_and_confidences_that_the_published_network_does_without(tmp_path):
+    text = f"\ufeff3 {ROW}\r\n\n79.0 {ROW} 0.75\n0 0.25 0.5 0.75 0.125 0.375 1\n7 0.1 0.2 0.3 0.2 0.3 0.4 0.1 0.4\n"
+    path = write(tmp_path, text)
+    box, sure, triangle, square = read_objects(path)
+    assert (box.category, box.box, box.polygon, box.confidence) == (3, tuple(BOX), None, None)
+    assert (sure.category, sure.box, sure.polygon, sure.confidence) == (79, tuple(BOX), None, 0.75)
+    assert (triangle.category, triangle.confidence) == (0, None)
+    assert triangle.polygon.tolist() == [[0.25, 0.5], [0.75, 0.125], [0.375, 1]]
+    assert square.polygon.shape == (4, 2)
+    # the same classes and boxes as the other reader
+    rows = [[thing.category, *thing.box] for thing in (box, sure, triangle, square)]
+    assert rows == read_yolo(path).rows.tolist()
+
+
+def test_an_empty_file_and_an_absent_one_hold_no_objects(tmp_path):
+    assert read_objects(write(tmp_path, "\n \n", "empty.txt")) == []
+    found = ObjectLabels(tmp_path, np.zeros((CLASSES, CURVE), np.float32))
+    assert found.objects("empty.jpg") == found.objects("absent.jpg") == []
+    write(tmp_path, f"3 {ROW}\n", "deep/x.txt")
+    assert [thing.category for thing in found.objects("deep/x.jpg")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (f"80 {ROW}", "class '80' is unknown; expected 0 to 79, in the order of COCO's 80 classes"),
+        (f"-1 {ROW}", "class '-1' is unknown; expected 0 to 79"),
+        (f"1.7 {ROW}", "class '1.7' is unknown; expected 0 to 79"),
+        (f"person {ROW}", "'person' is not a finite number"),
+        (f"3 {ROW} 1.5", "confidence '1.5' is outside 0 to 1"),
+        ("3 0.5 0.5 0.5", "has 4 number(s)"),
+        ("3 0.1 0.2 0.3 0.4 0.5 0.6 0.7", "has 8 number(s)"),
+        ("3 0.1 0.2 0.3 0.4 0.5 60", "polygon corner 60 is not normalized"),
+        ("3 320 120 40 180", "x center 320 is not normalized"),
+    ],
+)
+def test_rows_that_are_no_object_of_coco_are_refused_by_file_and_line(tmp_path, row, says):
+    path = write(tmp_path, f"0 {ROW}\n\n{row}\n")
+    with pytest.raises(LabelError) as error:
+        read_objects(path)
+    assert str(error.value).startswith(f"{path}, line 3: {says}")
+
+
+def test_the_numbers_of_coco_s_annotation_files_are_converted_as_torchvision_names_them(tmp_path):
+    names = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"]  # 91, with N/A for the numbers left out
+    known = [number for number, name in enumerate(names) if name not in ("N/A", "__background__")]
+    path = write(tmp_path, "".join(f"{number} {ROW}\n" for number in known))
+    assert [COCO_NAMES[thing.category] for thing in read_objects(path, coco91=True)] == [names[number] for number in known]
+    for number in set(range(92)) - set(known):
+        with pytest.raises(LabelError, match=f"class '{number}' is unknown; expected 1 to 90"):
+            read_objects(write(tmp_path, f"{number} {ROW}", "y.txt"), coco91=True)
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [((1, 44, 90), True), ((1, 2, 3), False), ((0, 84), False), ((12, 84), False), ((80,), False), ((81,), True), ((), False)],
+)
+def test_the_numbers_of_coco_s_annotation_files_are_known_by_what_only_they_have(tmp_path, classes, found):
+    paths = [write(tmp_path, f"{number} {ROW}\n", f"{number}.txt") for number in classes]
+    broken = write(tmp_path, "person\n", "broken.txt")
+    assert uses_coco91([broken, *paths, tmp_path / "absent.txt"]) is found
+
+
+def test_a_polygon_covers_the_pixels_whose_centers_it_holds():
+    rng = np.random.default_rng(0)
+    for corners in (3, 4, 7, 30):
+        height, width = 60, 90
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        polygon = 0.5 + rng.uniform(0.1, 0.6, (corners, 1)) * np.stack((np.cos(angles), np.sin(angles)), 1)  # partly outside
+        mask = object_mask(LabeledObject(0, (0.5, 0.5, 1.0, 1.0), polygon), height, width)
+        # scikit-image counts from the center of the first pixel, row before column
+        expected = polygon2mask((height, width), polygon[:, ::-1] * (height, width) - 0.5)
+        assert mask.dtype == bool
+        assert mask.any()
+        assert (mask == expected).all()
+
+
+def test_a_box_without_a_polygon_shows_an_ellipse_inside_it():
+    mask = object_mask(LabeledObject(0, (0.5, 0.25, 0.5, 0.4)), 200, 400)
+    rows, columns = np.nonzero(mask)
+    assert mask.sum() == pytest.approx(np.pi * 0.9 * 100 * 0.9 * 40, rel=0.01)  # half axes of 0.9 of 100 and 40 pixels
+    assert (rows.mean(), columns.mean()) == pytest.approx((49.5, 199.5))
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (110, 289, 14, 85)
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        LabeledObject(0, (1.4, 0.5, 0.5, 0.5)),
+        LabeledObject(0, (0.5, 0.5, 0.0, 0.5)),
+        LabeledObject(0, (0.5, 0.5, 0.001, 0.001)),
+        LabeledObject(0, (-0.3, 0.5, 0.2, 0.5), np.array([[-0.4, 0.3], [-0.2, 0.3], [-0.3, 0.7]])),
+        LabeledObject(0, (0.5, 0.5, 0.0, 0.0), np.full((3, 2), 0.5)),
+        LabeledObject(0, (0.5, 0.5, 1.0, 0.0), np.array([[0, 0.5], [1, 0.5], [0.5, 0.5]])),
+    ],
+    ids=["box outside", "flat box", "tiny box", "polygon outside", "one point", "a line"],
+)
+def test_an_object_outside_or_without_area_has_no_pixels(thing):
+    mask = object_mask(thing, 24, 32)
+    assert mask.shape == (24, 32)
+    assert not mask.any()
+
+
+def test_an_object_partly_outside_has_the_pixels_inside():
+    whole = object_mask(LabeledObject(0, (0.5, 0.5, 0.5, 0.5)), 100, 100)
+    cut = object_mask(LabeledObject(0, (0.0, 0.5, 0.5, 0.5)), 100, 100)
+    assert (cut[:, :50] == whole[:, 50:]).all()
+    assert not cut[:, 50:].any()
+
+
+def test_a_color_prior_that_was_written_is_read_as_it_was(tmp_path):
+    curves = np.random.default_rng(0).random((CLASSES, CURVE)).round(8).astype(np.float32)
+    curves[[3, 80]] = 0
+    curves[5, 100:] = 0
+    write_color_curves(tmp_path / "color_.json", curves)
+    assert read_color_curves(tmp_path / "color_.json") == pytest.approx(curves, abs=1e-8)
+    assert not {"3", "80"} & json.loads((tmp_path / "color_.json").read_text()).keys()
+    with pytest.raises(ValueError, match=r"shape \(81, 768\), got \(80, 768\)"):
+        write_color_curves(tmp_path / "color_.json", curves[:80])
