@@ -112,7 +112,7 @@ def parse_args() -> argparse.Namespace:
         metavar="TEXT",
         help="for all three training scripts, such as '--epochs 5'; a lone flag after =",
     )
-    add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--photos PHOTOS'")
+    add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--labels LABELS'")
     add("--folds", type=int, default=5, help="of the out-of-fold predictions (default: %(default)s)")
     # run
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")

@@ -6,6 +6,7 @@ No person rated these pictures: the scores in the table follow from the planted 
     python data/make_recolorings.py data/samples /tmp/recolorings --per-photo 2   # a check of a few seconds
 
 OUT then holds ``images/`` and ``table.csv`` (image,scene,method,CF,SCC,PR), which the training scripts take as ``--data``.
+Where photos have label files (``--labels``), OUT/labels holds them by the names of the scenes, for train_SCC.py.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
+from data.labels import ObjectLabels, no_curves, object_rows
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, lab_severity, recolor, to_lab
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
@@ -40,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--per-photo", type=int, default=4, help="recolorings of each photo (default: %(default)s)")
     parser.add_argument("--longest-side", type=int, default=400, help="photos are reduced to it, in pixels")
+    parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="YOLO files; the first found counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     return parser.parse_args()
@@ -113,6 +116,7 @@ def recolorings(
 def main() -> None:
     args = parse_args()
     names = list_images(args.photos).names
+    labels = [ObjectLabels(folder, no_curves()) for folder in args.labels]
     (args.output / "images").mkdir(parents=True, exist_ok=True)
     work = partial(
         recolorings,
@@ -133,9 +137,18 @@ def main() -> None:
         raise SystemExit(f"none of {len(names)} photos below {args.photos} could be used, e.g. {skipped[0]}")
     table = pd.DataFrame(rows).sort_values("image").round(6)
     write_atomic(args.output / "table.csv", table.to_csv(index=False))
+    used = {row["scene"] for row in rows}
+    labeled = 0
+    for name, scene in zip(names, scene_names(names), strict=True):
+        folder = next((folder for folder in labels if folder.file(name) is not None), None)
+        if scene in used and folder is not None:
+            write_atomic(args.output / "labels" / f"{scene}.txt", object_rows(folder.objects(name)))
+            labeled += 1
     for reason in skipped:
         print(f"left out: {reason}")
     print(f"{len(table)} pictures of {table['scene'].nunique()} photos in {args.output / 'table.csv'}")
+    if labels:
+        print(f"{labeled} photos have a label file, in {args.output / 'labels'}")
 
 
 if __name__ == "__main__":

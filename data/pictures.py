@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class RatedPictures(Dataset):
         scores: CF and SCC of each row, shape (N, 2), for the realism branch.
         chroma: Whether the chroma maps are wanted.
         cache_bytes: The most memory that prepared pictures may take.
+        objects: What gives the objects of the row with this number, as the network reads them, of its prepared picture.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class RatedPictures(Dataset):
         scores: np.ndarray | None = None,
         chroma: bool = False,
         cache_bytes: int = 8 << 30,
+        objects: Callable[[int, Tensor], Inputs] | None = None,
     ) -> None:
         self.paths = [Path(p) for p in picture_paths(frame)]
+        self.objects = objects
         self.preprocess = preprocess
         self.mos = torch.tensor(frame[target].to_numpy(np.float32) if target else np.full(len(frame), np.nan, np.float32))
         self.scores = None if scores is None else torch.tensor(scores, dtype=torch.float32)
@@ -83,7 +87,10 @@ class RatedPictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
         """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         scores = torch.empty(0) if self.scores is None else self.scores[index]
-        return self.inputs(index), self.mos[index], scores, index
+        inputs = self.inputs(index)
+        if self.objects is not None:
+            inputs |= self.objects(index, inputs["rgb"])
+        return inputs, self.mos[index], scores, index
 
 
 class PublishedPictures(Dataset):

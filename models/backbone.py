@@ -60,6 +60,7 @@ class Backbone(StoredStatistics):
         data = resolve_data_config({}, model=net)
         self.register_buffer("mean", torch.tensor(data["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]).view(3, 1, 1), persistent=False)
+        self.train()  # until then batch normalization would use, and change, other statistics than the stored ones
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """Feature maps of sRGB in [0, 1], shape (B, 3, S, S): three of shape (B, D_i, H_i, W_i), finest first."""

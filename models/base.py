@@ -41,7 +41,8 @@ class ScoreNet(nn.Module):
     preset: ClassVar[str]
     reads_chroma_maps: ClassVar[bool] = False
     reads_scores: ClassVar[bool] = False
-    reads_objects: ClassVar[bool] = False
+    reads_objects: ClassVar[bool] = False  # and cannot do without
+    compares_objects: ClassVar[bool] = False  # where they are labeled
     config: dict[str, Any]
     size: int
 
@@ -303,6 +304,10 @@ class Standardize(nn.Module):
                 change = x.mean(0) - self.mean
                 self.mean += step * change
                 self.variance += step * (x.var(0) + (1 - step) * change.square() - self.variance)
+        return self.scale(x)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """By the estimates as they are, shape (..., F) in and out."""
         return (x - self.mean) / (self.variance + 1e-6).sqrt()
 
 

@@ -128,7 +128,7 @@ class ColorPrior(nn.Module):
         late: Whether the prior has late stages of the backbone of its own, made for gray pictures.
     """
 
-    def __init__(self, backbone: Backbone, width: int = 128, dropout: float = 0.2, late: bool = True) -> None:
+    def __init__(self, backbone: Backbone, width: int = 128, dropout: float = 0.3, late: bool = False) -> None:
         super().__init__()
         self.config = {"width": width, "dropout": dropout, "late": late}
         channels = backbone.channels
@@ -221,8 +221,26 @@ class ColorPrior(nn.Module):
         """
         return -self.log_likelihood(log_prior, lab[:, 1:]).mean(1)
 
+    def excess(self, log_prior: Tensor, lab: Tensor) -> Tensor:
+        """How much more improbable the colors around each cell are than is to be expected there.
+
+        Surprise less the entropy of the prior, its own expectation, as a mean of 3 x 3 cells: zero on average where the prior
+        is right, for plain things and for things of any color alike. Of the measures that were tried it tells best where a hue
+        was changed (benchmarks/color_prior.md).
+
+        Args:
+            log_prior: Shape (B, K, h, w).
+            lab: CIELAB of the pixels, shape (B, 3, 2h, 2w).
+
+        Returns:
+            In nats, shape (B, h, w).
+        """
+        entropy = -(log_prior.exp() * log_prior).sum(1)
+        around = F.pad((self.surprise(log_prior, lab) - entropy)[:, None], (1, 1, 1, 1), mode="replicate")
+        return F.avg_pool2d(around, 3, 1)[:, 0]
+
     def percentiles(self, surprise: Tensor) -> Tensor:
-        """The share of places in real photographs that are less surprising, in percent, any shape."""
+        """The share of places in real photographs whose ``excess`` is lower, in percent, any shape."""
         levels = self.surprise_levels
         upper = torch.searchsorted(levels, surprise.contiguous(), right=True).clamp(1, len(levels) - 1)
         low, high = levels[upper - 1], levels[upper]
@@ -281,7 +299,7 @@ class Surprise:
     """What the color prior makes of one picture.
 
     Attributes:
-        nats: How improbable the color of each place is, shape (h, w).
+        nats: How improbable the colors around each place are, beyond what is to be expected there, shape (h, w).
         percentile: The share of places in real photographs that are less surprising, in percent, shape (h, w).
         expected: The most plausible a and b of each place, in CIELAB units, shape (2, h, w).
     """
@@ -349,7 +367,7 @@ class ColorPriorNet(CompactNet):
         with one_thread():
             rgb = self.prepare(picture)["rgb"][None]
             log_prior, lab = self.predict_prior(rgb)
-            nats = self.prior.surprise(log_prior, lab)
+            nats = self.prior.excess(log_prior, lab)
             found = (nats[0], self.prior.percentiles(nats)[0], self.prior.plausible(log_prior)[0])
         return Surprise(*(x.float().cpu().numpy() for x in found))
 

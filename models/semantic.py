@@ -2,35 +2,91 @@
 
 Meaning is read from the gray version of the picture, so that a wrong color cannot hide the category; color is read from the
 picture; the score rests on comparing the two. The published ICQA-Net looks up a color curve by class id and never sees the
-object's pixels. Here a prior P(ab | gray picture), learned from photographs without any label, is set against every pixel,
-beside the difference of what the backbone says of the picture and of its gray version.
+object's pixels. Here a prior P(ab | gray picture), learned from photographs without any label, is set against every pixel, and
+where objects are labeled, a prior P(ab | category, lightness) against the pixels of each. Attention over regions and over
+objects weighs what is found by what is shown there; beside them stands the difference of what the backbone says of the picture
+and of its gray version.
 """
 
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.labels import LabeledObject, object_mask
 from models.backbone import DEFAULT_BACKBONE
-from models.base import CompactNet, Inputs, Maps, ScoreHead, color_effect, compress
-from models.color_prior import COMPARISONS, ColorPrior
-from models.preprocessing import lab_of
+from models.base import (
+    Inputs,
+    Maps,
+    Picture,
+    ScoreHead,
+    Standardize,
+    as_list,
+    color_effect,
+    compress,
+    one_thread,
+)
+from models.color_prior import COMPARISONS, ColorPriorNet
+from models.object_prior import OBJECT_COMPARISONS, ObjectPrior, scaled
+from utils.color import rgb_to_lab
+
+SLOTS = 20  # objects of a picture that are compared, the largest ones
 
 
-class SemanticConsistencyNet(CompactNet):
+class AttentionPool(nn.Module):
+    """One vector from any number of tokens, each weighed by what it says itself; zero if there is none.
+
+    Args:
+        inputs: Numbers a token.
+        width: Numbers of the result.
+        dropout: Share of inputs dropped in training.
+    """
+
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.token = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, width), nn.GELU())
+        self.weigh = nn.Linear(width, 1, bias=False)  # softmax takes no notice of one
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Tokens (B, T, inputs) of which those count that are ``present`` (B, T), to (B, width)."""
+        x = self.token(tokens)
+        logits = self.weigh(x)[..., 0].masked_fill(present == 0, -torch.inf)
+        # an empty row would be 0 / 0; it contributes nothing, and so does its gradient
+        weights = torch.where(present.any(1, keepdim=True), logits, 0).softmax(1) * present
+        return (x * weights[..., None]).sum(1)
+
+
+class SemanticConsistencyNet(ColorPriorNet):
     """SCC of a picture, in (-1, 1), higher is better.
 
     Args:
         backbone: Name of a timm network with feature maps.
         size: Side of the picture that the backbone sees, in pixels.
+        prior: Of the color prior, as for ``ColorPriorNet``.
         width: Channels of the comparison and half the width of the head.
         dropout: Share of head activations dropped in training.
+        object_bytes: Size of the file of the object prior, which is part of the weights.
     """
 
     dimension = "SCC"
+    compares_objects = True
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.5) -> None:
-        super().__init__(backbone, size)
-        self.config |= {"width": width, "dropout": dropout}
-        self.prior = ColorPrior(self.backbone.channels)
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        size: int = 224,
+        prior: dict[str, Any] | None = None,
+        width: int = 32,
+        dropout: float = 0.5,
+        object_bytes: int = 0,
+    ) -> None:
+        super().__init__(backbone, size, prior)
+        self.config |= {"width": width, "dropout": dropout, "object_bytes": object_bytes}
+        self.register_buffer("object_file", torch.zeros(object_bytes, dtype=torch.uint8))
         self.compare_cells = nn.Sequential(
             nn.Conv2d(len(COMPARISONS), width, 1),
             nn.GroupNorm(4, width),
@@ -39,36 +95,141 @@ class SemanticConsistencyNet(CompactNet):
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
         )
+        scene = self.backbone.channels[-1]
+        self.standardize_scene = Standardize(scene)
+        self.read_scene = nn.Sequential(nn.Dropout(dropout), nn.Linear(scene, width // 2), nn.GELU())
+        self.regions = AttentionPool(width + len(COMPARISONS) + width // 2, width, dropout / 2)
+        self.objects = AttentionPool(len(OBJECT_COMPARISONS) + len(COMPARISONS) + width // 2, width, dropout / 2)
         self.compress_global = compress(2 * sum(self.backbone.channels[1:]), 2 * width, dropout)
-        self.regressor = ScoreHead(3 * width + 3 * len(COMPARISONS) + 2 * width, 2 * width, dropout)
+        self.regressor = ScoreHead(5 * width + 3 * len(COMPARISONS) + 2 * width, 2 * width, dropout)
 
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        return [*self.backbone.parameters(), *self.prior.parameters()]
+    def train(self, mode: bool = True) -> "SemanticConsistencyNet":
+        super().train(mode)
+        self.prior.eval()  # as it was calibrated
+        return self
 
-    def predict_prior(self, rgb: Tensor, gray_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Color prior from the gray version of prepared pictures.
+    def set_object_prior(self, prior: ObjectPrior) -> None:
+        """Make an object prior part of the weights."""
+        self.object_file = torch.from_numpy(np.frombuffer(prior.to_bytes(), np.uint8).copy()).to(self.device)
+        self.config["object_bytes"] = len(self.object_file)
+        self.__dict__.pop("object_prior", None)
+
+    @cached_property
+    def object_prior(self) -> ObjectPrior | None:
+        """The object prior of the weights; None if they have none."""
+        if not len(self.object_file):
+            return None
+        return ObjectPrior.from_bytes(self.object_file.cpu().numpy().tobytes(), "the object prior of the weights")
+
+    def object_inputs(self, rgb: Tensor, objects: Sequence[LabeledObject]) -> Inputs:
+        """The comparisons of a picture's objects with the prior of their categories.
 
         Args:
-            rgb: sRGB in [0, 1], shape (B, 3, size, size); of it the prior sees the lightness only.
-            gray_maps: Backbone maps of the gray version.
+            rgb: The prepared picture, sRGB in [0, 1], shape (3, size, size).
+            objects: What is labeled in it; beyond ``SLOTS`` the smaller ones are left out, and so are those of a few pixels.
 
         Returns:
-            Log-probabilities of the ab cells, shape (B, K, h, w); CIELAB of the pixels to compare with them, shape
-            (B, 3, 2h, 2w).
+            ``objects``, shape (SLOTS, D), zero where there is none; ``object_cells``, the share of each cell of the map of
+            the prior that it fills, shape (SLOTS, h, w); ``present``, shape (SLOTS,).
         """
-        lab = lab_of(rgb, 2 * gray_maps[0].shape[-1])
-        return self.prior(gray_maps, lab), lab
+        side = self.cells
+        found = {
+            "objects": torch.zeros(SLOTS, len(OBJECT_COMPARISONS)),
+            "object_cells": torch.zeros(SLOTS, side, side),
+            "present": torch.zeros(SLOTS),
+        }
+        if self.object_prior is not None and objects:
+            lab = rgb_to_lab(rgb[None].cpu())[0]
+            masks = [object_mask(thing, *lab.shape[1:]) for thing in objects]
+            largest = sorted(range(len(objects)), key=lambda i: (-masks[i].sum(), i))
+            compared = ((i, self.object_prior.compare(lab, masks[i], objects[i].category)) for i in largest)
+            kept = [(i, values) for i, values in compared if values is not None][:SLOTS]
+            for slot, (i, values) in enumerate(kept):
+                found["objects"][slot] = torch.from_numpy(scaled(values))
+                mask = torch.from_numpy(masks[i]).float()[None, None]
+                found["object_cells"][slot] = F.interpolate(mask, (side, side), mode="area")[0, 0]
+                found["present"][slot] = 1
+        return {k: v.to(rgb.device) for k, v in found.items()}
+
+    @torch.inference_mode()
+    def score(self, pictures: Picture | list[Picture], objects: Sequence[Any] | None = None) -> float | list[float]:
+        """Score pictures, as the other branches do.
+
+        Args:
+            pictures: As for the other branches.
+            objects: What is labeled in the picture, from ``data.labels.read_objects``; for a list of pictures, a list of such.
+
+        Returns:
+            One number in [-1, 1] for one picture, a list of numbers for a list.
+
+        Raises:
+            ValueError: If the objects are not of as many pictures.
+        """
+        items, single = as_list(pictures)
+        labeled = [objects or []] if single else objects or [[] for _ in items]
+        if len(labeled) != len(items):
+            raise ValueError(f"{len(items)} pictures but objects of {len(labeled)}")
+        values = []
+        with one_thread():
+            for item, things in zip(items, labeled, strict=True):
+                inputs = self.prepare(item)
+                if things:
+                    inputs |= self.object_inputs(inputs["rgb"], things)
+                values.append(self.score_prepared(inputs))
+        return values[0] if single else values
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """``cells``: the comparison of pixels with the prior, (B, 12, h, w); ``global``: what color adds, (B, F)."""
+        """What is found in the picture, in numbers.
+
+        Returns:
+            ``cells``, the comparison of pixels with the prior, (B, 12, h, w); ``scene``, what the gray picture shows there,
+            (B, D, h', w'); ``global``, what color adds, (B, F); ``objects``, the comparisons of each object with its category
+            and with the prior of its place, (B, T, .); ``object_scene``, what the gray picture shows of each, (B, T, D);
+            ``present``, (B, T).
+        """
         maps = maps or self.see(inputs)
-        log_prior, lab = self.predict_prior(inputs["rgb"], maps[1])
-        return {"cells": self.prior.compare(log_prior, lab), "global": color_effect(maps)}
+        semantics = self.prior.semantics(maps[1])
+        lab = self.pixels(inputs["rgb"], semantics[0].shape[-1])
+        cells, scene = self.prior.compare(self.prior(semantics, lab), lab), semantics[-1]
+        found = {"cells": cells, "scene": scene, "global": color_effect(maps)}
+        if "objects" in inputs:
+            found |= {
+                "objects": torch.cat((inputs["objects"], pooled(cells, inputs["object_cells"])), 2),
+                "object_scene": pooled(scene, F.adaptive_avg_pool2d(inputs["object_cells"], scene.shape[-2:])),
+                "present": inputs["present"],
+            }
+        return found
 
     def head(self, features: Inputs) -> Tensor:
         cells = features["cells"]
-        found = self.compare_cells(cells).flatten(2)
-        plain = cells.flatten(2)
+        compared = self.compare_cells(cells)
+        found, plain = compared.flatten(2), cells.flatten(2)
         worst = plain.topk(max(1, plain.shape[2] // 10), dim=2).values.mean(2)  # the most conspicuous tenth of the cells
-        parts = (found.mean(2), found.std(2), found.amax(2), plain.mean(2), plain.std(2), worst)
+        parts = [found.mean(2), found.std(2), found.amax(2), plain.mean(2), plain.std(2), worst]
+
+        scene = features["scene"]
+        side = scene.shape[-2:]
+        seen = scene.flatten(2).transpose(1, 2)  # (B, h'w', D)
+        of_regions = [F.adaptive_avg_pool2d(x, side).flatten(2).transpose(1, 2) for x in (compared, cells)]
+        if self.training:
+            self.standardize_scene(seen.flatten(0, 1))  # keeps its estimates up to date
+        tokens = torch.cat((*of_regions, self.read(seen)), 2)
+        parts.append(self.regions(tokens, torch.ones_like(tokens[..., 0])))
+        if "objects" in features:
+            tokens = torch.cat((features["objects"], self.read(features["object_scene"])), 2)
+            present = features["present"]
+        else:  # contributes zero, and takes part, as processes that train together expect of all that is trained
+            present = scene.new_zeros(len(scene), 1)
+            tokens = scene.new_zeros(len(scene), 1, self.objects.token[1].in_features)
+        parts.append(self.objects(tokens, present))
         return self.regressor(torch.cat((*parts, self.compress_global(features["global"])), 1))
+
+    def read(self, scene: Tensor) -> Tensor:
+        """What gray places show, (B, T, D), in few numbers."""
+        return self.read_scene(self.standardize_scene.scale(scene))
+
+
+def pooled(maps: Tensor, cells: Tensor) -> Tensor:
+    """Mean of maps (B, C, h, w) over the parts that objects fill (B, T, h, w), shape (B, T, C); zero for no object."""
+    total = torch.einsum("bchw,bthw->btc", maps, cells)
+    return total / cells.sum((2, 3)).clamp(min=1e-6)[..., None]

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
+from models.object_prior import ALL, Evidence, ObjectPrior, measure, observe
 from utils.checkpoint import save_checkpoint
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
@@ -24,6 +25,7 @@ REPO = Path(__file__).resolve().parents[1]
 SCENES = [f"s{number}" for number in range(8)]
 MOS = {"ORG": 0.8, "DULL": 0.2, "SWAP": -0.4, "STAIN": -0.7}  # by recoloring; a scene moves it a little
 UNRATED = "DULL_s4.png"  # has no CF rating
+CAR, BROCCOLI = 2, 50  # of COCO-80
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,46 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for network in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet):
         save_checkpoint(folder / f"{network.dimension}.pt", network("test_efficientnet", 64), metrics={"SRCC": 0.0})
     return {dimension: folder / f"{dimension}.pt" for dimension in ("CF", "SCC", "PR")}
+
+
+@pytest.fixture(scope="session")
+def object_prior() -> ObjectPrior:
+    """What made-up pictures say of cars, which have any color, and of broccoli, which is green."""
+    rng, things = np.random.default_rng(0), []
+    for number in range(24):
+        hue, chroma = (rng.uniform(0, 6.3), rng.uniform(5, 50)) if number % 2 else (rng.normal(2.1, 0.1), rng.uniform(25, 45))
+        lab = rng.normal((rng.uniform(30, 70), chroma * np.cos(hue), chroma * np.sin(hue)), 4, (9, 9, 3))
+        things.append((CAR if number % 2 else BROCCOLI, observe(torch.from_numpy(lab).permute(2, 0, 1), np.ones((9, 9), bool))))
+    evidence = Evidence()
+    for thing in things:
+        evidence.add([thing])
+    others = [evidence.without([thing]) for thing in things]
+    values = [measure(seen, rest.expectation(category)) for (category, seen), rest in zip(things, others, strict=True)]
+    of_any = [measure(seen, rest.expectation(ALL)) for (_, seen), rest in zip(things, others, strict=True)]
+    categories = np.array([category for category, _ in things])
+    return ObjectPrior.fit(evidence, categories, np.array(values), np.array(of_any), {"from": "made up"})
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 14 photographs in color, four of them in a folder of their own."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "street").mkdir()
+    for number in range(14):
+        folder = root / "street" if number % 4 == 3 or number == 0 else root
+        Image.fromarray(make_picture(200 + number, 50 + 3 * number, 90 - 2 * number)).save(folder / f"p{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def color_prior(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A color prior of a tiny backbone, trained on the photographs by the script."""
+    output = tmp_path_factory.mktemp("prior")
+    network = ["--backbone", "test_efficientnet", "--random-init", "--size", 64, "--width", 16, "--dropout", 0.2]
+    quick = ["--epochs", 1, "--views", 2, "--batch-size", 4, "--workers", 0, "--device", "cpu"]
+    done = run_script("data/train_color_prior.py", photos, "--output", output, *network, *quick)
+    assert done.code == 0, done.err
+    return output / "best.pt"
 
 
 @pytest.fixture(scope="session")

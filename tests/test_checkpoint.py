@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet, load_model
+from models.color_prior import ColorPriorNet
 from utils.checkpoint import FORMAT, build_model, read_checkpoint, save_checkpoint
 from utils.files import sha256
 
@@ -45,12 +46,16 @@ def damaged(saved, tmp_path):
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.dimension)
 def test_a_saved_network_comes_back_with_its_scores(network, tmp_path):
-    net = build(network, width=32, dropout=0.1)
+    prior = {"prior": {"width": 16, "dropout": 0.2, "late": True}} if network is SemanticConsistencyNet else {}
+    net = build(network, width=32, dropout=0.1, **prior)
     path = tmp_path / "new folder" / "weights.pt"
     save_checkpoint(path, net)
     loaded = load_model(path)
     assert type(loaded) is network
-    assert loaded.config == net.config == {"backbone": "test_efficientnet", "size": 64, "width": 32, "dropout": 0.1}
+    config = {"backbone": "test_efficientnet", "size": 64, "width": 32, "dropout": 0.1}
+    if prior:
+        config |= prior | {"object_bytes": 0}
+    assert loaded.config == net.config == config
     assert not loaded.training
     state = net.state_dict()
     assert loaded.state_dict().keys() == state.keys()
@@ -65,13 +70,31 @@ def test_half_precision_takes_half_the_space_and_computes_in_full(tmp_path):
     save_checkpoint(tmp_path / "half.pt", net, half=True)
     assert (tmp_path / "half.pt").stat().st_size < 0.6 * (tmp_path / "full.pt").stat().st_size
     stored = read_checkpoint(tmp_path / "half.pt")["model"]
-    assert {v.dtype for v in stored.values()} == {torch.float16, torch.int64}
+    assert {v.dtype for k, v in stored.items() if k != "object_file"} == {torch.float16, torch.int64}
+    assert stored["object_file"].dtype == torch.uint8  # a file stays as it is
     loaded = load_model(tmp_path / "half.pt")
     state = net.state_dict()
     for key, value in loaded.state_dict().items():
         assert value.dtype == state[key].dtype
         torch.testing.assert_close(value, state[key], atol=1e-4, rtol=1e-3)
     assert score(loaded) == pytest.approx(score(net), abs=0.01)
+
+
+@pytest.mark.parametrize("late", [True, False])
+@torch.no_grad()
+def test_a_saved_color_prior_comes_back_with_its_distributions(late, tmp_path):
+    prior = {"width": 16, "dropout": 0.2, "late": late}
+    net = build(ColorPriorNet, prior=prior)
+    net.prior.surprise_levels.mul_(1.3)
+    save_checkpoint(tmp_path / "prior.pt", net)
+    loaded = load_model(tmp_path / "prior.pt", dimension="prior")
+    assert type(loaded) is ColorPriorNet
+    assert loaded.config == net.config == {"backbone": "test_efficientnet", "size": 64, "prior": prior}
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.predict_prior(picture)[0], net.predict_prior(picture)[0])
+    assert torch.equal(loaded.prior.surprise_levels, net.prior.surprise_levels)
+    with pytest.raises(ValueError, match=r"prior\.pt holds a prior network, expected SCC"):
+        load_model(tmp_path / "prior.pt", dimension="SCC")
 
 
 def test_weights_beyond_half_precision_are_refused_rather_than_stored_as_infinity(tmp_path):

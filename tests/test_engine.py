@@ -127,6 +127,29 @@ def test_augmentation_flips_picture_and_chroma_maps_together_and_keeps_color():
     torch.testing.assert_close(augment({"rgb": plain}, epoch_generator(0, 2, 1))["rgb"], plain)
 
 
+def test_augmentation_moves_objects_with_the_picture_and_leaves_what_was_measured():
+    left = torch.zeros(64, 3, 64, 64)
+    left[..., 8:24, 8:24] = 0.9  # a thing in the upper left
+    cells = torch.zeros(64, 20, 8, 8)
+    cells[:, 3, 1:3, 1:3] = 1
+    measured, present = torch.randn(64, 20, 22), torch.rand(64, 20).round()
+    inputs = {"rgb": left, "objects": measured, "object_cells": cells, "present": present}
+    out = augment(inputs, epoch_generator(0, 1, 1))
+    assert list(out) == list(inputs)
+    assert torch.equal(out["objects"], measured)
+    assert torch.equal(out["present"], present)
+    assert out["object_cells"].shape == cells.shape
+    flipped = out["rgb"][:, 0, 16, 48] > 0.5
+    assert 16 < int(flipped.sum()) < 48
+    places = out["object_cells"][:, 3]
+    assert torch.equal(places[:, 2, 5] > 0.5, flipped)
+    assert torch.equal(places[:, 2, 2] > 0.5, ~flipped)
+    assert torch.equal(out["rgb"][:, 0, 16, 16] > 0.5, ~flipped)
+    assert not out["object_cells"][:, :3].any()
+    # a crop shows the whole of a smaller part, never more of an object than there is
+    assert ((out["object_cells"] >= 0) & (out["object_cells"] <= 1)).all()
+
+
 def test_loss_is_mse_and_one_minus_plcc():
     pred = torch.tensor([0.1, -0.4, 0.7, 0.2])
     mos = torch.tensor([0.3, -0.2, 0.5, -0.6])

@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
-from models.base import ScoreNet, Standardize, stack, to_tensor
+from models.base import Inputs, ScoreNet, Standardize, stack, to_tensor
 from models.color_prior import COMPARISONS
+from models.object_prior import OBJECT_COMPARISONS
+from models.semantic import SLOTS
 from utils.color import lab_to_rgb, rgb_to_lab
 
 NETWORKS = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)
@@ -69,6 +71,20 @@ def score(net: ScoreNet, shown: object) -> float | list[float]:
 def sub_scores(net: ScoreNet, count: int) -> tuple[Tensor, ...]:
     """The second argument of ``net(...)`` where there is one."""
     return (torch.tensor([SUB_SCORES] * count),) if net.reads_scores else ()
+
+
+def prepared(net: ScoreNet, batch: Tensor) -> Inputs:
+    """What the network reads of a batch, with two made-up objects a picture where it compares them."""
+    inputs = net.prepare_batch(batch)
+    if net.compares_objects:
+        generator, count = torch.Generator().manual_seed(0), len(batch)
+        present = (torch.arange(SLOTS) < 2).float().expand(count, -1)
+        inputs |= {
+            "objects": torch.rand(count, SLOTS, len(OBJECT_COMPARISONS), generator=generator) * present[..., None],
+            "object_cells": torch.rand(count, SLOTS, net.cells, net.cells, generator=generator) * present[..., None, None],
+            "present": present,
+        }
+    return inputs
 
 
 def floats(rgb: np.ndarray) -> Tensor:
@@ -217,14 +233,17 @@ def test_a_training_step_moves_every_parameter_and_no_batch_norm_statistic(net):
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     for seed in range(2):
         batch = torch.stack([floats(picture(48, 56, 10 * seed + i)) for i in range(3)])
-        loss = (net(batch, *sub_scores(net, 3)) - torch.tensor([0.8, -0.8, 0.1])).square().mean()
+        loss = (net(prepared(net, batch), *sub_scores(net, 3)) - torch.tensor([0.8, -0.8, 0.1])).square().mean()
         optimizer.zero_grad()
         loss.backward()
+        idle = {name for name, p in net.named_parameters() if not p.grad.any()}
+        assert idle <= {"regions.weigh.bias", "objects.weigh.bias"}  # which softmax takes no notice of
         optimizer.step()
     statistics = [k for k in before if "running_" in k or "num_batches" in k]
     assert statistics
+    calibrated = ["prior.log_marginal", "prior.surprise_levels", "object_file"]  # by photographs, before the training
     for key, value in net.state_dict().items():
-        assert torch.equal(value, before[key]) == (key in statistics), key
+        assert torch.equal(value, before[key]) == (key in statistics or key in calibrated), key
 
 
 def test_training_mode_switches_dropout_on_but_not_batch_norm(net):

@@ -1,8 +1,10 @@
 """The six scripts as a user runs them: what they write, what they refuse, and that stopping them changes nothing."""
 
+import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import BROCCOLI, CAR
 from PIL import Image
 from readers import meta_of, rows_of
 
@@ -22,11 +25,13 @@ from models import load_model
 from utils import engine, scoring
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
+from utils.runs import load_data, training_objects
 from utils.scores import fingerprint, read_scores
 
 DIMENSIONS = ("CF", "SCC", "PR")
 NETWORK = ["--backbone", "test_efficientnet", "--random-init", "--size", 64, "--device", "cpu"]
 QUICK = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 0, "--no-augment"]
+NO_PRIORS = ["--prior", "none", "--object-prior", "none"]  # of SCC
 FILES = {"best.pt", "last.pt", "metrics.csv", "curves.png", "split.txt", "test.json", "tensorboard"}
 
 # infer_CF.py that takes its time, so that it can be stopped midway on any machine
@@ -48,6 +53,10 @@ def history_of(folder: Path) -> list[dict[str, str]]:
     """Rows of metrics.csv without the time they took."""
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def priors_of(dimension: str) -> list[str]:
+    return NO_PRIORS if dimension == "SCC" else []
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -108,7 +117,7 @@ def staged(run, rated, tmp_path_factory) -> Path:
     for dimension in ("CF", "SCC"):
         low = dimension.lower()
         folds = ["--folds", 2, "--oof", root / f"oof_{low}.csv"]
-        result = run(f"train_{dimension}.py", "--data", rated, "--output", root / low, *QUICK, *folds)
+        result = run(f"train_{dimension}.py", "--data", rated, "--output", root / low, *QUICK, *folds, *priors_of(dimension))
         assert result.code == 0, result.err
         scores = ["-o", root / f"{low}.csv", "--weights", root / low / "best.pt"]
         result = run(f"infer_{dimension}.py", rated.parent / "pictures", *scores)
@@ -130,12 +139,12 @@ def sub_scores(run, rated, weights, tmp_path_factory) -> list[object]:
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp_path, dimension):
-    more = {"CF": [], "SCC": ["--photos", rated.parent / "pictures", "--prior-epochs", 1], "PR": sub_scores}[dimension]
+    more = sub_scores if dimension == "PR" else priors_of(dimension)
     options = [*NETWORK, "--epochs", 1, "--workers", 0, "--limit", 12, "--backbone-lr", 1e-3, *more]
     output = tmp_path / "run"
     result = run(f"train_{dimension}.py", "--data", rated, "--output", output, *options)
     assert result.code == 0
-    assert {path.name for path in output.iterdir()} == FILES | ({"prior.pt", "prior.csv"} if dimension == "SCC" else set())
+    assert {path.name for path in output.iterdir()} == FILES
     assert "train: 12 pictures" in result.out
 
     content = torch.load(output / "best.pt", weights_only=True)
@@ -187,7 +196,7 @@ def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
     ],
 )
 def test_resuming_continues_exactly(run, rated, sub_scores, tmp_path, monkeypatch, dimension, options):
-    more = sub_scores if dimension == "PR" else []
+    more = sub_scores if dimension == "PR" else priors_of(dimension)
     command = [f"train_{dimension}.py", "--data", rated, *NETWORK, "--epochs", 4, "--batch-size", 8, *options, *more]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(*command, "--output", whole).code == 0
@@ -207,29 +216,6 @@ def test_resuming_continues_exactly(run, rated, sub_scores, tmp_path, monkeypatc
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
     # and the epochs did something
     assert history_of(whole)[0]["loss"] != history_of(whole)[3]["loss"]
-
-
-def test_an_interrupted_color_prior_is_trained_again_and_not_taken_for_a_finished_one(run, rated, tmp_path, monkeypatch):
-    photos = ["--photos", rated.parent / "pictures", "--prior-epochs", 2, "--batch-size", 8]
-    command = ["train_SCC.py", "--data", rated, *QUICK, *photos]
-    assert run(*command, "--output", tmp_path / "whole").code == 0
-    real = engine.write_history
-
-    def stop_in_second_epoch(path: Path, history: list) -> None:
-        if path.name == "prior.csv" and len(history) == 2:
-            raise KeyboardInterrupt
-        real(path, history)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "write_history", stop_in_second_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            run(*command, "--output", tmp_path / "parts")
-    result = run(*command, "--output", tmp_path / "parts", "--resume")
-    assert "color prior, epoch 2/2" in result.out
-    assert_same_weights(tmp_path / "whole" / "prior.pt", tmp_path / "parts" / "prior.pt")
-    assert_same_weights(tmp_path / "whole" / "last.pt", tmp_path / "parts" / "last.pt")
-    again = run(*command, "--output", tmp_path / "parts", "--resume")
-    assert "color prior: taken from" in again.out
 
 
 def test_parts_share_no_scene_and_the_weights_saw_training_and_validation_only(staged, rated):
@@ -253,7 +239,7 @@ def test_pictures_and_ratings_of_the_test_part_have_no_influence_on_training(run
             Image.new("RGB", (50, 50), (number, 0, 200)).save(tmp_path / "changed" / cells[0])
             lines[number] = ",".join([*cells[:4], str(-float(cells[4])), cells[5]])
     table.write_text("\n".join(lines))
-    assert run("train_SCC.py", "--data", table, "--output", tmp_path / "run", *QUICK).code == 0
+    assert run("train_SCC.py", "--data", table, "--output", tmp_path / "run", *QUICK, *NO_PRIORS).code == 0
     assert_same_weights(tmp_path / "run" / "best.pt", staged / "scc" / "best.pt")
     assert history_of(tmp_path / "run") == history_of(staged / "scc")
     assert (tmp_path / "run" / "test.json").read_text() != (staged / "scc" / "test.json").read_text()
@@ -263,7 +249,8 @@ def test_a_split_file_is_followed(run, rated, tmp_path):
     split = {"train": {"s0", "s1", "s2"}, "val": {"s3", "s4"}, "test": {"s5", "s6", "s7"}}
     lines = [f"{part} {scene}" for part, scenes in split.items() for scene in sorted(scenes)]
     (tmp_path / "mine.txt").write_text("\n".join(lines))
-    result = run("train_SCC.py", "--data", rated, "--output", tmp_path / "run", *QUICK, "--split", tmp_path / "mine.txt")
+    options = [*QUICK, *NO_PRIORS, "--split", tmp_path / "mine.txt"]
+    result = run("train_SCC.py", "--data", rated, "--output", tmp_path / "run", *options)
     assert "train: 12 pictures of 3 scenes, val: 8 pictures of 2 scenes, test: 12 pictures of 3 scenes" in result.out
     assert read_split(tmp_path / "run" / "split.txt") == split
 
@@ -272,10 +259,178 @@ def test_a_split_file_is_followed(run, rated, tmp_path):
 def test_a_split_file_that_shares_a_scene_is_refused_and_the_scene_named(run, rated, sub_scores, tmp_path, dimension):
     lines = [f"train s{n}" for n in range(6)] + ["val s6", "test s7", "test s4"]
     (tmp_path / "bad.txt").write_text("\n".join(lines))
-    more = sub_scores if dimension == "PR" else []
+    more = sub_scores if dimension == "PR" else priors_of(dimension)
     with pytest.raises(ValueError, match="scene s4 is in both train and test"):
         run(f"train_{dimension}.py", "--data", rated, "--output", tmp_path, *QUICK, "--split", tmp_path / "bad.txt", *more)
     assert not (tmp_path / "best.pt").exists()
+
+
+# --- what SCC is built on
+
+
+@pytest.fixture(scope="session")
+def objects(rated, object_prior, tmp_path_factory) -> Path:
+    """An object prior, and labels in two folders: by picture of one recoloring, by scene of three scenes."""
+    root = tmp_path_factory.mktemp("objects")
+    object_prior.save(root / "prior.npz")
+    for name, stems in {"pictures": ["SWAP_s1", "SWAP_s2"], "scenes": ["s1", "s2", "s3"]}.items():
+        (root / name).mkdir()
+        for number, stem in enumerate(stems):
+            box = f"{0.4 + 0.1 * number} 0.5 0.5 0.6"
+            (root / name / f"{stem}.txt").write_text(f"{BROCCOLI if name == 'scenes' else CAR} {box}\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def with_priors(run, rated, color_prior, objects, tmp_path_factory) -> Path:
+    """A run of train_SCC.py on a trained color prior, an object prior and labels."""
+    output = tmp_path_factory.mktemp("with_priors")
+    priors = ["--prior", color_prior, "--object-prior", objects / "prior.npz"]
+    labels = ["--labels", objects / "pictures", objects / "scenes"]
+    result = run("train_SCC.py", "--data", rated, "--output", output, *QUICK, *priors, *labels)
+    assert result.code == 0, result.err
+    assert f"color prior and backbone: {color_prior}" in result.out
+    assert f"object prior: {objects / 'prior.npz'}" in result.out
+    assert "objects: 12 of 32 pictures show labeled ones" in result.out
+    return output
+
+
+def test_scc_starts_from_its_priors_and_keeps_them(with_priors, rated, color_prior, object_prior):
+    model, prior = load_model(with_priors / "best.pt"), load_model(color_prior)
+    for part in ("backbone", "prior"):
+        state = getattr(prior, part).state_dict()
+        assert all(torch.equal(v, state[k]) for k, v in getattr(model, part).state_dict().items())
+    assert model.config["prior"] == prior.config["prior"] == {"width": 16, "dropout": 0.2, "late": False}
+    assert model.object_prior.to_bytes() == object_prior.to_bytes()
+    # photographs of the prior count as seen, for a score of one would be in-sample
+    scenes = read_split(with_priors / "split.txt")
+    own = identities(pictures_of(rated, scenes["train"] | scenes["val"]))
+    assert seen_by(with_priors / "best.pt") == own | seen_by(color_prior)
+    assert seen_by(color_prior)
+
+
+def test_training_learns_from_labeled_objects(run, rated, color_prior, objects, with_priors, tmp_path):
+    priors = ["--prior", color_prior, "--object-prior", objects / "prior.npz"]
+    command = ["train_SCC.py", "--data", rated, *QUICK, *priors]
+    assert run(*command, "--output", tmp_path / "none", "--labels", "none").code == 0
+    assert run(*command, "--output", tmp_path / "absent").code == 0
+    assert_same_weights(tmp_path / "none" / "best.pt", tmp_path / "absent" / "best.pt")
+    assert history_of(tmp_path / "none")[0]["loss"] != history_of(with_priors)[0]["loss"]
+    with pytest.raises(FileNotFoundError, match="no folder of object labels"):
+        run(*command, "--output", tmp_path / "run", "--labels", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("options", [["--backbone-lr", 0], ["--backbone-lr", 1e-3, "--workers", 2]])
+def test_resuming_with_labels_continues_exactly(run, rated, color_prior, objects, tmp_path, monkeypatch, options):
+    priors = ["--prior", color_prior, "--object-prior", objects / "prior.npz", "--labels", objects / "scenes"]
+    network = ["--backbone", "test_efficientnet", "--size", 64, "--device", "cpu", "--workers", 0, "--batch-size", 8]
+    command = ["train_SCC.py", "--data", rated, *network, "--epochs", 3, *options, *priors]
+    assert run(*command, "--output", tmp_path / "whole").code == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2 + 1)  # 20 pictures are 2 steps an epoch: within the second epoch
+        with pytest.raises(KeyboardInterrupt):
+            run(*command, "--output", tmp_path / "parts")
+    with pytest.raises(ValueError, match=r"was started with .*--prior .*best\.pt"):
+        run(*command, "--output", tmp_path / "parts", "--resume", "--prior", "none", "--random-init")
+    assert "resuming after epoch 1 of 3" in run(*command, "--output", tmp_path / "parts", "--resume").out
+    assert_same_weights(tmp_path / "whole" / "best.pt", tmp_path / "parts" / "best.pt")
+    assert history_of(tmp_path / "whole") == history_of(tmp_path / "parts")
+
+
+def test_scores_with_labels_are_those_of_labels_and_others_stay(run, weights, rated, with_priors, objects, tmp_path):
+    pictures = rated.parent / "pictures"
+    own = ["--weights", with_priors / "best.pt"]
+    plain = run("infer_SCC.py", pictures, "-o", tmp_path / "plain.csv", *own)
+    some = run("infer_SCC.py", pictures, "-o", tmp_path / "some.csv", *own, "--labels", objects / "pictures")
+    assert (plain.code, some.code) == (0, 0)
+    assert "objects: " not in plain.out
+    assert f"objects: {objects / 'pictures'}, for 2 of 32 pictures" in some.out
+    assert "they change no score" not in some.out
+    before, after = rows_of(tmp_path / "plain.csv"), rows_of(tmp_path / "some.csv")
+    assert [name for name in before if before[name] != after[name]] == ["SWAP_s1.png", "SWAP_s2.png"]
+    assert meta_of(tmp_path / "some.csv")["preprocessing"]["labels"] == str(objects / "pictures")
+    # PR computes the same SCC in the same run
+    both = ["--weights", weights["PR"], "--cf-weights", weights["CF"], "--scc-weights", with_priors / "best.pt"]
+    result = run("infer_PR.py", pictures, "-o", tmp_path / "all_PR.csv", *both, "--labels", objects / "pictures")
+    assert result.code == 0, result.err
+    assert {k: r["SCC"] for k, r in rows_of(tmp_path / "all_SCC.csv").items()} == {k: r["SCC"] for k, r in after.items()}
+    # scores with labels are not gone on with without them
+    again = run("infer_SCC.py", pictures, "-o", tmp_path / "some.csv", *own)
+    assert_one_line(again, "--overwrite")
+
+
+def test_a_changed_label_file_is_scored_again_and_a_broken_one_is_an_error_row(run, rated, with_priors, objects, tmp_path):
+    shutil.copytree(objects / "pictures", tmp_path / "labels")
+    command = ["infer_SCC.py", rated.parent / "pictures", "-o", tmp_path / "scc.csv", "--weights", with_priors / "best.pt"]
+    command += ["--labels", tmp_path / "labels"]
+    assert run(*command).code == 0
+    before = rows_of(tmp_path / "scc.csv")
+    (tmp_path / "labels" / "SWAP_s1.txt").write_text(f"{BROCCOLI} 0.5 0.5 0.9 0.9 0.7\n")
+    (tmp_path / "labels" / "SWAP_s2.txt").write_text("car 0.5 0.5 0.9 0.9\n")
+    result = run(*command)
+    assert result.code == 1
+    assert "30 rows kept, 2 changed pictures to score again" in result.out
+    after = rows_of(tmp_path / "scc.csv")
+    assert [name for name in before if before[name] != after[name]] == ["SWAP_s1.png", "SWAP_s2.png"]
+    assert after["SWAP_s1.png"]["error"] == ""
+    assert "SWAP_s2.txt, line 1: 'car' is not a finite number" in after["SWAP_s2.png"]["error"]
+
+
+def test_labels_that_change_nothing_are_said_to(run, staged, weights, rated, objects, scored, gallery, tmp_path):
+    pictures, labels = rated.parent / "pictures", ["--labels", objects / "pictures"]
+    result = run("infer_SCC.py", pictures, "-o", tmp_path / "scc.csv", "--weights", staged / "scc" / "best.pt", *labels)
+    assert result.code == 0
+    assert "they change no score, for the weights hold no object prior" in result.out
+    assert {k: r["SCC"] for k, r in rows_of(tmp_path / "scc.csv").items()} == {
+        k: r["SCC"] for k, r in rows_of(staged / "scc.csv").items()
+    }
+    with pytest.raises(ValueError, match="--labels need an object prior to compare with"):
+        run("train_SCC.py", "--data", rated, "--output", tmp_path / "run", *QUICK, *NO_PRIORS, *labels)
+    given = ["--cf", scored / "cf.csv", "--scc", scored / "scc.csv", "--weights", weights["PR"], "-o", tmp_path / "pr.csv"]
+    assert_one_line(run("infer_PR.py", gallery, *given, *labels), "--labels are for SCC, which is not computed here")
+    curves = run("infer_SCC.py", gallery, "--weights", weights["SCC"], "-o", tmp_path / "x.csv", "--color-prior", "color_.json")
+    assert_one_line(curves, "--color-prior is for a published SCC network")
+
+
+def test_a_color_prior_of_another_network_is_refused(run, rated, color_prior, weights, tmp_path):
+    command = ["train_SCC.py", "--data", rated, "--output", tmp_path / "run", *QUICK, "--object-prior", "none"]
+    again = "; train one with data/train_color_prior.py, or pass --prior none"
+    message = f"--prior {color_prior} was trained with --backbone test_efficientnet, not test_resnet{again}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(*command, "--prior", color_prior, "--backbone", "test_resnet")
+    with pytest.raises(ValueError, match=re.escape(f"was trained with --size 64, not 96{again}")):
+        run(*command, "--prior", color_prior, "--size", 96)
+    with pytest.raises(ValueError, match=r"SCC\.pt holds a SCC network, expected prior"):
+        run(*command, "--prior", weights["SCC"])
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*absent\.pt"):
+        run(*command, "--prior", tmp_path / "absent.pt")
+    command[-1] = tmp_path / "absent.npz"
+    with pytest.raises(FileNotFoundError, match=r"no object prior .*absent\.npz; make one with data/build_color_prior\.py"):
+        run(*command, "--prior", color_prior)
+    command[-1] = color_prior
+    with pytest.raises(ValueError, match=r"best\.pt cannot be read as an object prior"):
+        run(*command, "--prior", color_prior)
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
+def test_without_a_color_prior_the_script_says_what_to_expect(run, rated, tmp_path):
+    result = run("train_SCC.py", "--data", rated, "--output", tmp_path, *QUICK, *NO_PRIORS)
+    assert "color prior: starts untrained and is not trained; expect little of it" in result.out
+    assert load_model(tmp_path / "best.pt").object_prior is None
+
+
+def test_the_published_network_reads_one_folder_of_labels(rated, objects, tmp_path, capsys):
+    frame = load_data([rated], "SCC", (-1, 1))
+    (tmp_path / "color_.json").write_text('{"2": {"r": {"7": 1.0}}}')
+    args = argparse.Namespace(data=[rated], labels=[str(objects / "pictures")], color_prior=tmp_path / "color_.json")
+    found = training_objects(args, frame)
+    assert "objects: 2 of 32 pictures have a label file" in capsys.readouterr().out
+    assert found.slots("pictures/SWAP_s1.png")[1] == 1
+    args.labels.append(str(objects / "scenes"))
+    with pytest.raises(ValueError, match="--labels of a published network is one folder, got 2"):
+        training_objects(args, frame)
+    args.labels = ["none"]
+    assert training_objects(args, frame).folder is None
 
 
 # --- out-of-fold predictions and PR
@@ -786,10 +941,11 @@ def test_pr_is_not_continued_with_other_sub_scores(run, weights, gallery, scored
 # --- several processes
 
 
-def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rated, tmp_path):
+@pytest.mark.parametrize("dimension", ["CF", "SCC"])
+def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rated, tmp_path, dimension):
     options = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 1e-3, "--folds", 2, "--batch-size", 4]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    command = [*launch, "train_CF.py", "--data", rated, "--output", tmp_path / "run", *options]
+    command = [*launch, f"train_{dimension}.py", "--data", rated, "--output", tmp_path / "run", *options, *priors_of(dimension)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(list(map(str, command)), cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -798,7 +954,7 @@ def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rate
     assert [row["epoch"] for row in history_of(tmp_path / "run")] == ["1"]
     assert result.stdout.count("epoch   1/1") == 3  # once a network
     assert len(rows_of(tmp_path / "run" / "oof.csv")) == 24
-    assert load_model(tmp_path / "run" / "best.pt").dimension == "CF"
+    assert load_model(tmp_path / "run" / "best.pt").dimension == dimension
 
 
 def test_wrong_input_ends_a_training_script_with_one_line(repo, tmp_path):

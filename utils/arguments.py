@@ -145,7 +145,7 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
         parser.set_defaults(**settings)
     args = parser.parse_args(argv)
     if args.preset != "published":
-        for name in ("strict_recipe", "checkpoint_activations", "cache", "labels", "color_prior", "attention"):
+        for name in ("strict_recipe", "checkpoint_activations", "cache", "color_prior", "attention"):
             if getattr(args, name, None):
                 parser.error(f"--{name.replace('_', '-')} needs --preset published")
     elif args.size is not None:
@@ -160,11 +160,15 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
 
 
 def add_object_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the published SCC network reads beside pictures."""
+    """What an SCC network reads beside pictures."""
     parser.add_argument(
-        "--labels", metavar="DIR", help="YOLO files (default: labels in the data folder); 'none' for no objects"
+        "--labels",
+        nargs="+",
+        metavar="DIR",
+        help="YOLO files of the objects, named after pictures or scenes; 'none' for no objects "
+        "(default: none; with --preset published: labels in the data folder)",
     )
-    parser.add_argument("--color-prior", type=Path, metavar="JSON", help="(default: color_.json in the data folder)")
+    parser.add_argument("--color-prior", type=Path, metavar="JSON", help="published: (default: color_.json in the data folder)")
     parser.add_argument(
         "--attention",
         choices=("infer", "train"),

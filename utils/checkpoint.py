@@ -122,8 +122,10 @@ def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Modu
     """
     if preset == "compact":
         from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
+        from models.color_prior import ColorPriorNet
 
-        return {net.dimension: net for net in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)}
+        networks = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet, ColorPriorNet)
+        return {net.dimension: net for net in networks}
     if preset == "published":
         from models.published import NETWORKS
 

@@ -52,6 +52,8 @@ _SETTINGS = (  # arguments that decide where training ends up; a run goes on wit
     "attention",
     "labels",
     "color_prior",
+    "prior",
+    "object_prior",
 )
 
 
@@ -133,12 +135,15 @@ def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Te
 def augment(inputs: Inputs, generator: torch.Generator) -> Inputs:
     """Flip each picture with probability 1/2 and crop the batch mildly; color is never touched.
 
-    Chroma maps are flipped and cropped with the picture, to the nearest cell.
+    Chroma maps, and where objects are, are flipped and cropped with the picture, to the nearest cell.
     """
     flip = torch.rand(len(inputs["rgb"]), generator=generator) < 0.5
     top, left, right, bottom = (torch.rand(4, generator=generator) * _CROP / 2).tolist()
     out = {}
     for key, x in inputs.items():
+        if x.ndim < 4:  # what was measured in the whole picture stays
+            out[key] = x
+            continue
         x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(3), x)
         h, w = x.shape[2:]
         x = x[:, :, round(top * h) : h - round(bottom * h), round(left * w) : w - round(right * w)]

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from data.labels import ObjectLabels, read_color_curves
+from data.labels import ObjectLabels, no_curves, read_color_curves
 from data.pictures import PublishedPictures, RatedPictures, with_paths
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
 from data.table import load_dataset
+from models import SemanticConsistencyNet
 from models.backbone import UnreachableError, load_pretrained
-from models.base import ScoreNet
+from models.base import Inputs, ScoreNet
 from models.published import load_start_weights
 from utils import distributed
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights
@@ -198,7 +200,34 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
 def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedPictures:
     """The pictures of a MOS table, as the network reads them."""
     cache_bytes = int(args.cache_gb * (1 << 30))
-    return RatedPictures(frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, cache_bytes)
+    objects = labeled_objects(args, model, frame) if model.compares_objects else None
+    return RatedPictures(frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, cache_bytes, objects)
+
+
+def labeled_objects(
+    args: argparse.Namespace, model: SemanticConsistencyNet, frame: pd.DataFrame
+) -> Callable[[int, Tensor], Inputs] | None:
+    """What gives the objects of a picture of a MOS table; None where the command line names no labels.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If a label file cannot be read, or the network has no object prior.
+    """
+    if getattr(args, "labels", None) in (None, ["none"]):
+        return None
+    if model.object_prior is None:
+        raise ValueError("--labels need an object prior to compare with; pass --object-prior, or --labels none")
+    folders = [ObjectLabels(Path(folder), no_curves()) for folder in args.labels]
+    rows = []
+    for image, scene in zip(frame["image"], frame["scene"], strict=True):
+        # recolorings of one photograph show the same objects
+        known = (labels for name in (image, f"{scene}.") for labels in folders if labels.file(name) is not None)
+        labels = next(known, None)
+        name = image if labels is not None and labels.file(image) is not None else f"{scene}."
+        rows.append([] if labels is None else labels.objects(name))
+    print(f"objects: {sum(map(bool, rows))} of {len(rows)} pictures show labeled ones")
+    _ = model.cells, model.object_prior  # worked out here, for processes that read pictures cannot use a GPU
+    return lambda index, rgb: model.object_inputs(rgb, rows[index])
 
 
 Part = RatedPictures | PublishedPictures | FeatureSet
@@ -261,8 +290,10 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     """The labels and the color prior of a data set: those of the command line, else those in its folder."""
     source, _ = counted(args.data[0])
     root = source if source.is_dir() else source.parent
-    labels, prior = args.labels or root / "labels", args.color_prior or root / "color_.json"
-    objects = ObjectLabels(None if args.labels == "none" else Path(labels), read_color_curves(prior))
+    if args.labels is not None and len(args.labels) > 1:
+        raise ValueError(f"--labels of a published network is one folder, got {len(args.labels)}")
+    labels, prior = Path(args.labels[0]) if args.labels else root / "labels", args.color_prior or root / "color_.json"
+    objects = ObjectLabels(None if labels == Path("none") else labels, read_color_curves(prior))
     for image in frame["image"]:
         objects.slots(image)  # what cannot be read must be known before the training
     found = sum(objects.file(image) is not None for image in frame["image"])
@@ -279,11 +310,12 @@ def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) ->
     used = pd.concat([parts["train"], parts["val"]])
     seen = {(os.path.getsize(p), picture_id(p)) for p in used["path"]}
     known = True  # a published file does not say what it was trained on
-    for source in (args.init, args.output / "prior.pt"):
-        if source is not None and source.is_file():
-            earlier = read_weights(source).get("seen")
-            known &= earlier is not None
-            seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
+    prior = getattr(args, "prior", "none") if args.preset == "compact" else "none"
+    source = args.init or (None if prior == "none" else Path(prior))  # a color prior has seen photographs
+    if source is not None:
+        earlier = read_weights(source).get("seen")
+        known = earlier is not None
+        seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
         "data": [str(source) for source in args.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},

@@ -1,0 +1,192 @@
+"""How well the color prior knows photographs, and whether its map finds planted color changes: benchmarks/color_prior.md.
+
+    python benchmarks/color_prior.py COCO128 --hecd data/HECD --report runs/prior/report.json --write
+
+COCO128 has ``images`` and ``polygons`` (YOLO instance polygons), photographs that the prior was not trained on. In each, the
+hue of its most colorful object of a fair size is turned, with nothing else changed, and the map is asked for the place:
+the area under the ROC curve of its cells, object against the rest of the picture. 0.5 is chance; what an untouched object
+reaches is in the first row, for colorful things are more surprising than walls as they are. On HECD, surprise is set against
+the ratings of the outputs of real colorizers, with no rating used. ``report.json`` is of data/train_color_prior.py.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from benchmarks.hecd import interval
+from data.hecd import load_hecd
+from data.labels import ObjectLabels, no_curves, object_mask
+from data.recolor import from_lab, to_lab
+from models.color_prior import ColorPriorNet
+from utils.checkpoint import SHIPPED, load_model
+from utils.engine import command_line
+from utils.files import write_atomic
+from utils.images import list_images, read_rgb
+
+TURNS = (0, 30, 60, 90, 120, 150, 180)  # degrees
+CHROMAS = (0, 8, 15, 20, 30, np.inf)  # edges of the mean chroma of the object, CIELAB units
+CHROMATIC = 15  # mean chroma from which on an object counts as chromatic
+AREAS = (0.02, 0.6)  # share of the picture
+_INSIDE, _OUTSIDE = 0.7, 0.1  # share of a cell that the object fills; cells between are of neither side
+_COLORIZERS = ("O", "L", "I", "Z", "P")
+_DRAWS = 1000
+
+
+def most_colorful(objects: list, lab: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Mask and mean chroma of the most colorful object of a fair size; None if there is none."""
+    best = None
+    for thing in objects:
+        mask = object_mask(thing, *lab.shape[1:])
+        if thing.polygon is not None and AREAS[0] <= mask.mean() <= AREAS[1]:
+            chroma = float(np.hypot(*lab[1:, mask]).mean())
+            if best is None or chroma > best[1]:
+                best = mask, chroma
+    return best
+
+
+def turned(lab: np.ndarray, mask: np.ndarray, degrees: float) -> np.ndarray:
+    """The picture with the hue of the masked pixels turned, uint8, shape (H, W, 3)."""
+    angle = np.deg2rad(degrees)
+    rotation = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))), np.float32)
+    changed = lab.copy()
+    changed[1:, mask] = rotation @ lab[1:, mask]
+    return from_lab(changed)
+
+
+def area_under_curve(values: np.ndarray, inside: np.ndarray) -> float:
+    """Probability that a place inside has the higher value than one outside, ties half."""
+    count, rest = inside.sum(), (~inside).sum()
+    return float((rankdata(values)[inside].sum() - count * (count + 1) / 2) / (count * rest))
+
+
+def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
+    """Area under the curve of each picture and turn: columns image, chroma, turn, AUC."""
+    images = list_images(root / "images")
+    labels = ObjectLabels(root / "polygons", no_curves())
+    rng = np.random.default_rng(0)
+    rows = []
+    for name in tqdm(images.names, desc="planting"):
+        pixels = read_rgb(images.path(name))
+        lab = to_lab(pixels)
+        best = most_colorful(labels.objects(name), lab)
+        if best is None:
+            continue
+        mask, chroma = best
+        side = net.cells
+        share = F.interpolate(torch.from_numpy(mask)[None, None].float(), (side, side), mode="area")[0, 0].numpy()
+        used = (share > _INSIDE) | (share < _OUTSIDE)
+        inside = share[used] > _INSIDE
+        if inside.sum() < 4 or inside.all():
+            continue
+        sign = rng.choice((-1, 1))
+        for turn in TURNS:
+            found = net.surprise(turned(lab, mask, sign * turn) if turn else pixels)
+            rows.append({"image": name, "chroma": chroma, "turn": turn, "AUC": area_under_curve(found.nats[used], inside)})
+    return pd.DataFrame(rows)
+
+
+def curve(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean area under the curve by turn and chroma, with the number of pictures."""
+    bands = pd.cut(found["chroma"], CHROMAS, right=False)
+    table = found.groupby(["turn", bands], observed=False)["AUC"].mean().unstack()
+    counts = found[found["turn"] == 0].groupby(bands[found["turn"] == 0], observed=False).size()
+    table.columns = [f"chroma {b.left:g} to {b.right:g} (n = {counts[b]})".replace(" to inf", " and up") for b in table.columns]
+    chromatic = found[found["chroma"] >= CHROMATIC]
+    cells = {}
+    for turn, part in chromatic.groupby("turn"):
+        values = part["AUC"].to_numpy()
+        draws = np.random.default_rng(0).choice(values, (_DRAWS, len(values))).mean(1)
+        low, high = np.percentile(draws, (2.5, 97.5))
+        cells[turn] = f"**{values.mean():.3f}** [{low:.3f}, {high:.3f}]"
+    table[f"chroma {CHROMATIC} and up (n = {chromatic['image'].nunique()})"] = pd.Series(cells)
+    return table.rename_axis("turn of hue, degrees").reset_index()
+
+
+def against_people(net: ColorPriorNet, root: Path) -> pd.DataFrame:
+    """SRCC of surprise, its sign changed, with the SCC ratings of HECD."""
+    frame = load_hecd(root)
+    frame = frame[frame["SCC"].notna() & (frame["method"] != "original")].reset_index(drop=True)
+    scores: dict[str, list[float]] = {"mean of the picture": [], "90th percentile of the picture": []}
+    for image in tqdm(frame["image"], desc="HECD"):
+        nats = net.surprise(root / image).nats
+        scores["mean of the picture"].append(-float(nats.mean()))
+        scores["90th percentile of the picture"].append(-float(np.percentile(nats, 90)))
+    rows = []
+    colorizers = frame["kind"].isin(_COLORIZERS).to_numpy()
+    for label, chosen in (("hue changes and colorizers", np.ones(len(frame), bool)), ("real colorizers", colorizers)):
+        for name, values in scores.items():
+            mos, scenes = frame["SCC"].to_numpy(float)[chosen], frame["scene"].to_numpy()[chosen]
+            pooled, within = interval(np.array(values)[chosen], mos, scenes)
+            rows.append({"pictures": label, "n": int(chosen.sum()), "surprise": name, "pooled": pooled, "within scene": within})
+    return pd.DataFrame(rows)
+
+
+def known(report: dict) -> str:
+    """Cross-entropies and calibration that data/train_color_prior.py measured, as Markdown."""
+    parts = [f"{report['photographs']['train']:,} photographs to train, {report['photographs']['calibration']} to calibrate:\n"]
+    parts.append(f"```\n{report['command']}\n```\n")
+    for part, title in (("test", "A random share of the photographs, held out"), ("apart", "Held out as a whole (COCO)")):
+        if part not in report:
+            continue
+        rows = []
+        for folder, row in report[part]["cross-entropy in nats"].items():
+            cells = {"photographs": folder, "n": row["photographs"]}
+            for kind in ("hard", "soft"):
+                for column in ("unconditional", "lightness", "prior"):
+                    cells[f"{column}, {kind}"] = row[f"{column} {kind}"]
+            rows.append(cells)
+        shares = report[part]["share above percentile"]
+        above = ", ".join(f"{share:.1%} above the {float(level):g}th" for level, share in shares.items())
+        parts.append(f"{title}:\n\n{pd.DataFrame(rows).to_markdown(index=False, floatfmt='.2f')}\n")
+        parts.append(f"Of their places, {above} percentile of surprise.\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("coco", type=Path, help="folder with images and polygons")
+    parser.add_argument(
+        "--weights", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="(default: the shipped ones)"
+    )
+    parser.add_argument("--hecd", type=Path, help="the HECD folder")
+    parser.add_argument("--report", type=Path, help="report.json of the training")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/color_prior.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    net = load_model(args.weights, dimension="prior")
+    page = f"# The color prior\n\nMade by `{command_line()}`, torch {torch.__version__}.\n"
+    if args.report is not None:
+        page += (
+            "\n## How well it knows photographs\n\nCross-entropy in nats a place, lower is better: of the mean color of each "
+            "cell of the map, assigned to the nearest of 260 ab cells of 10 units (hard), and of its four pixels, assigned to "
+            "the four nearest (soft, what is trained). *Unconditional* knows how often colors occur, *lightness* the same by "
+            f"20 bands of L.\n\n{known(json.loads(args.report.read_text()))}"
+        )
+    found = planted(net, args.coco)
+    page += (
+        "\n## Planted changes of hue\n\nArea under the ROC curve of the surprise of the map's cells, object against the rest, "
+        f"mean over pictures; in brackets the 95 % interval of a bootstrap over them.\n\n"
+        f"{curve(found).to_markdown(index=False, floatfmt='.3f')}\n"
+    )
+    if args.hecd is not None:
+        page += (
+            "\n## Against people, without any rating\n\nSRCC of the surprise, sign changed, with the ratings of the SCC part "
+            f"of HECD.\n\n{against_people(net, args.hecd).to_markdown(index=False)}\n"
+        )
+    print(page)
+    if args.write:
+        write_atomic(Path(__file__).parent / "color_prior.md", page)
+
+
+if __name__ == "__main__":
+    main()
