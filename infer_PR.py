@@ -69,7 +69,9 @@ def main() -> int:
             f"--{low}-weights", default=dimension, metavar="FILE", help=f"to compute {dimension} where not given"
         )
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
-    parser.add_argument("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong")
+    parser.add_argument(
+        "--report-labels", type=Path, metavar="DIR", help="YOLO files of the objects in the report (default: those of --labels)"
+    )
     parser.add_argument("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
     args = parser.parse_args()
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
@@ -107,6 +109,8 @@ def main() -> int:
     if args.weights == "PR" and args.preset == "published":
         print(f"PR weights: {branches['PR'].source}")
     objects = find_objects(args, branches.get("SCC", branches["PR"]), images)
+    if labels is None and objects is not None and objects.labels.folder is not None:
+        labels = objects.labels
 
     check_json(args.json, paths)
     devices = devices_of(args.device)

@@ -2,6 +2,7 @@
 
     python infer_SCC.py FOLDER -o scc.csv
     python infer_SCC.py data/samples                 # the shipped samples, to results/samples_SCC.csv
+    python infer_SCC.py FOLDER --maps maps           # and where colors are improbable, which would be plausible
 
 Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """

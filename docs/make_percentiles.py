@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from models import load_model
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
-from utils.report import PERCENTILES, surprise_map, surprising_region
+from utils.maps import surprising_region
+from utils.report import PERCENTILES
 from utils.scores import DIMENSIONS
 from utils.scoring import Scorer, worker_count
 
@@ -38,7 +39,7 @@ def main() -> None:
         row = scorer(path, {})
         if row.error or row.errors:
             raise ValueError(f"{path}: {row.error or row.errors}; remove it from the photographs")
-        region = surprising_region(surprise_map(branches["SCC"], read_rgb(path)))
+        region = surprising_region(branches["SCC"].surprise(read_rgb(path)).percentile)
         return [row.scores[dimension] for dimension in DIMENSIONS], region is not None
 
     with ThreadPoolExecutor(worker_count(["cpu"])) as pool:

@@ -1,12 +1,15 @@
 """The report is right in its numbers, survives any file name, and works in a browser without anything from outside."""
 
+import base64
 import html
+import io
 import json
 import math
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,11 +20,13 @@ import torch
 from conftest import make_picture
 from PIL import Image
 
-from data.labels import COCO_NAMES, Boxes
+from data.labels import COCO_NAMES
 from models import load_model
 from utils import report
+from utils.evaluation import logistic_fit
 from utils.images import read_rgb
-from utils.report import Origin, report_evaluation, report_scores, write_report, wrong_objects
+from utils.maps import Finding, Findings, find, heat_colors
+from utils.report import Origin, report_evaluation, report_scores, smooth_curve, write_report, wrong_objects
 from utils.scores import ScoreWriter
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -164,29 +169,23 @@ def test_the_shipped_percentiles_are_those_of_the_shipped_weights(repo: Path) ->
 # --- surprise maps
 
 
-def test_the_region_is_the_box_around_the_largest_surprise() -> None:
-    surprise = np.full((28, 28), 2.0)
-    assert report.surprising_region(surprise) is None
-    surprise[7:14, 14:28] = 9
-    surprise[20:23, 2:5] = 9  # smaller
-    left, top, width, height = report.surprising_region(surprise)
-    assert (left, top, left + width, top + height) == pytest.approx((0.5, 0.25, 1, 0.5), abs=1.01 / 28)
-
-
-def test_surprise_is_that_of_the_comparison_of_the_network(scc: torch.nn.Module) -> None:
-    pixels = make_picture(3, 50, 70).copy()
-    inputs = {name: value[None] for name, value in scc.prepare(pixels).items()}
-    with torch.inference_mode():
-        expected = scc.encode(inputs)["cells"][0, 0] * 5
-    np.testing.assert_allclose(report.surprise_map(scc, pixels), expected.numpy(), atol=1e-4)
+def test_the_overlay_is_clear_below_the_75th_percentile_and_has_the_colors_of_the_maps_above() -> None:
+    percentile = np.array([[10.0, 74.0], [99.0, 100.0]])
+    data = report.heat_overlay(percentile).partition(",")[2]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        rgba = np.asarray(image.convert("RGBA")) / 255
+    assert (rgba[0, :, 3] == 0).all()
+    assert rgba[1] == pytest.approx(np.tile(heat_colors(np.array(1.0)), (2, 1)), abs=0.005)
 
 
 def test_the_shipped_prior_finds_the_stain_of_a_sample(repo: Path) -> None:
     pixels = read_rgb(repo / "data" / "samples" / "HUE_000000000006.jpg")  # a meadow turned violet
-    left, top, width, height = report.surprising_region(report.surprise_map(load_model("SCC"), pixels))
+    found = find(load_model("SCC"), pixels).region
+    left, top, width, height = found.box
     assert (left, left + width) == pytest.approx((0, 1), abs=0.1)
     assert top > 0.5
     assert top + height == pytest.approx(1, abs=0.05)
+    assert found.reason.startswith("region: bluer")
 
 
 # --- the page
@@ -235,6 +234,32 @@ def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
     assert "{{ 7 }}" in page.source
 
 
+def test_a_method_without_scores_has_no_word_about_its_interval(pictures: Path, tmp_path: Path) -> None:
+    frame = table(pictures)[:9].assign(SCC=math.nan)
+    source = Page(write_report(tmp_path / "r.html", frame, root=pictures, maps=0)).source
+    assert source.count("no interval") == 2  # PR and CF of POOR, which has one picture; GOOD has eight
+    assert "<td>\N{EN DASH}</td>" in source
+
+
+def test_regions_and_objects_are_shown_with_their_colors_and_reasons(
+    pictures: Path, tmp_path: Path, scc: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = finding("stop sign", 99.4, "stop sign: hue greener than 99 % of photos")
+    region = replace(finding("region", 97, "region: greener than expected; on average more surprising"), box=(0.5, 0, 0.5, 1))
+    surprise = scc.surprise(make_picture(0, 30, 30).copy())
+    monkeypatch.setattr(report, "find", lambda *_: Findings(surprise, region, [sign, finding("car", 12)]))
+    page = Page(write_report(tmp_path / "r.html", table(pictures)[:1], root=pictures, scc=scc))
+    assert "looks wrong: stop sign (hue greener than 99 % of photos)" in page.source
+    assert "region: greener than expected; on average more surprising" in page.source
+    frames = [attrs["style"] for tag, attrs in page.tags if attrs.get("class") == "region"]
+    assert frames[0] == "left:50.0%;top:0%;width:50.0%;height:100%"
+    swatches = {attrs["style"] for tag, attrs in page.tags if attrs.get("class") == "sw"}
+    assert swatches == {"background:#777777", "background:#8e7166"}  # CIELAB (50, 0, 0) and (50, 10, 10), by scikit-image
+    assert "99 %</td>" in page.source
+    assert "12 %</td>" in page.source
+    assert page.source.count('class="scale"') == 1
+
+
 def test_pictures_without_a_score_are_listed_with_the_reason(pictures: Path, tmp_path: Path) -> None:
     frame = table(pictures)
     frame.loc[0, ["PR", "CF", "SCC"]] = math.nan
@@ -255,7 +280,7 @@ def test_a_single_picture_makes_a_report(pictures: Path, tmp_path: Path) -> None
 
 
 def test_pictures_that_were_moved_are_an_error_that_names_the_folder(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none of the 24 pictures is in .*gone.*moved"):
+    with pytest.raises(FileNotFoundError, match=r"none of the 24 pictures is in .*gone.*moved.*--root"):
         write_report(tmp_path / "r.html", table(pictures), root=tmp_path / "gone", maps=0)
 
 
@@ -426,13 +451,28 @@ def dumped(page: Path, profile: Path) -> str:
     return done.stdout
 
 
-def test_objects_with_surprising_colors_are_named_the_worst_first():
-    surprise = np.full((10, 10), 3.0)
-    surprise[:5, :5], surprise[5:, 5:] = 8.0, 7.0
-    rows = [[2, 0.25, 0.25, 0.5, 0.5], [0, 0.75, 0.25, 0.5, 0.5], [11, 0.75, 0.75, 0.5, 0.5], [80, 0.25, 0.25, 0.01, 0.01]]
-    boxes = Boxes(np.array(rows, float), np.ones(4, bool))
-    assert wrong_objects(surprise, boxes) == "class 80 (8.0 nats), car (8.0 nats), stop sign (7.0 nats)"
-    assert wrong_objects(surprise, Boxes(np.zeros((0, 5)), np.zeros(0, bool))) == ""
+def finding(what: str, percentile: float, reason: str = "") -> Finding:
+    return Finding(1, what, (0, 0, 1, 1), (50, 0, 0), (10, 10), percentile, percentile, {}, bool(reason), reason)
+
+
+def test_objects_that_look_wrong_are_named_with_the_reason():
+    sign = finding("stop sign", 99, "stop sign: hue bluer than 99 % of photos")
+    car = finding("car", 96, "car: redder than expected; on average more surprising than 96 % of places in real photos")
+    person = finding("person", 50)
+    assert wrong_objects([sign, car, person]) == "stop sign (hue bluer than 99 % of photos); car (redder than expected)"
+    assert wrong_objects([sign] * 5).endswith("; 2 more")
+    assert wrong_objects([person]) == wrong_objects([]) == ""
+
+
+def test_the_curve_of_a_few_pictures_has_no_kinks():
+    pred, mos = np.array([-0.6, -0.5, -0.1, 0, 0.15, 0.15, 0.6]), np.array([-0.5, -0.52, -0.4, 0.1, 0.4, 0.5, 0.45])
+    mapped, why_not = logistic_fit(pred, mos)
+    assert why_not == ""
+    x, y = smooth_curve(pred, mapped)
+    assert len(x) > 100
+    assert (np.diff(y) >= 0).all()
+    assert np.interp(pred, x, y) == pytest.approx(mapped, abs=0.02)  # it goes through the points of the fit
+    assert np.abs(np.diff(y, 2)).max() < np.ptp(y) / 20
 
 
 def test_coco_names_are_eighty_in_their_order():
@@ -459,9 +499,16 @@ def test_the_page_names_objects_where_label_files_are_given(run, gallery, weight
     report = ["--report", tmp_path / "r.html", "--report-labels", tmp_path / "labels"]
     done = run("infer_PR.py", gallery, *own, "-o", tmp_path / "pr.csv", "--device", "cpu", *report)
     assert done.code == 0, done.err
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "are named as looking wrong" in page
-    assert "gray.txt, line 1" in page  # a file that cannot be read is said, and stops nothing
+    page = Page(tmp_path / "r.html")
+    assert "are named as looking wrong" in page.source
+    assert "gray.txt, line 1" in page.source  # a file that cannot be read is said, and stops nothing
+    tables = [attrs for tag, attrs in page.tags if attrs.get("class") == "objects"]
+    assert tables
+    assert page.source.count('<th scope="row">stop sign</th>') == len(tables)
+    by_labels = run("infer_PR.py", gallery, *own, "-o", tmp_path / "pr2.csv", "--device", "cpu", "--report",
+                    tmp_path / "r2.html", "--labels", tmp_path / "labels")  # fmt: skip
+    assert by_labels.code == 1  # the broken label file
+    assert '<th scope="row">stop sign</th>' in (tmp_path / "r2.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_labels_that_is_not_there_is_known_before_the_scoring(run, gallery, tmp_path):

@@ -1,4 +1,4 @@
-"""A score file as one HTML page to look at: leaderboard, distributions, every picture with its scores and its surprise map.
+"""A score file as one HTML page to look at: leaderboard, distributions, every picture with its scores and what looks wrong.
 
 The page is self-contained: thumbnails are in it, its script is a few lines of our own, and its content security policy forbids
 to load anything. :func:`report_scores` makes it of a file of infer_PR.py, :func:`report_evaluation` of the pictures that
@@ -27,16 +27,29 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy import ndimage
+from scipy.interpolate import PchipInterpolator
 
-from data.labels import COCO_NAMES, Boxes, LabelError, ObjectLabels
+from data.labels import LabelError, ObjectLabels
 from models import load_model
 from models.base import ScoreNet
-from models.semantic import SemanticConsistencyNet
-from utils.color import gray_version, rgb_to_lab
+from models.color_prior import ColorPriorNet
 from utils.evaluation import agreement, draw_scenes, logistic_fit
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, read_rgb
+from utils.maps import (
+    LEVEL,
+    OBJECT_LEVEL,
+    REGION_SHARE,
+    Finding,
+    find,
+    heat,
+    heat_colors,
+    in_percent,
+    scale_colors,
+    scale_positions,
+    swatch,
+    words,
+)
 from utils.scores import VERSION, read_scores
 from utils.scoring import worker_count
 
@@ -50,13 +63,13 @@ _SIDES = ((300, 320), (1000, 224), (math.inf, 160))  # most pictures, and the lo
 _QUALITY = 70  # of JPEG
 _MAPS_ALL = 300  # up to so many pictures all get a surprise map,
 _MAPS_WORST = 100  # of more only so many, those with the lowest PR
-_HEAT = (3.0, 8.0)  # nats of surprise at which the overlay begins and is full
-_REGION_SURPRISE = 6.5  # nats; a region of the map above this is called surprising,
-_REGION_CELLS = 12  # if it has so many of the 28 x 28 cells
+_HEAT_LEVELS = 16  # of the overlay, for a small file
+_NAMED = 3  # objects of a picture that are said to look wrong; the table below has all
 _MIN_SCENES = 6  # with 5 even the same sign in all of them has a probability above 5 %, 2 / 2^5; no interval below
 _MATRIX_METHODS = 30  # a larger matrix of differences cannot be read
 _SHOWN = 6  # best and worst pictures of each score
 _RESAMPLES, _SEED = 2000, 0
+_CURVE_POINTS = 120
 _MOST_WORKERS = 4  # pictures read at a time, for the sake of memory
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scipy", "pillow", "jinja2")
 
@@ -209,7 +222,7 @@ def write_report(
         scc: The network for surprise maps; the shipped one if None.
         maps: How many pictures get a surprise map, those with the lowest scores; 0 for none. If None, all of up to 300
             pictures, else 100.
-        labels: Where objects are, to name those that look wrong.
+        labels: Where objects are, to compare their colors with what is expected and to name those that look wrong.
         date: For the footer. It is not looked up, so that the same input gives the same page.
         percentiles: What docs/make_percentiles.py wrote.
 
@@ -264,6 +277,8 @@ def write_report(
         "extremes": extremes(pictures, dimensions),
         "rated": [dimension for dimension in dimensions if f"mos_{dimension}" in frame],
         "has_maps": bool(chosen),
+        "percentile_of": _percentile_of(scc) if labels is not None and scc is not None else "",
+        "scale": {"colors": [_hex(color) for color in scale_colors(33)], "ticks": scale_positions()},
         "has_percentiles": bool(reference),
         "errors": sum(bool(picture["error"]) for picture in pictures),
         "notes": [_text(note) for note in all_notes if note],
@@ -419,9 +434,10 @@ class Look:
         width: Of the thumbnail, in pixels.
         height: Of the thumbnail, in pixels.
         heat: Data URI of the overlay; empty without a map.
-        region: Left, top, width and height of the most surprising region as shares of the picture; None if there is none.
-        surprise: Mean surprise in nats; NaN without a map.
-        wrong: Objects whose colors are surprising, in words.
+        surprise: Mean percentile of surprise; NaN without a map.
+        region: The most surprising region; None if there is none.
+        objects: What was found of each labeled object, the most unusual first.
+        label_error: Why its label file cannot be read.
         gray: Whether the picture has no color.
         unreadable: Why there is no thumbnail.
     """
@@ -430,21 +446,22 @@ class Look:
     width: int = 4
     height: int = 3
     heat: str = ""
-    region: tuple[float, float, float, float] | None = None
     surprise: float = math.nan
-    wrong: str = ""
+    region: Finding | None = None
+    objects: tuple[Finding, ...] = ()
+    label_error: str = ""
     gray: bool = False
     unreadable: str = ""
 
 
 def choose_maps(
     frame: pd.DataFrame, dimensions: Sequence[str], scc: ScoreNet | None, maps: int | None, named: bool = False
-) -> tuple[set[str], SemanticConsistencyNet | None, str]:
+) -> tuple[set[str], ColorPriorNet | None, str]:
     """Which pictures get a surprise map, by which network, and what is to be said of it."""
     if maps == 0:
         return set(), None, ""
     scc = load_model("SCC") if scc is None else scc
-    if not isinstance(scc, SemanticConsistencyNet):
+    if not isinstance(scc, ColorPriorNet):
         return set(), None, "No surprise maps: the published SCC network has no color prior for each place."
     main = dimensions[0]
     worst = frame[frame["error"] == ""].sort_values([main, "image"])["image"]
@@ -452,21 +469,43 @@ def choose_maps(
     chosen = set(worst[:most])
     count = "All scored pictures" if len(chosen) == len(worst) else f"The {len(chosen)} pictures with the lowest {main}"
     note = (
-        f"{count} have a surprise map (point at a picture or tap it): how improbable each color is for what the gray version "
-        f"shows there, by the color prior of the SCC weights {scc.weights_hash[:12]}, from {_HEAT[0]:g} nats (clear) to "
-        f"{_HEAT[1]:g} (full). A frame is around the most surprising region, if one has more than {_REGION_SURPRISE:g} nats. "
-        "It is not an object and has no name, since nothing here detects objects, and it need not be wrong: "
-        f"{_share_of_photos(scc)} have one too. A gray patch is seldom surprising."
+        f"{count} have a surprise map (point at a picture or tap it): how much more improbable its colors are than is to be "
+        f"expected for what the gray version shows there, by the color prior of the SCC weights {scc.weights_hash[:12]}, as a "
+        "percentile among the places in real photos. A frame is around the most surprising region: connected places above the "
+        f"{LEVEL:g}th percentile that fill {100 * REGION_SHARE:g} % of the picture or more. It is not an object and has no "
+        f"name, and it need not be wrong: {_share_of_photos(scc)} have one too. A gray patch is seldom surprising."
     )
     if named:
-        note += (
-            f" Objects of the label files whose mean surprise is above {_REGION_SURPRISE:g} nats are named as looking wrong; a "
-            "box holds background too, and a thing that may have any color can be surprising and right."
-        )
+        note += _objects_note(scc)
     return chosen, scc, note
 
 
-def _share_of_photos(scc: SemanticConsistencyNet) -> str:
+def _knows_categories(scc: ColorPriorNet) -> bool:
+    return getattr(scc, "object_prior", None) is not None
+
+
+def _objects_note(scc: ColorPriorNet) -> str:
+    """What is to be said of the objects of label files."""
+    if _knows_categories(scc):
+        where = "with the colors that real objects of the category have at that lightness"
+        which = "Those with a measure of color that is rare among these are named as looking wrong, with the measure"
+    else:
+        where = "with the most plausible colors of the place"
+        which = f"Those whose places have a mean percentile of {OBJECT_LEVEL:g} or more are named as looking wrong"
+    return (
+        f" Objects of the label files of these pictures are compared {where}. {which}; some real ones are named too. Of an "
+        "object that has a box and no outline, the ellipse in the box is taken, with what shows of the background."
+    )
+
+
+def _percentile_of(scc: ColorPriorNet) -> str:
+    """What the percentile of an object is the share of."""
+    if _knows_categories(scc):
+        return "the share of real objects of the category that are closer to its expected colors"
+    return "the share of the places in real photos that are less surprising, mean over its places"
+
+
+def _share_of_photos(scc: ColorPriorNet) -> str:
     """How many photographs have a surprising region, in words."""
     reference = json.loads(PERCENTILES.read_text(encoding="utf-8")) if PERCENTILES.is_file() else {}
     if reference.get("weights", {}).get("SCC") != {"SCC": scc.weights_hash}:
@@ -479,7 +518,7 @@ def look_at(
     root: Path,
     side: int,
     chosen: set[str],
-    scc: SemanticConsistencyNet | None,
+    scc: ColorPriorNet | None,
     labels: ObjectLabels | None = None,
 ) -> dict[str, Look]:
     """Read each picture once, for its thumbnail and its surprise map.
@@ -503,15 +542,18 @@ def look_at(
         shown = Look(_data_uri("jpeg", file.getvalue()), *small.size, gray=is_gray(pixels))
         if scc is None or name not in chosen:
             return shown
-        surprise = surprise_map(scc, pixels)
-        region, mean = surprising_region(surprise), float(surprise.mean())
-        wrong = ""
+        objects, label_error = (), ""
         if labels is not None:
             try:
-                wrong = wrong_objects(surprise, labels.boxes(name))
+                objects = labels.objects(name)
             except LabelError as error:
-                wrong = _text(error)
-        return replace(shown, heat=heat_overlay(surprise), region=region, surprise=mean, wrong=wrong)
+                label_error = _text(error)
+        found = find(scc, pixels, objects)
+        mean = float(found.surprise.percentile.mean())
+        overlay = heat_overlay(found.surprise.percentile)
+        return replace(
+            shown, heat=overlay, surprise=mean, region=found.region, objects=found.ranked_objects, label_error=label_error
+        )
 
     try:
         with ThreadPoolExecutor(min(worker_count(["cpu"]), _MOST_WORKERS)) as pool:
@@ -519,79 +561,55 @@ def look_at(
     finally:
         torch.set_num_threads(threads)
     if not any(shown.thumbnail for shown in looks.values()) and not any((root / name).exists() for name in names):
-        raise FileNotFoundError(f"none of the {len(names)} pictures is in {root}, e.g. {names[0]}; have they been moved?")
+        raise FileNotFoundError(
+            f"none of the {len(names)} pictures is in {root}, e.g. {names[0]}; if they have been moved, say where to: "
+            "--root of evaluate.py, or the folder for infer_PR.py to score again"
+        )
     return looks
 
 
-@torch.inference_mode()
-def surprise_map(scc: SemanticConsistencyNet, pixels: np.ndarray) -> np.ndarray:
-    """How improbable the color of each place is, given the gray version of the picture.
+def wrong_objects(objects: Sequence[Finding]) -> str:
+    """The objects with unusual colors in words, the most unusual first; empty if there are none."""
+    unusual = [f"{finding.what} ({words(finding).partition(';')[0]})" for finding in objects if finding.unusual]
+    more = f"; {len(unusual) - _NAMED} more" if len(unusual) > _NAMED else ""
+    return "; ".join(unusual[:_NAMED]) + more
+
+
+def heat_overlay(percentile: np.ndarray) -> str:
+    """The map as a picture to lay over the thumbnail, clear where there is no heat; a data URI.
 
     Args:
-        scc: The network whose color prior is asked.
-        pixels: sRGB, uint8, shape (H, W, 3).
-
-    Returns:
-        Negative log-probability of the color in nats, mean of a cell's pixels; at least about 0, shape (h, w), 28 x 28 for
-        the default backbone.
+        percentile: Of the surprise of each place, shape (h, w).
     """
-    rgb = scc.prepare(torch.from_numpy(pixels).permute(2, 0, 1))["rgb"][None]
-    log_prior, lab = scc.predict_prior(rgb, scc.backbone(gray_version(rgb_to_lab(rgb))))
-    return -scc.prior.log_likelihood(log_prior, lab[:, 1:]).mean(1)[0].cpu().numpy()
-
-
-def surprising_region(surprise: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Bounding box of the connected region with the most surprise in excess of what is usual.
-
-    Args:
-        surprise: In nats, shape (h, w).
-
-    Returns:
-        Left, top, width and height as shares of the picture; None if no region is surprising.
-    """
-    excess = ndimage.uniform_filter(surprise.astype(np.float64), 3, mode="nearest") - _REGION_SURPRISE
-    labels, count = ndimage.label(excess > 0)
-    numbers = np.arange(1, count + 1)
-    sizes = ndimage.sum_labels(np.ones_like(excess), labels, numbers)
-    masses = np.where(sizes >= _REGION_CELLS, ndimage.sum_labels(excess, labels, numbers), 0)
-    if count == 0 or masses.max() <= 0:
-        return None
-    rows, columns = ndimage.find_objects(labels)[int(masses.argmax())]
-    h, w = surprise.shape
-    return columns.start / w, rows.start / h, (columns.stop - columns.start) / w, (rows.stop - rows.start) / h
-
-
-def wrong_objects(surprise: np.ndarray, boxes: Boxes) -> str:
-    """The objects whose colors are surprising, the most surprising first, in words; empty if there are none.
-
-    Args:
-        surprise: In nats, shape (h, w).
-        boxes: Objects of the picture.
-    """
-    h, w = surprise.shape
-    found = []
-    for category, x, y, width, height in boxes.rows:
-        left, right = (int(np.clip(round(edge * w), 0, w)) for edge in (x - width / 2, x + width / 2))
-        top, bottom = (int(np.clip(round(edge * h), 0, h)) for edge in (y - height / 2, y + height / 2))
-        inside = surprise[top : max(bottom, top + 1), left : max(right, left + 1)]
-        if inside.size and inside.mean() > _REGION_SURPRISE:
-            name = COCO_NAMES[int(category)] if category < len(COCO_NAMES) else f"class {int(category)}"
-            found.append((float(inside.mean()), name))
-    return ", ".join(f"{name} ({nats:.1f} nats)" for nats, name in sorted(found, reverse=True))
-
-
-def heat_overlay(surprise: np.ndarray) -> str:
-    """The map as a picture to lay over the thumbnail: yellow over red, clear where there is no surprise; a data URI."""
-    low, high = _HEAT
-    level = ((surprise - low) / (high - low)).clip(0, 1)
-    levels = np.rint(level * 15).astype(np.uint8)  # 16 levels, for a small file
-    step = np.arange(16) / 15
-    palette = np.stack((np.full(16, 255), 40 + 200 * step, 60 * (1 - step)), 1).round().astype(np.uint8)
+    levels = np.rint(heat(percentile) * (_HEAT_LEVELS - 1)).astype(np.uint8)
+    colors = np.rint(heat_colors(np.linspace(0, 1, _HEAT_LEVELS)) * 255).astype(np.uint8)
     image = Image.fromarray(levels, "P")
-    image.putpalette(palette.tobytes())
+    image.putpalette(colors[:, :3].tobytes())
     file = io.BytesIO()
-    image.save(file, "PNG", transparency=bytes(np.rint(195 * step**0.7).astype(np.uint8)), optimize=True, bits=4)
+    image.save(file, "PNG", transparency=colors[:, 3].tobytes(), optimize=True, bits=4)
     return _data_uri("png", file.getvalue())
+
+
+def _hex(color: Sequence[float]) -> str:
+    """A color for CSS, of sRGB in [0, 1]."""
+    return "#" + "".join(f"{round(255 * float(x)):02x}" for x in color)
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    """An object or region as the page shows it."""
+    observed, expected = finding.observed, finding.expected
+    has, lacks = (
+        "" if observed is None or ab is None else "#" + bytes(swatch(observed[0], ab)).hex()
+        for ab in (observed and observed[1:], expected)
+    )
+    known = math.isfinite(finding.percentile)
+    return {
+        "what": finding.what,
+        "has": has,
+        "expected": lacks,
+        "percent": in_percent(finding.percentile) if known else "",
+        "why": words(finding) if finding.reason else "",
+    }
 
 
 def _data_uri(kind: str, data: bytes) -> str:
@@ -627,9 +645,12 @@ def describe(
         "height": look.height,
         "fit": min(100.0, 75 * look.width / look.height),  # share of the width of a 4:3 frame
         "heat": look.heat,
-        "region": look.region and [round(100 * share, 1) for share in look.region],
+        "frame": look.region and [round(100 * share, 1) for share in look.region.box],
+        "region": look.region and _finding(look.region),
         "surprise": look.surprise,
-        "wrong": look.wrong,
+        "objects": [_finding(finding) for finding in look.objects],
+        "wrong": wrong_objects(look.objects),
+        "label_error": look.label_error,
         "unreadable": look.unreadable,
     }
 
@@ -766,6 +787,21 @@ def distribution(scored: pd.DataFrame, board: Sequence[dict[str, Any]], dimensio
     return {"dimension": dimension, "low": low, "high": high, "zero": zero if 0 < zero < 100 else None, "rows": rows}
 
 
+def smooth_curve(pred: np.ndarray, mapped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A rising curve through points of it, at evenly spaced predictions: a few pictures are no reason for kinks.
+
+    Args:
+        pred: Predictions, not all equal, shape (N,).
+        mapped: What the curve makes of them, shape (N,).
+
+    Returns:
+        Predictions and values, ``_CURVE_POINTS`` each.
+    """
+    x, first = np.unique(pred, return_index=True)
+    grid = np.linspace(x[0], x[-1], _CURVE_POINTS)
+    return grid, PchipInterpolator(x, mapped[first])(grid)
+
+
 def scatter(scored: pd.DataFrame, dimension: str) -> dict[str, Any] | None:
     """MOS against prediction with the fitted curve, in a square of 300; None without ratings."""
     column = f"mos_{dimension}"
@@ -782,9 +818,7 @@ def scatter(scored: pd.DataFrame, dimension: str) -> dict[str, Any] | None:
         return [round(float(x), 1) for x in (values - low) / (high - low) * 300]
 
     mapped, why_not = logistic_fit(pred, mos)
-    order = np.argsort(pred, kind="stable")
-    order = order[np.unique(np.linspace(0, len(order) - 1, 80).astype(int))]
-    curve = [] if why_not else list(zip(place(pred[order]), place(mapped[order]), strict=True))
+    curve = [] if why_not else list(zip(*map(place, smooth_curve(pred, mapped)), strict=True))
     measured = agreement(pred, mos, rows["scene"].to_numpy(str)).set_index("metric")
     step = 0.5 if high - low > 1.2 else 0.2
     steps = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step

@@ -52,7 +52,7 @@ class Scorer:
     Args:
         branches: Networks by dimension, in evaluation mode.
         devices: Where to run; every device gets a copy.
-        labels: The objects of the pictures, for a published SCC network.
+        labels: The objects of the pictures, for an SCC network.
         read: What gives the pixels of a file.
     """
 
@@ -135,12 +135,14 @@ class Scorer:
                 # the one that needs most prepares for all
                 prepared[key] = max(alike, key=lambda b: b.reads_chroma_maps).prepare(pixels)
             inputs, maps = prepared[key], None
-            if branch.reads_objects:
-                try:
+            try:
+                if branch.reads_objects:
                     inputs = inputs | branch.object_inputs(*self.labels.slots(name))
-                except LabelError as error:
-                    errors[dimension] = str(error)
-                    continue
+                elif branch.compares_objects and self.labels is not None:
+                    inputs = inputs | branch.object_inputs(inputs["rgb"], self.labels.objects(name))
+            except LabelError as error:
+                errors[dimension] = str(error)
+                continue
             if isinstance(branch, CompactNet):
                 backbone = self.backbones[dimension]
                 if backbone not in seen:
@@ -222,20 +224,22 @@ def inference_parser(description: str | None, dimension: str) -> argparse.Argume
     add("--precision", choices=PRECISIONS, default="float32", help="arithmetic of a published network (default: %(default)s)")
     add("--published-quirks", action="store_true", help="read files as the published scripts do, mistakes included")
     if dimension != "CF":
-        add("--labels", metavar="DIR", help="YOLO files of the objects, for a published SCC network; 'none' for no objects")
+        add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC; 'none' for no objects")
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
         add("--attention", choices=("infer", "train"), help="object attention of a published SCC network (default: infer)")
+    if dimension == "SCC":
+        add("--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv")
     return parser
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The labels and the color prior that a published SCC network reads.
+    """The labels that an SCC network reads, and the color prior of a published one.
 
     Attributes:
         labels: Both, read.
         files: The label file of each picture that has one.
-        sources: SHA-256 of the color prior, as score files record it.
+        sources: SHA-256 of that color prior, as score files record it.
     """
 
     labels: ObjectLabels
@@ -244,19 +248,27 @@ class Objects:
 
 
 def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -> Objects | None:
-    """What ``--labels`` and ``--color-prior`` name, by default ``labels`` and ``color_.json`` where ``find_published`` looks.
+    """What ``--labels`` and ``--color-prior`` name; for a published network by default what ``find_published`` finds.
 
     Returns:
-        None if the network reads no objects.
+        None if the network reads no objects, or can do without and no labels are given.
 
     Raises:
         FileNotFoundError: If the network reads objects and there is no such folder or file.
-        ValueError: If the color prior cannot be read, or the network reads no objects and labels are given.
+        ValueError: If the color prior cannot be read, or the network does not read what is given.
     """
     if not model.reads_objects:
-        if args.labels is not None or args.color_prior is not None:
-            raise ValueError("--labels and --color-prior are for a published SCC network; the weights hold another one")
-        return None
+        if args.color_prior is not None:
+            raise ValueError("--color-prior is for a published SCC network; the weights hold another one")
+        if args.labels in (None, "none"):
+            return None
+        if not model.compares_objects:
+            raise ValueError("--labels are for SCC, which is not computed here")
+        labels = ObjectLabels(Path(args.labels), no_curves())
+        files = labels.files(images.names)
+        unused = "" if model.object_prior is not None else "; they change no score, for the weights hold no object prior"
+        print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} pictures{unused}")
+        return Objects(labels, files, {})
     if args.labels == "none" and args.color_prior is None:
         return Objects(ObjectLabels(None, no_curves(), args.published_quirks), {}, {})
     beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
@@ -264,7 +276,7 @@ def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
     print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
     labels = ObjectLabels(folder, read_color_curves(prior), args.published_quirks)
-    files = {name: file for name in images.names if (file := labels.file(name)) is not None}
+    files = labels.files(images.names)
     without = len(images.names) - len(files)
     if folder is not None and without:
         print(f"{without} of {len(images.names)} pictures have no label file in {folder}: scored without objects, as published")
@@ -436,11 +448,21 @@ def score_one_dimension(description: str | None, dimension: str) -> int:
     path = output_path(args.output, args.images, dimension)
     check_json(args.json, {dimension: path})
     devices = devices_of(args.device)
+    maps = getattr(args, "maps", None)
+    if maps is not None:
+        from utils.maps import check_maps, write_maps  # only here, for they are slow to load
+
+        check_maps(maps, args.images, model)
     scorer = make_scorer({dimension: model}, devices, args, objects)
     made_from, settings = {dimension: model.weights_hash}, chosen_settings(args)
+    workers = args.workers or worker_count(devices)
     with open_writer(path, [dimension], images, model, made_from, args.overwrite, settings, objects) as writer:
-        score_images(scorer, images, {dimension: writer}, {}, {}, args.workers or worker_count(devices))
-    return conclude({dimension: path}, dimension, [dimension], args.json, args.published_quirks)
+        score_images(scorer, images, {dimension: writer}, {}, {}, workers)
+    status = conclude({dimension: path}, dimension, [dimension], args.json, args.published_quirks)
+    if maps is None:
+        return status
+    failed = write_maps(maps, model.to(devices[0]), images, path, objects.labels if objects else None, workers)
+    return 1 if failed else status
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, str]:
