@@ -1,12 +1,13 @@
 """Agreement with people on HECD, leaving one scene out: the numbers of the README.
 
     python benchmarks/hecd.py data/HECD runs/recolorings/table.csv \
-        --cf runs/cf_stage1/best.pt --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt
+        --cf runs/cf_stage1/best.pt --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt \
+        --labels benchmarks/hecd_objects runs/recolorings/labels
 
 The three start networks (stage 1 of weights/README.md) have not seen HECD. For every scene the heads of CF, SCC and PR are
 trained on the other scenes by the recipe of the shipped weights (stage 2), PR on sub-scores of networks that have not seen
-their scene either (folds within the training scenes), and the scene is scored. ``--write`` makes benchmarks/hecd.md and
-benchmarks/hecd_predictions.csv.
+their scene either (folds within the training scenes), and the scene is scored. ``--labels`` are the objects that SCC reads.
+``--write`` makes benchmarks/hecd.md and benchmarks/hecd_predictions.csv.
 """
 
 import argparse
@@ -165,7 +166,9 @@ def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
     for dimension in ("CF", "SCC", "PR"):
         path = getattr(args, dimension.lower())
         model = starts[dimension] = build_model(read_checkpoint(path), str(path))
-        dataset = pictures(recipe(dimension), model, frame)
+        settings = recipe(dimension)
+        settings.labels = args.labels
+        dataset = pictures(settings, model, frame)
         features[dimension] = encode_set(model, dataset, torch.device("cpu"), 1, 0, args.workers)
     human = frame["kind"].notna().to_numpy()
     predictions = np.full((len(frame), 3), np.nan)
@@ -186,6 +189,7 @@ def main() -> None:
     parser.add_argument("recolorings", type=Path, nargs="?", help="table of data/make_recolorings.py")
     for dimension in ("CF", "SCC", "PR"):
         parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
+    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the pictures, as of train_SCC.py")
     parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")

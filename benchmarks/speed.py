@@ -39,6 +39,7 @@ from benchmarks.measure import (
 )
 
 REFERENCE = "benchmarks/reference.py"
+PRIOR_STAGES = ("color prior, distribution", "color prior, comparison with the pixels")
 
 _PUBLISHED_TOP = """# Speed of the published networks on the CPU
 
@@ -121,6 +122,9 @@ def time_stages(pictures: Path, make_scorer: Callable[[], Any]) -> tuple[dict[st
             watch(branch.preprocess, "forward", "preprocess")
             watch(branch, "see", "backbone")
             watch(branch, "score_prepared", f"{branch.dimension} after the backbone")
+            if branch.compares_objects:
+                watch(branch.prior, "forward", PRIOR_STAGES[0])
+                watch(branch.prior, "compare", PRIOR_STAGES[1])
     if scorer.labels is not None:
         watch(scorer.labels, "slots", "labels")
 
@@ -134,6 +138,8 @@ def time_stages(pictures: Path, make_scorer: Callable[[], Any]) -> tuple[dict[st
         seconds = time.process_time() - start
         if row.error or row.errors:
             raise RuntimeError(row.error or next(iter(row.errors.values())))
+        if PRIOR_STAGES[0] in spent:  # within what comes after the backbone
+            spent["SCC after the backbone"] -= sum(spent[stage] for stage in PRIOR_STAGES)
         measured.append({**spent, "all else": seconds - sum(spent.values())})
     for owner, name, function in watched:
         setattr(owner, name, function)
@@ -180,7 +186,15 @@ def stage_table(once: dict[str, float], each: dict[str, float], count: int) -> s
 def result(ours: str, runs: dict[str, Sequence[Run]], count: int, once: dict[str, float], each: dict[str, float]) -> str:
     """All of the result for one of our programs, in Markdown."""
     pair = {name: runs[name] for name in (ours, REFERENCE)}
-    return f"{speed_table(pair, count)}\n\n{ratio(runs[ours], runs[REFERENCE])}\n\n{stage_table(once, each, count)}"
+    text = f"{speed_table(pair, count)}\n\n{ratio(runs[ours], runs[REFERENCE])}\n\n{stage_table(once, each, count)}"
+    if PRIOR_STAGES[0] not in each:
+        return text
+    prior = count * sum(each[stage] for stage in PRIOR_STAGES)
+    rest = sum(once.values()) + count * sum(each.values()) - prior
+    share = (
+        f"The dense color prior adds **{prior / rest:.0%}** to the CPU time of all else, with no backbone pass of its own."
+    )
+    return f"{text}\n\n{share}"
 
 
 def main() -> None:

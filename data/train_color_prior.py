@@ -48,6 +48,7 @@ _MOST_HELD_OUT = 2000  # photographs; more would take time and change no digit t
 _COUNTED = 5000  # photographs that the distributions without a network are counted on
 _SMALLEST_CROP = 0.6  # share of the area
 _STRETCH = 0.2  # of the aspect ratio of a crop, as a logarithm
+_TEMPERATURES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 _REPORTED = (50.0, 75.0, 90.0, 95.0, 99.0)
 
 
@@ -370,10 +371,33 @@ def summary(measured: dict[str, np.ndarray], root: Path) -> dict[str, Any]:
     }
 
 
-def calibrate(net: ColorPriorNet, measured: dict[str, np.ndarray]) -> None:
-    """Set the percentiles of surprise among real photographs."""
-    levels = np.percentile(measured["surprise"], LEVELS)
+def calibrate(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, counts: Tensor) -> float:
+    """Soften the distributions as suits photographs that were held out, and set the percentiles of their surprise.
+
+    Returns:
+        The temperature, which becomes part of the last layer.
+
+    Reference:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017: temperature scaling.
+    """
+    last = net.prior.classify[-1]
+    weight, bias = last.weight.detach().clone(), last.bias.detach().clone()
+    found = {}
+    for temperature in _TEMPERATURES:
+        set_temperature(last, weight, bias, temperature)
+        found[temperature] = float(measure(net, encoder, photographs, counts)["prior soft"].mean())
+    best = min(found, key=found.get)
+    set_temperature(last, weight, bias, best)
+    levels = np.percentile(measure(net, encoder, photographs, counts)["surprise"], LEVELS)
     net.prior.surprise_levels.copy_(torch.from_numpy(levels))
+    return best
+
+
+@torch.no_grad()
+def set_temperature(last: nn.Conv2d, weight: Tensor, bias: Tensor, temperature: float) -> None:
+    """Make the logits of a layer those of ``weight`` and ``bias`` over a temperature."""
+    last.weight.copy_(weight / temperature)
+    last.bias.copy_(bias / temperature)
 
 
 def above(net: ColorPriorNet, measured: dict[str, np.ndarray]) -> dict[str, float]:
@@ -495,8 +519,9 @@ def main() -> None:
                 f"{row['seconds']:.0f} s"
             )
         distributed.barrier()
+    left_out = distributed.gather(list(encoder.left_out))
     if distributed.is_main():
-        finish(args, net, encoder, sets, counts, root, history)
+        finish(args, net, encoder, sets, counts, root, history, left_out)
     distributed.barrier()
     distributed.cleanup()
 
@@ -509,23 +534,25 @@ def finish(
     counts: Tensor,
     root: Path,
     history: list[dict[str, float]],
+    left_out: list[str],
 ) -> None:
-    """Set the percentiles, test, write weights and report."""
+    """Set temperature and percentiles, test, write weights and report."""
     used = [path for path in sets["train"].paths + sets["calibration"].paths if path.is_file()]  # of links some lead nowhere
     seen = torch.tensor([(f.stat().st_size, picture_id(f)) for f in tqdm(used, desc="fingerprints", leave=False)])
     record = {"metrics": history[-1], "photographs": len(used), "seen": seen, "command": command_line()}
     record["torch"] = str(torch.__version__)
-    calibrate(net, measure(net, encoder, sets["calibration"], counts))
+    temperature = calibrate(net, encoder, sets["calibration"], counts)
     save_checkpoint(args.output / "best.pt", net, half=args.half, **record)
     # what is tested is the file
     net = build_model(read_checkpoint(args.output / "best.pt"), str(args.output / "best.pt")).to(net.device).eval()
     encoder.net = net
     report: dict[str, Any] = {"command": command_line(), "photographs": {k: len(s) for k, s in sets.items()}}
+    report["temperature"] = temperature
     for part in ("test", "apart"):
         measured = measure(net, encoder, sets[part], counts) if len(sets[part]) else {}
         if measured:
             report[part] = {"cross-entropy in nats": summary(measured, root), "share above percentile": above(net, measured)}
-    report["left out"] = list(encoder.left_out)
+    report["left out"] = list(dict.fromkeys([*left_out, *encoder.left_out]))  # those of the test parts are new
     write_results(args.output / "report.json", report)
     print(json.dumps({k: report[k] for k in ("test", "apart") if k in report}, indent=2))
     print(f"weights: {args.output / 'best.pt'}")

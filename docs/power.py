@@ -28,13 +28,12 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from data.compute_mos import read_hecd
-from data.hecd import MOS_PER_Z, load_hecd
+from data.compute_mos import hecd_noise
+from data.hecd import load_hecd
 from utils.evaluation import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc
 from utils.pairs import divide, scene_pairs, verdicts
-from utils.ratings import mean_opinions, zscores
 from utils.scores import DIMENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,11 +104,9 @@ def load(hecd: Path) -> pd.DataFrame:
         )
     for dimension in DIMENSIONS:
         frame[f"pred_{dimension}"] = saved.loc[frame["image"], dimension].to_numpy(float)
-    trials, _ = read_hecd(hecd)
-    differences = trials.assign(score=trials["recoloring"] - trials["original"])  # the procedure of docs/mos.md
-    rated = mean_opinions(differences.assign(score=zscores(differences)).dropna(subset="score"))
-    frame["se"] = frame["image"].map(MOS_PER_Z * rated["std"] / np.sqrt(rated["n"]))
-    frame["n"] = frame["image"].map(rated["n"])
+    noise = hecd_noise(hecd)
+    for column in noise:
+        frame[column] = frame["image"].map(noise[column])
     return frame
 
 

@@ -45,7 +45,7 @@ def settings(root: Path, protocol: str, output: Path, **changes: object) -> argp
         "repeats": 3,
         "train_root": None,
         "options": QUICK,
-        "scc_options": [],
+        "scc_options": ["--prior", "none", "--object-prior", "none"],
         "scc_scoring": [],
         "folds": 2,
         "seed": 0,

@@ -56,6 +56,15 @@ def broadcast(value: int) -> int:
     return box[0]
 
 
+def gather(values: list[str]) -> list[str]:
+    """The values of all processes, one after the other."""
+    if not dist.is_initialized():
+        return values
+    parts: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
+
+
 def mean(value: float) -> float:
     """The mean over the processes."""
     if not dist.is_initialized():

@@ -256,23 +256,25 @@ def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
     )
 
 
-def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, str]:
+def logistic_fit(pred: np.ndarray, mos: np.ndarray, at: np.ndarray | None = None) -> tuple[np.ndarray, str]:
     """Predictions after a rising logistic curve with four parameters, fitted to the MOS by least squares.
 
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
+        at: Which predictions to map, shape (M,), if not those that it is fitted to.
 
     Returns:
-        Mapped predictions, shape (N,), and an empty text; or the predictions as they were, and why.
+        Mapped predictions, shape (N,) or (M,), and an empty text; or the predictions as they were, and why.
 
     Reference:
         VQEG, Final report from the Video Quality Experts Group on the validation of objective models of video quality
         assessment, phase II, 2003: the mapping.
     """
+    wanted = pred if at is None else at
     if len(pred) < 5 or np.ptp(pred) == 0 or np.ptp(mos) == 0:
         reason = "fewer than 5 pictures" if len(pred) < 5 else "all predictions or all MOS are equal"
-        return pred, f"not mapped: {reason}"
+        return wanted, f"not mapped: {reason}"
     scaled = (pred - pred.mean()) / pred.std()
     try:
         with warnings.catch_warnings():
@@ -281,13 +283,13 @@ def logistic_fit(pred: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, str]:
             # With the default tolerance of 1e-8 it does not come to an end on predictions that are linear or say nothing.
             found, _ = curve_fit(_logistic, scaled, mos, start, maxfev=5000, ftol=1e-6, xtol=1e-6)
     except RuntimeError:
-        return pred, "not mapped: the logistic fit did not converge"
+        return wanted, "not mapped: the logistic fit did not converge"
     mapped = _logistic(scaled, *found)
     if not np.isfinite(mapped).all() or np.ptp(mapped) == 0:
-        return pred, "not mapped: the logistic fit came out constant"
+        return wanted, "not mapped: the logistic fit came out constant"
     if found[0] > found[1]:  # would turn a predictor that is wrong way round into a good one
-        return pred, "not mapped: the logistic fit falls"
-    return mapped, ""
+        return wanted, "not mapped: the logistic fit falls"
+    return (mapped if at is None else _logistic((at - pred.mean()) / pred.std(), *found)), ""
 
 
 def _logistic(x: np.ndarray, low: float, high: float, middle: float, log_steepness: float) -> np.ndarray:

@@ -27,7 +27,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.interpolate import PchipInterpolator
 
 from data.labels import LabelError, ObjectLabels
 from models import load_model
@@ -787,21 +786,6 @@ def distribution(scored: pd.DataFrame, board: Sequence[dict[str, Any]], dimensio
     return {"dimension": dimension, "low": low, "high": high, "zero": zero if 0 < zero < 100 else None, "rows": rows}
 
 
-def smooth_curve(pred: np.ndarray, mapped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A rising curve through points of it, at evenly spaced predictions: a few pictures are no reason for kinks.
-
-    Args:
-        pred: Predictions, not all equal, shape (N,).
-        mapped: What the curve makes of them, shape (N,).
-
-    Returns:
-        Predictions and values, ``_CURVE_POINTS`` each.
-    """
-    x, first = np.unique(pred, return_index=True)
-    grid = np.linspace(x[0], x[-1], _CURVE_POINTS)
-    return grid, PchipInterpolator(x, mapped[first])(grid)
-
-
 def scatter(scored: pd.DataFrame, dimension: str) -> dict[str, Any] | None:
     """MOS against prediction with the fitted curve, in a square of 300; None without ratings."""
     column = f"mos_{dimension}"
@@ -817,8 +801,9 @@ def scatter(scored: pd.DataFrame, dimension: str) -> dict[str, Any] | None:
     def place(values: np.ndarray) -> list[float]:
         return [round(float(x), 1) for x in (values - low) / (high - low) * 300]
 
-    mapped, why_not = logistic_fit(pred, mos)
-    curve = [] if why_not else list(zip(*map(place, smooth_curve(pred, mapped)), strict=True))
+    grid = np.linspace(pred.min(), pred.max(), _CURVE_POINTS)
+    mapped, why_not = logistic_fit(pred, mos, grid)
+    curve = [] if why_not else list(zip(place(grid), place(mapped), strict=True))
     measured = agreement(pred, mos, rows["scene"].to_numpy(str)).set_index("metric")
     step = 0.5 if high - low > 1.2 else 0.2
     steps = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
