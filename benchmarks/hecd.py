@@ -2,7 +2,7 @@
 
     python benchmarks/hecd.py data/HECD runs/recolorings/table.csv \
         --cf runs/cf_stage1/best.pt --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt \
-        --labels benchmarks/hecd_objects runs/recolorings/labels
+        --labels runs/recolorings/labels
 
 The three start networks (stage 1 of weights/README.md) have not seen HECD. For every scene the heads of CF, SCC and PR are
 trained on the other scenes by the recipe of the shipped weights (stage 2), PR on sub-scores of networks that have not seen
@@ -41,7 +41,7 @@ RECIPES = {
     "SCC": "--val 0 --epochs 5 --weight-decay 0.1 --no-augment",
     "PR": "--val 0 --epochs 10 --weight-decay 0.1 --no-augment",
 }
-RECOLORINGS = 1500  # pictures beside HECD for CF and SCC
+RECOLORINGS = {"CF": 1500, "SCC": 300}  # pictures beside HECD
 INNER_FOLDS = 5
 BOOTSTRAP = 1000  # draws of scenes, with replacement
 _COLORIZERS = ("O", "L", "I", "Z", "P")
@@ -72,6 +72,10 @@ class Experiment:
         """Train a head on the rated pictures among ``train`` and predict the pictures ``held``; both are row numbers."""
         mos = self.frame[dimension].to_numpy(np.float32)
         rows = train[np.isfinite(mos[train])]
+        if dimension in RECOLORINGS:
+            recolored = rows[~self.human[rows]]
+            few = recolored[np.linspace(0, len(recolored) - 1, RECOLORINGS[dimension]).astype(int)]
+            rows = np.sort(np.concatenate((rows[self.human[rows]], few)))
         model = type(self.starts[dimension])(**self.starts[dimension].config)
         model.load_state_dict(self.starts[dimension].state_dict())
         train_set, held_set = (
@@ -161,7 +165,7 @@ def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
 
 def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
     """HECD, and the three scores of each picture by networks that have not seen its scene."""
-    frame = load_data([args.hecd, Path(f"{args.recolorings}:{RECOLORINGS}")], "PR", (-1, 1))
+    frame = load_data([args.hecd, Path(f"{args.recolorings}:{max(RECOLORINGS.values())}")], "PR", (-1, 1))
     starts, features = {}, {}
     for dimension in ("CF", "SCC", "PR"):
         path = getattr(args, dimension.lower())

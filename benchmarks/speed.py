@@ -191,9 +191,7 @@ def result(ours: str, runs: dict[str, Sequence[Run]], count: int, once: dict[str
         return text
     prior = count * sum(each[stage] for stage in PRIOR_STAGES)
     rest = sum(once.values()) + count * sum(each.values()) - prior
-    share = (
-        f"The dense color prior adds **{prior / rest:.0%}** to the CPU time of all else, with no backbone pass of its own."
-    )
+    share = f"The dense color prior adds **{prior / rest:.0%}** to the CPU time of all else, with no backbone pass of its own."
     return f"{text}\n\n{share}"
 
 
