@@ -152,7 +152,9 @@ def test_stages_of_a_compact_network_are_timed(weights: dict[str, Path], picture
     once, each = speed.time_stages(pictures, lambda: speed.compact_scorer(weights["CF"].parent))
     assert list(once) == ["load weights"]
     after = [f"{dimension} after the backbone" for dimension in ("CF", "SCC", "PR")]
-    assert sorted(each) == sorted(["decode", "is it gray?", "preprocess", "backbone", *after, "all else"])
+    prior = list(speed.PRIOR_STAGES)
+    assert sorted(each) == sorted(["decode", "is it gray?", "preprocess", "backbone", *after, *prior, "all else"])
+    assert all(each[stage] > 0 for stage in [*prior, "SCC after the backbone"])
 
 
 def test_stages_of_a_published_network_are_timed_and_the_clocks_are_taken_off(published: Path, pictures: Path) -> None:
