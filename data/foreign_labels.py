@@ -1,0 +1,460 @@
+"""Label files of the published systems, in their own forms, as MOS tables.
+
+- DPAM: text rows of LIVEC, KonIQ-10k, SPAQ, CSIQ, TID2013 and KADID-10k.
+- Delegate Transformer: CSV files of ICAA17K and SPAQ.
+- A-FINE: triplets of two pictures and their reference, with who is better.
+- NR- and FR-AIGCIQA: the table of PKU-I2IQA, exported as CSV.
+
+The ranges of the scores are those of the data sets, fixed; none is taken from the labels at hand, which would give each split a
+scale of its own and let the range of the test scores into the training. Where people rated several versions of one photograph,
+all of them share its ``scene``, so that splits keep them on one side.
+"""
+
+import functools
+import math
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from data.icqa2k import unit_mos
+from data.table import csv_lines, finite_number, relative_image, separator_hint
+from utils.images import IMAGE_EXTENSIONS
+from utils.ratings import pairwise_scale
+
+_PRIOR = 0.5  # ties of each picture with the mean of its scene: keeps the scale finite where one always won
+_NARROW = 0.1  # share of its range that the labels of a data set fill at least
+_MANY = 10  # labels, from which on that can be told
+
+_CSIQ = re.compile(r"(?P<scene>[^.]+)\.(?P<method>AWGN|BLUR|contrast|fnoise|JPEG|jpeg2000)\.\d\.[a-z]+", re.IGNORECASE)
+_TID = re.compile(r"(?P<scene>I\d\d)_(?P<method>\d\d)_\d\.[a-z]+", re.IGNORECASE)
+_KADID = re.compile(r"(?P<scene>I\d\d)_(?P<method>\d\d)_\d\d\.[a-z]+", re.IGNORECASE)
+_GENERATED = re.compile(r"(?P<method>[A-Za-z]+)_(?P<prompt>\d+)_\d+")  # of PKU-I2IQA: generator, prompt, number
+
+_TRIPLET = ("first", "second", "reference", "first_over_second", "first_over_reference", "second_over_reference")
+
+
+class _Row(NamedTuple):
+    """A rated picture as its label file has it."""
+
+    image: str
+    scores: list[float]
+    scene: str
+    method: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What is known of a form.
+
+    Attributes:
+        title: Name of its data set.
+        mos_range: Lowest and highest possible score.
+        row: An example, of rows of text.
+        images: Of a CSV file, the columns that name images.
+        scores: Names of the score columns, those of a CSV file as it has them.
+        also: Columns that a CSV file has beside these and that are of no use here.
+        names: What the names of the images look like, with the groups ``scene`` and ``method``; None for any name.
+        reference: Extension of the originals, which are named after the scene; empty where there are none.
+        score_first: Whether a row of text has the score before the name.
+        better: 1 if higher is better, -1 if lower is.
+    """
+
+    title: str
+    mos_range: tuple[float, float]
+    row: str = ""
+    images: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ("MOS",)
+    also: tuple[str, ...] = ()
+    names: re.Pattern | None = None
+    reference: str = ""
+    score_first: bool = False
+    better: int = 1
+
+
+_SPAQ_SCORES = ("MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness")
+_FORMS = {
+    "livec": _Form("LIVEC", (0, 100), "158.bmp 79.416667"),
+    "koniq": _Form("KonIQ-10k", (1, 5), "10004473376.jpg 3.41"),
+    "spaq": _Form("SPAQ", (0, 100), "00001.jpg 48.9"),
+    "csiq": _Form("CSIQ", (0, 1), "1600.AWGN.1.png 0.062", names=_CSIQ, reference=".png", better=-1),
+    "tid2013": _Form("TID2013", (0, 9), "5.51429 I01_01_1.bmp", names=_TID, reference=".bmp", score_first=True),
+    "kadid": _Form("KADID-10k", (1, 5), "I01_01_01.png, 4.57", names=_KADID, reference=".png"),
+    "icaa17k": _Form("ICAA17K", (0, 10), images=("ID",), scores=("MOS", "color"), also=("probability",)),
+    "spaq-csv": _Form("SPAQ", (0, 10), images=("image_id",), scores=_SPAQ_SCORES),
+    "i2iqa": _Form("PKU-I2IQA", (0, 5), images=("Generated_image", "Image_prompt"), scores=("MOS_q", "MOS_a", "MOS_c")),
+    "afine": _Form("", (-1, 1), "x1.png,x2.png,reference.png,1,0,0"),
+}
+FORMS = tuple(_FORMS)
+
+
+def load_foreign(
+    path: Path | str,
+    form: str | None = None,
+    mos_range: tuple[float, float] | None = None,
+    root: Path | str | None = None,
+    check_files: bool = True,
+) -> pd.DataFrame:
+    """A label file of a published system as a MOS table.
+
+    An image is the file of that name in ``root``, or else the one below it that ends in that name, whatever its case.
+
+    Args:
+        path: The file, UTF-8.
+        form: One of ``FORMS``, or None to recognize it, see ``recognize``.
+        mos_range: Lowest and highest possible score, for every score column; None for that of the data set. Triplets have none.
+        root: Folder with the images; the folder of the file if None.
+        check_files: Whether every image must be there; without it names are taken as the file has them.
+
+    Returns:
+        One row per image, sorted by ``image``, with ``scene``, ``method`` (kind of distortion, or generator; else empty), the
+        score columns in [-1, 1], higher is better, and for sets with originals ``reference``, empty where there is none; if
+        originals are missing there is one warning.
+
+        - LIVEC, KonIQ-10k, SPAQ: ``MOS``. Each image is its own scene.
+        - CSIQ, TID2013, KADID-10k: ``MOS`` (of CSIQ, its DMOS turned round); the scene is the original.
+        - ICAA17K: ``MOS`` and ``color``; SPAQ's CSV: ``MOS``, ``Brightness`` and so on. Each image is its own scene.
+        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The picture that served as
+          prompt is scene and reference; rows without one belong together by the number of the prompt in their names.
+        - A-FINE: ``MOS``, Thurstone's scale within a scene, fitted to the choices (see ``read_triplets``) and written as the
+          chance, from -1 to 1, to be preferred to an average picture of the scene: not comparable between scenes. References
+          are rows too where they were compared, with the method "reference".
+
+        ``attrs`` holds "root", "name", "scores" (names of the score columns), and "mos_range": what -1 and 1 stand for.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or an image is missing.
+        ValueError: If the file is not as described, names the line; or its form is not known.
+    """
+    path = Path(path)
+    form = recognize(path) if form is None else form
+    if form not in _FORMS:
+        raise ValueError(f"the form must be one of {', '.join(FORMS)}, got {form!r}")
+    known = _FORMS[form]
+    folder = _Folder(path.parent if root is None else Path(root), check_files)
+    if form == "afine":
+        if mos_range is not None:
+            raise ValueError(f"{path} holds choices, which have no range of scores; leave out --mos-range")
+        frame = _scaled(read_triplets(path, folder.root, check_files))
+    else:
+        frame = _rated(path, form, mos_range or known.mos_range, folder)
+    frame = frame.sort_values("image", ignore_index=True)
+    frame.attrs = {
+        "root": str(folder.root),
+        "name": known.title or path.stem,
+        "scores": list(known.scores),
+        "mos_range": list(mos_range or known.mos_range)[:: known.better],
+    }
+    return frame
+
+
+def recognize(path: Path | str) -> str:
+    """The form of a label file by its first row.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If no form has such a row, or several have: LIVEC, KonIQ-10k and SPAQ cannot be told apart.
+    """
+    path = Path(path)
+    number, first = next(_text_rows(path))
+    cells = [cell.strip().strip('"') for cell in first.split(",")]
+    for form, known in _FORMS.items():
+        if known.images and {*known.images, *known.scores, *known.also} <= set(cells):
+            return form
+    if len(cells) in (4, 6) and all(_is_image(cell) for cell in cells[:3]):
+        return "afine"
+    tokens = first.split()
+    if len(tokens) == 2:
+        name, score = tokens
+        if _TID.fullmatch(score) and _is_number(name):
+            return "tid2013"
+        if name.endswith(",") and _KADID.fullmatch(name[:-1]) and _is_number(score):
+            return "kadid"
+        if _CSIQ.fullmatch(name) and _is_number(score):
+            return "csiq"
+        if _is_image(name) and _is_number(score):
+            raise ValueError(
+                f"{path} has rows 'name score', as LIVEC, KonIQ-10k and SPAQ have with different ranges; name its form: livec, "
+                "koniq or spaq"
+            )
+    rows = [f"{form} ({known.row or ','.join((*known.images, *known.scores))})" for form, known in _FORMS.items()]
+    raise ValueError(
+        f"{path}, line {number}: {first[:80]!r} is of no known form{separator_hint([first])}; expected one of {'; '.join(rows)}"
+    )
+
+
+def read_triplets(path: Path | str, root: Path | str | None = None, check_files: bool = True) -> pd.DataFrame:
+    """Choices between two pictures of one scene, and between each and their reference, as A-FINE is trained on.
+
+    Args:
+        path: The file: UTF-8, comma separated, no header, a row ``first, second, reference`` and how they compare, 1 where the
+            one that is named first is better, 0.5 for no difference, 0 where it is worse: first and second; then, unless left
+            out, first and reference, second and reference.
+        root: As for ``load_foreign``, likewise ``check_files``. A reference may have another extension than in the file.
+
+    Returns:
+        A row per line with ``first``, ``second``, ``reference``, ``first_over_second``, ``first_over_reference`` and
+        ``second_over_reference``; NaN where the file has no such column. ``attrs`` holds "root" and "name".
+
+    Raises:
+        FileNotFoundError: If there is no such file, or an image is missing.
+        ValueError: If a row is not as described, names the line.
+    """
+    path = Path(path)
+    folder = _Folder(path.parent if root is None else Path(root), check_files)
+    rows: list[tuple] = []
+    reference_of: dict[str, str] = {}
+    width = 0
+    for line, cells in _csv_rows(path):
+        where = f"{path}, line {line}"
+        width = width or len(cells)
+        if len(cells) not in (4, 6) or len(cells) != width:
+            raise ValueError(
+                f"{where}: expected {width if width in (4, 6) else '4 or 6'} cells, two pictures, their reference and how they "
+                f"compare; got {len(cells)}{separator_hint(cells)}"
+            )
+        first, second = (folder.find(cell, where) for cell in cells[:2])
+        # the authors' script writes .png after every reference, of whatever kind its file is
+        reference = folder.find(cells[2], where, any_extension=True)
+        if first == second:
+            raise ValueError(f"{where}: {first} is compared with itself")
+        for image in (reference, first, second):
+            if reference_of.setdefault(image, reference) != reference:
+                raise ValueError(f"{where}: {image} has the references {reference_of[image]} and {reference}; it can have one")
+        labels = [finite_number(cell, f"{where} has the label", "expected 1, 0.5 or 0") for cell in cells[3:]]
+        if not set(labels) <= {0.0, 0.5, 1.0}:
+            raise ValueError(f"{where} has the labels {', '.join(cells[3:])}, expected each to be 1, 0.5 or 0")
+        rows.append((first, second, reference, *labels, *[math.nan] * (6 - width)))
+    frame = pd.DataFrame(rows, columns=list(_TRIPLET))
+    frame.attrs = {"root": str(folder.root), "name": path.stem}
+    return frame
+
+
+def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Folder") -> pd.DataFrame:
+    """The images of a file that holds scores, in the order of the file."""
+    known = _FORMS[form]
+    read = {"i2iqa": _i2iqa_rows}.get(form, _table_rows if known.images else _score_rows)
+    records, values, absent = [], [], []
+    seen: set[str] = set()
+    for line, row in read(path, known):
+        where = f"{path}, line {line}"
+        image = folder.find(row.image, where)
+        if image in seen:
+            raise ValueError(f"{where}: {image} is listed twice")
+        seen.add(image)
+        record = {"image": image, "scene": row.scene, "method": row.method}
+        for column, score in zip(known.scores, row.scores, strict=True):
+            mos = unit_mos(score, mos_range, f"{where}: {column} of {row.image}")
+            record[column] = mos if known.better > 0 else 0 - mos  # which is 0 for 0, not -0
+        if known.reference or form == "i2iqa":
+            record["reference"] = folder.find(row.reference, where, needed=False) if row.reference else ""
+            if row.reference and not record["reference"]:
+                absent.append(row.reference)
+        records.append(record)
+        values += row.scores
+    if not records:
+        raise ValueError(f"{path} has no rows below its header")
+    if absent:
+        warnings.warn(
+            f"{path}: {len(absent)} of {len(records)} images have no reference in {folder.root} or below, e.g. {absent[0]}; "
+            "what compares with a reference cannot use them",
+            stacklevel=3,
+        )
+    low, high = mos_range
+    if len(records) >= _MANY and max(values) - min(values) < _NARROW * (high - low):
+        warnings.warn(
+            f"{path}: the scores lie in {min(values):g} to {max(values):g} of {low:g} to {high:g}; if that is not their range, "
+            f"the form is not {form} or --mos-range is missing",
+            stacklevel=3,
+        )
+    return pd.DataFrame(records)
+
+
+def _score_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+    """Rows of text with a name and a score, in the order of the form's example."""
+    for line, text in _text_rows(path):
+        where, tokens = f"{path}, line {line}", text.split()
+        if len(tokens) != 2:
+            raise ValueError(f"{where}: expected a row such as {known.row!r}, got {text[:80]!r}")
+        name, score = (tokens[1], tokens[0]) if known.score_first else (tokens[0].removesuffix(","), tokens[1])
+        value = finite_number(score, f"{where} has the score", f"expected a row such as {known.row!r}")
+        if known.names is None:
+            yield line, _Row(name, [value], _stem(name))
+            continue
+        parts = known.names.fullmatch(_base(name))
+        if parts is None:
+            raise ValueError(f"{where}: {name} is no name of {known.title}; expected a row such as {known.row!r}")
+        scene = parts["scene"] if known.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
+        yield line, _Row(name, [value], scene, parts["method"], scene + known.reference)
+
+
+def _table_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+    """Rows of a CSV file in which each image is its own scene."""
+    for line, (image,), scores in _csv_scores(path, known):
+        yield line, _Row(image, scores, _stem(image))
+
+
+def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+    """Rows of PKU-I2IQA's table, whose scene is the prompt."""
+    for line, (image, prompt), scores in _csv_scores(path, known):
+        parts = _GENERATED.fullmatch(_stem(image))
+        if prompt:
+            scene = _stem(prompt)
+        else:
+            scene = f"text_{parts['prompt']}" if parts else _stem(image)  # a text: its number may also be that of a picture
+        yield line, _Row(image, scores, scene, parts["method"] if parts else "", prompt)
+
+
+def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list[float]]]:
+    """Line number, images and scores of each row of a CSV file."""
+    (_, header), *rows = _csv_rows(path)
+    expected = (*known.images, *known.scores)
+    if not set(expected) <= set(header) or len(set(header)) < len(header):
+        raise ValueError(
+            f"{path} has the columns {header}, expected {', '.join(expected)} for {known.title}, spelled so and once each"
+            f"{separator_hint(header)}"
+        )
+    ignored = [name for name in header if name not in (*expected, *known.also)]
+    if ignored:
+        warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=5)
+    for line, cells in rows:
+        where = f"{path}, line {line}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: expected {len(header)} cells as in the header, got {len(cells)}")
+        cell = dict(zip(header, cells, strict=True))
+        scores = [finite_number(cell[name], f"{where}: {name} is") for name in known.scores]
+        yield line, [cell[name] for name in known.images], scores
+
+
+def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
+    """Thurstone's scale of the pictures of each scene; groups of pictures without a choice between them have one each."""
+    records = []
+    for reference, rows in triplets.groupby("reference", sort=True):
+        choices = []
+        for row in rows.itertuples(index=False):
+            pairs = ((row.first, row.second), (row.first, reference), (row.second, reference))
+            for (one, other), label in zip(pairs, row[3:], strict=True):
+                if one != other and not math.isnan(label):
+                    choices.append((one, other, label))
+        names = sorted({name for choice in choices for name in choice[:2]})
+        place = {name: number for number, name in enumerate(names)}
+        wins = np.zeros((len(names), len(names)))
+        for one, other, label in choices:
+            wins[place[one], place[other]] += label
+            wins[place[other], place[one]] += 1 - label
+        _, group = connected_components(sparse.csr_matrix(wins + wins.T), directed=False)
+        mos = np.zeros(len(names))
+        for number in range(max(group) + 1):
+            members = np.flatnonzero(group == number)
+            mos[members] = 2 * pairwise_scale(wins[np.ix_(members, members)], "thurstone", _PRIOR).chance - 1
+        scene = os.path.splitext(reference)[0]
+        for name, score in zip(names, mos, strict=True):
+            method = "reference" if name == reference else ""
+            records.append({"image": name, "scene": scene, "method": method, "MOS": score, "reference": reference})
+    return pd.DataFrame(records)
+
+
+class _Folder:
+    """Images below a folder, by the names that label files have for them.
+
+    Args:
+        root: The folder.
+        check: Whether the images must be there; without it names are taken as they are.
+    """
+
+    def __init__(self, root: Path, check: bool) -> None:
+        self.root, self.check = root, check
+
+    def find(self, name: str, where: str, needed: bool = True, any_extension: bool = False) -> str:
+        """Path of an image relative to the folder; empty if it is not there and not needed.
+
+        Args:
+            name: As the label file has it.
+            where: File and line, for errors.
+            needed: Whether it must be there.
+            any_extension: Take one of another extension if there is none of this.
+
+        Raises:
+            FileNotFoundError: If it is needed and not there.
+            ValueError: If the name is empty or absolute, or several files have it.
+        """
+        image = relative_image(name, where)
+        if not self.check or (self.root / image).is_file():
+            return image
+        alike = self._below.get(_stem(image).lower(), [])
+        found = [path for path in alike if _ends_with(path, image)]
+        if not found and any_extension:
+            found = [path for path in alike if _ends_with(os.path.splitext(path)[0], os.path.splitext(image)[0])]
+        if len(found) > 1:
+            raise ValueError(f"{where}: {name} can be {found[0]} or {found[1]} in {self.root}; give the folder of one as root")
+        if not found and needed:
+            raise FileNotFoundError(f"{where}: no file {name} in {self.root} or below; give the folder of the images as root")
+        return found[0] if found else ""
+
+    @functools.cached_property
+    def _below(self) -> dict[str, list[str]]:
+        """Paths of all images, by their names without extension and in lower case."""
+        paths = defaultdict(list)
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for file in sorted(files):
+                if _is_image(file) and not file.startswith("."):
+                    paths[_stem(file).lower()].append((Path(folder) / file).relative_to(self.root).as_posix())
+        return paths
+
+
+def _ends_with(path: str, name: str) -> bool:
+    return f"/{path}".lower().endswith(f"/{name}".lower())
+
+
+def _text_rows(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number and text of each row that is not blank; at least one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty, or not UTF-8.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no label file {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason}, byte {error.start}); save it as text or CSV") from error
+    rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not rows:
+        raise ValueError(f"{path} is empty, expected a label file of the form {', '.join(FORMS)}")
+    yield from rows
+
+
+def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
+    next(_text_rows(path))  # says what is wrong with a file that is not there, empty or no text
+    return csv_lines(path)
+
+
+def _base(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(_base(name))[0]
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

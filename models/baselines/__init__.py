@@ -1,0 +1,1 @@
+"""Published systems as baselines, one a file: trained and run like our own branches."""

@@ -1,0 +1,550 @@
+"""NR-AIGCIQA and FR-AIGCIQA: is a generated picture good, alone or beside the picture it was generated from?
+
+Two plain baselines: a backbone, one global feature a picture, two fully connected layers. Three forms:
+
+- ``nr`` sees the picture alone.
+- ``fr`` sees the picture and its reference, here the original in color, with one backbone and concatenates the features.
+- ``partial`` averages the features of both where there is a reference and takes the picture's own where there is none, so one
+  network serves mixed sets (its authors call it the partial-reference form).
+
+Paper: Yuan et al., "PKU-I2IQA: An Image-to-Image Quality Assessment Database for AI Generated Images", arXiv 2311.15556, 2023;
+the partial form and ViT-L/16: arXiv 2404.18409, 2024.
+
+Origin: the authors' repository AIGIQA4K, to which that of the first paper, I2IQA, refers for code. Written from a description
+of it; no code of either is used. What differs, unless ``faithful``: the residual blocks of ResNet18 have the ReLU that its
+start weights were made with, not a LeakyReLU; InceptionV4 gets its pictures normalized as its start weights want them, not by
+ImageNet's mean and deviation. And always: the crop and the flip of a pair are one (``augment``), layers that no score depends
+on are left out, a missing reference passes through no layer, and the form is an option of the network instead of following
+from the name of a data set.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from warnings import warn
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.vgg import make_layers
+
+from models.backbone import UnreachableError, read_state
+from models.preprocessing import check_picture
+from models.published import imagenet_normalized, resized, unit_range
+
+FORMS = ("nr", "fr", "partial")
+FUSIONS = ("concat", "compare")
+VIEWS = ("crop", "whole")
+RECIPE = {"optimizer": "Adam", "weight_decay": 1e-5, "batch_size": 8, "epochs": 100}  # the rate is ``learning_rate``
+
+_OFFICIAL_RANGE = (0.0, 5.0)  # of the ratings of its authors
+_SLOPE = 0.01  # of the LeakyReLU in their ResNet18
+_MAX_ASPECT = 8  # longer pictures are cut to their middle: a line of pixels would else grow beyond memory
+_UNUSED = "no score depends on it"
+_COUNTER = "num_batches_tracked"  # which old files lack
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Facts of a backbone: width of its feature, its published input and how deep its stages are."""
+
+    features: int
+    depths: tuple[int, ...]
+    learning_rate: float = 1e-4
+    size: int = 224
+    resize: int = 256  # short side of a picture before the crop
+    hub: str | None = None  # of timm; None for torchvision
+
+
+BACKBONES = {
+    "vgg16": _Kind(512, (2, 2, 3, 3, 3)),
+    "vgg19": _Kind(512, (2, 2, 4, 4, 4)),
+    "resnet18": _Kind(512, (2, 2, 2, 2)),
+    "resnet50": _Kind(2048, (3, 4, 6, 3)),
+    "inceptionv4": _Kind(1536, (4, 7, 3), size=299, resize=320, hub="inception_v4.tf_in1k"),
+    "vit_l_16": _Kind(1024, (24,), 1e-5, hub="vit_large_patch16_224.augreg_in21k_ft_in1k"),
+}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the keys of a file, by their names in it.
+
+    Attributes:
+        source: The file or hub.
+        loaded: Those that the network took.
+        ignored: The others, with the reason.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    ignored: dict[str, str]
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {_listing(self.loaded)} loaded"]
+        for reason in dict.fromkeys(self.ignored.values()):
+            names = [name for name, why in self.ignored.items() if why == reason]
+            parts.append(f"{_listing(names, 8)} ignored: {reason}")
+        return "; ".join(parts)
+
+
+class AIGCIQA(nn.Module):
+    """NR-AIGCIQA, FR-AIGCIQA or the form for mixed sets.
+
+    Scores come from a linear layer, unbounded, on the scale of the labels of the training, ``score_range``; higher is better.
+
+    Args:
+        backbone: One of ``BACKBONES``; all weights start at random, see ``load_backbone``.
+        form: One of ``FORMS``.
+        outputs: Scores of a picture; the authors train one network for each dimension.
+        size: Side of the square input in pixels; None for the published one, 224, or 299 for InceptionV4.
+        fusion: Of the ``fr`` form: "concat" of both features as published, or "compare", which appends the absolute difference
+            and the product.
+        view: "crop": the middle (in training a random) square of a picture whose short side was resized a little larger, as
+            published, which cuts the ends off wide pictures; "whole": all of the picture, squeezed into the square.
+        faithful: Take ResNet18 and InceptionV4 as the authors do, see above; no effect on the others.
+        score_range: Range of the labels, for callers that map scores.
+        depths: Blocks of each stage, to build a smaller network; None for the published ones.
+
+    Attributes:
+        config: All it takes to rebuild the network.
+        learning_rate: Published rate of Adam, for all weights; the rest is ``RECIPE``.
+
+    Raises:
+        ValueError: If an argument is none of the above.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        form: str = "nr",
+        outputs: int = 1,
+        size: int | None = None,
+        fusion: str = "concat",
+        view: str = "crop",
+        faithful: bool = False,
+        score_range: Sequence[float] = (-1.0, 1.0),
+        depths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        choices = {"backbone": (backbone, BACKBONES), "form": (form, FORMS), "fusion": (fusion, FUSIONS), "view": (view, VIEWS)}
+        for name, (value, known) in choices.items():
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if fusion != "concat" and form != "fr":
+            raise ValueError(f"fusion {fusion!r} is of the form fr; the form {form} concatenates no features")
+        kind = BACKBONES[backbone]
+        depths = list(depths or kind.depths)
+        if len(depths) != len(kind.depths) or not all(1 <= d <= most for d, most in zip(depths, kind.depths, strict=True)):
+            raise ValueError(f"depths of {backbone} must be whole numbers from 1 to {list(kind.depths)}, got {depths}")
+        self.outputs = outputs
+        self.size = size or kind.size
+        self.learning_rate = kind.learning_rate
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "form": form,
+            "outputs": outputs,
+            "size": self.size,
+            "fusion": fusion,
+            "view": view,
+            "score_range": [float(bound) for bound in score_range],
+            "depths": depths,
+        }
+        self.backbone = _build(backbone, depths, self.size)
+        width = kind.features * {"nr": 1, "partial": 1, "fr": 4 if fusion == "compare" else 2}[form]
+        layers = {"fc1": nn.Linear(width, width // 2), "relu": nn.ReLU(), "fc2": nn.Linear(width // 2, outputs)}
+        self.regressor = nn.Sequential(OrderedDict(layers))
+        self.set_faithful(faithful)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Lowest and highest label of the training; higher is better. A score may lie outside."""
+        low, high = self.config["score_range"]
+        return low, high
+
+    def set_faithful(self, faithful: bool) -> None:
+        """Take ResNet18 and InceptionV4 as the authors do, or mended; the weights are the same for both."""
+        self.config["faithful"] = faithful
+        if self.config["backbone"] == "resnet18":
+            for block in self.backbone.modules():
+                if isinstance(block, BasicBlock):
+                    block.relu = nn.LeakyReLU(_SLOPE, inplace=True) if faithful else nn.ReLU(inplace=True)
+
+    # --- From a picture to the input
+
+    def preprocess(self, picture: Tensor) -> Tensor:
+        """A picture, or its reference, as it is scored.
+
+        Args:
+            picture: sRGB, shape (3, H, W), uint8 or floating point in [0, 1]; the latter is rounded to 8-bit levels.
+
+        Returns:
+            sRGB in [0, 1] on 8-bit levels, shape (3, size, size), resized by Pillow (bilinear).
+
+        Raises:
+            ValueError: If shape, type or range is not as above.
+        """
+        return self._view(picture, None, False)
+
+    def augment(
+        self, picture: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None, shared: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """A random view for training: crop (unless ``view`` is "whole") and, in one of two cases, a horizontal flip.
+
+        Args:
+            picture: As for ``preprocess``.
+            reference: Of the picture, likewise, or None. It may be of another size; its crop lies at the same place.
+            generator: Source of the random numbers; torch's own if None.
+            shared: One crop and flip for both. False draws them apart, as the authors do, so that the pair no longer aligns.
+
+        Returns:
+            Views of the picture and of the reference, or None, as of ``preprocess``.
+        """
+        *place, flip = torch.rand(3, generator=generator).tolist()
+        view = self._view(picture, place, flip < 0.5)
+        if reference is None:
+            return view, None
+        if not shared:
+            *place, flip = torch.rand(3, generator=generator).tolist()
+        return view, self._view(reference, place, flip < 0.5)
+
+    def _view(self, picture: Tensor, place: Sequence[float] | None, flip: bool) -> Tensor:
+        """A square of a picture, at ``place``: shares of the room that is left, down and across; None is the middle."""
+        if self.config["view"] == "whole":
+            rgb = unit_range(resized(picture, self.size, "bilinear"))
+        else:
+            image = self._shrunk(picture)
+            room = [side - self.size for side in (image.height, image.width)]
+            if place is None:
+                top, left = (round(rest / 2) for rest in room)
+            else:
+                top, left = (min(int(share * (rest + 1)), rest) for share, rest in zip(place, room, strict=True))
+            crop = image.crop((left, top, left + self.size, top + self.size))
+            rgb = unit_range(np.array(crop))
+        return rgb.flip(2) if flip else rgb
+
+    def _shrunk(self, picture: Tensor) -> Image.Image:
+        """The picture with the short side that the published crop is taken from."""
+        check_picture(picture)
+        if picture.is_floating_point():
+            picture = (picture.detach().float() * 255).round().to(torch.uint8)
+        short = min(picture.shape[1:])
+        height, width = (min(side, _MAX_ASPECT * short) for side in picture.shape[1:])
+        picture = torchvision.transforms.functional.center_crop(picture, [height, width])
+        kind = BACKBONES[self.config["backbone"]]
+        target = round(self.size * kind.resize / kind.size)
+        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+        return image.resize((target * width // short, target * height // short), Image.Resampling.BILINEAR)
+
+    # --- From the input to the score
+
+    def forward(self, rgb: Tensor, reference: Tensor | None = None, has_reference: Tensor | None = None) -> Tensor:
+        """Score prepared pictures.
+
+        Args:
+            rgb: sRGB in [0, 1], shape (B, 3, size, size).
+            reference: Of each picture, likewise; for the forms ``fr``, which needs it, and ``partial``.
+            has_reference: Which rows of ``reference`` count, bool, shape (B,), for the form ``partial``; all if None. What the
+                other rows hold is never looked at.
+
+        Returns:
+            Scores in the scale of ``score_range``, not bounded by it, higher is better, shape (B, outputs).
+
+        Raises:
+            ValueError: If the form cannot use what it is given or does not get what it needs, or a shape is not as above.
+        """
+        return self.regressor(self.features(rgb, reference, has_reference))
+
+    def features(self, rgb: Tensor, reference: Tensor | None = None, has_reference: Tensor | None = None) -> Tensor:
+        """What the regressor reads, shape (B, D); arguments and errors as of ``forward``."""
+        form = self.config["form"]
+        self._check_inputs(rgb, reference, has_reference)
+        if reference is None:
+            return self._see(rgb)
+        if form == "fr":
+            picture, original = self._see(torch.cat((rgb, reference))).chunk(2)
+            parts = (picture, original)
+            if self.config["fusion"] == "compare":
+                parts += ((picture - original).abs(), picture * original)
+            return torch.cat(parts, 1)
+        if has_reference is None:
+            has_reference = torch.ones(len(rgb), dtype=torch.bool, device=rgb.device)
+        # rows without a reference stay out of the network, where they would enter the statistics of batch normalization
+        seen = self._see(torch.cat((rgb, reference[has_reference])))
+        total = seen[: len(rgb)].index_add(0, has_reference.nonzero().flatten(), seen[len(rgb) :])
+        return total / (1 + has_reference)[:, None]
+
+    def _see(self, rgb: Tensor) -> Tensor:
+        if self.config["backbone"] == "inceptionv4" and not self.config["faithful"]:
+            return self.backbone((rgb * 2 - 1).contiguous(memory_format=torch.channels_last))
+        return self.backbone(imagenet_normalized(rgb))
+
+    def _check_inputs(self, rgb: Tensor, reference: Tensor | None, has_reference: Tensor | None) -> None:
+        form, side = self.config["form"], self.size
+        if rgb.ndim != 4 or tuple(rgb.shape[1:]) != (3, side, side):
+            raise ValueError(f"pictures must have shape (B, 3, {side}, {side}), got {tuple(rgb.shape)}; use preprocess")
+        if form == "nr" and reference is not None:
+            raise ValueError("the form nr takes no reference; use fr or partial")
+        if form == "fr" and reference is None:
+            raise ValueError("the form fr needs a reference of each picture; use nr, or partial for sets where some have none")
+        if has_reference is not None and (form != "partial" or reference is None):
+            raise ValueError("has_reference goes with a reference and the form partial")
+        if reference is not None and reference.shape != rgb.shape:
+            raise ValueError(
+                f"references must have the shape of the pictures, {tuple(rgb.shape)}, got {tuple(reference.shape)}"
+            )
+        if has_reference is not None and (has_reference.dtype != torch.bool or has_reference.shape != rgb.shape[:1]):
+            raise ValueError(
+                f"has_reference must be bool of shape ({len(rgb)},), got {has_reference.dtype} of {tuple(has_reference.shape)}"
+            )
+
+    # --- Files of the authors
+
+    def load_official(self, state: Mapping[str, Any], faithful: bool = True, source: str = "the state dict") -> LoadReport:
+        """Take the weights of a file of the authors' training script; ``score_range`` becomes theirs.
+
+        Args:
+            state: Its content, ``{"backbone", "regressor", "epoch", "optimizer", "rho_best"}``, with or without the prefix of
+                DataParallel. A backbone's classifier may be absent.
+            faithful: See the constructor; weights made by the authors belong to networks as they build them.
+            source: The file, for the report and errors.
+
+        Returns:
+            Every key of the file, loaded or ignored.
+
+        Raises:
+            ValueError: If a tensor is absent, unknown or of another shape; names it and counts.
+        """
+        for part in ("backbone", "regressor"):
+            tensors = state.get(part)
+            if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+                raise ValueError(
+                    f"{source} has no tensors {part}, expected a file of the AIGIQA4K training script with backbone and "
+                    f"regressor; it holds {', '.join(map(str, list(state)[:4]))}; start weights go to load_backbone"
+                )
+        found = {f"{part}.{_bare(key)}": v for part in ("backbone", "regressor") for key, v in state[part].items()}
+        own = self.state_dict()
+        unused = {f"backbone.{key}": shape for key, shape in self._unused_tensors().items()}
+        expected = {key: tuple(value.shape) for key, value in own.items()} | unused
+        what = f"an {self.config['form']} network on {self.config['backbone']} with {self.outputs} output(s)"
+        _compare(found, expected, own, source, what)
+        self.load_state_dict({key: found[key] for key in own})
+        self.set_faithful(faithful)
+        self.config["score_range"] = list(_OFFICIAL_RANGE)
+        ignored = {key: _UNUSED for key in found if key in unused}
+        ignored |= {str(key): "record of the training" for key in state if key not in ("backbone", "regressor")}
+        return LoadReport(source, tuple(own), ignored)
+
+    def to_official(self, output: int = 0) -> dict[str, dict[str, Tensor]]:
+        """The weights under the authors' names: ``backbone`` and ``regressor``.
+
+        Layers that no score depends on are zeros, stored as one number each.
+
+        Args:
+            output: Which score, since theirs is one network a score.
+
+        Raises:
+            ValueError: If there is no such score, or the authors have no such network.
+        """
+        if not 0 <= output < self.outputs:
+            raise ValueError(f"output must be from 0 to {self.outputs - 1}, got {output}")
+        if self.config["fusion"] != "concat":
+            raise ValueError(f"the authors' network has no fusion {self.config['fusion']!r}, only 'concat'")
+        if self.config["backbone"] in ("resnet18", "inceptionv4") and not self.config["faithful"]:
+            warn(
+                f"the authors' code runs {self.config['backbone']} another way than these weights were made for and will give "
+                "other scores; train with faithful for files that go there",
+                stacklevel=2,
+            )
+        parts = {
+            name: {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in part.state_dict().items()}
+            for name, part in (("backbone", self.backbone), ("regressor", self.regressor))
+        }
+        zero = torch.zeros((), device=self.regressor.fc1.weight.device)
+        parts["backbone"] |= {key: zero.expand(shape) for key, shape in self._unused_tensors().items()}
+        for key in ("fc2.weight", "fc2.bias"):
+            parts["regressor"][key] = parts["regressor"][key][output : output + 1]
+        return parts
+
+    def _unused_tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what the authors' backbone holds beyond ours, by their names."""
+        name, width = self.config["backbone"], BACKBONES[self.config["backbone"]].features
+        if name.startswith("vgg"):
+            layers = {"classifier.0": (4096, 49 * width), "classifier.3": (4096, 4096), "classifier.6": (1000, 4096)}
+        elif name == "inceptionv4":
+            layers = {"last_linear": (1000, width)}
+        elif name == "vit_l_16":
+            layers = {"vit.norm": (width,), "vit.head": (1000, width)}
+        else:
+            layers = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, shape in layers.items():
+            shapes |= {f"{layer}.weight": shape, f"{layer}.bias": shape[:1]}
+        return shapes
+
+    # --- Start weights
+
+    def load_backbone(self, weights: Mapping[str, Any] | Path | str | None = None) -> LoadReport:
+        """Start the backbone from weights made on ImageNet, or from another trained network's.
+
+        Args:
+            weights: A state dict of the same backbone as torchvision or timm names it, with or without classifier, a file of
+                the authors' or a checkpoint of this network; or the path of one (.pth, .bin, .safetensors). None for the
+                published start: torchvision's first ImageNet version of VGG and ResNet, timm's of InceptionV4 and ViT.
+
+        Returns:
+            Every key of the file, loaded or ignored.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file cannot be read, or lacks a tensor of the backbone or holds it in another shape.
+            UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+        """
+        name = self.config["backbone"]
+        if weights is None:
+            source, state = f"start weights of {name}", self._from_hub()
+        elif isinstance(weights, Mapping):
+            source, state = "the state dict", weights
+        else:
+            source, state = str(weights), read_state(Path(weights), name)
+        state = _backbone_part(state, vit=name == "vit_l_16")
+        own = self.backbone.state_dict()
+        found = {key: value for key, value in state.items() if key in own}
+        stages = ("layer", "features.", "vit.blocks.")
+        deeper = {key: value for key, value in state.items() if key not in own and key.startswith(stages)}
+        shapes = {key: tuple(value.shape) for key, value in own.items()}
+        needed = [key for key in own if not key.endswith(_COUNTER)]
+        _compare(found | deeper, shapes, needed, source, f"{name} of {self.size} pixels")
+        self.backbone.load_state_dict({key: found.get(key, own[key]) for key in own})
+        return LoadReport(source, tuple(found), {key: "no part of the backbone" for key in state if key not in found})
+
+    def _from_hub(self) -> dict[str, Tensor]:
+        name, hub = self.config["backbone"], BACKBONES[self.config["backbone"]].hub
+        try:
+            if hub is not None:
+                return timm.create_model(hub, pretrained=True).state_dict()
+            return torchvision.models.get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=False)
+        except Exception as error:  # hub clients raise many kinds; every one means the same to the user
+            if hub is not None:
+                file = f"model.safetensors of timm/{hub} at https://huggingface.co/timm/{hub}"
+            else:
+                file = str(torchvision.models.get_model_weights(name).IMAGENET1K_V1.url)
+            raise UnreachableError(
+                f"could not fetch start weights of {name} ({type(error).__name__}: {str(error)[:200]}); fetch {file} elsewhere "
+                "and pass --backbone-weights FILE, or pass --random-init"
+            ) from error
+
+
+def rating_loss(scores: Tensor, mos: Tensor) -> Tensor:
+    """Mean squared error of the published training, over what was rated.
+
+    Args:
+        scores: As from the network, shape (B, outputs).
+        mos: In the scale of the scores, NaN where not rated, shape (B, outputs).
+
+    Returns:
+        At least 0, shape (); 0 if nothing was rated.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if scores.shape != mos.shape:  # (B, 1) and (B,) would broadcast to (B, B)
+        raise ValueError(f"scores and mos must have one shape (B, outputs), got {tuple(scores.shape)} and {tuple(mos.shape)}")
+    rated = ~mos.isnan()
+    return F.mse_loss(scores[rated], mos[rated], reduction="sum") / rated.sum().clamp(min=1)
+
+
+class _Pooled(nn.Module):
+    """Mean over the places of the last feature map: (B, 3, H, W) to (B, C)."""
+
+    def __init__(self, features: nn.Sequential) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x).mean((2, 3))
+
+
+class _ClassToken(nn.Module):
+    """The class token after the last block, before the final norm: (B, 3, S, S) to (B, C)."""
+
+    def __init__(self, depth: int, size: int) -> None:
+        super().__init__()
+        self.vit = timm.create_model("vit_large_patch16_224", depth=depth, img_size=size, num_classes=0)
+        self.vit.norm = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vit.forward_features(x)[:, 0]
+
+
+def _build(name: str, depths: list[int], size: int) -> nn.Module:
+    """A backbone of random weights, (B, 3, size, size) to (B, C), its tensors named as in the authors' files."""
+    if name == "vit_l_16":
+        return _ClassToken(depths[0], size)
+    if name.startswith("resnet"):
+        net = ResNet(BasicBlock if name == "resnet18" else Bottleneck, depths)
+        net.fc = nn.Identity()
+    elif name == "inceptionv4":
+        blocks = list(timm.create_model("inception_v4", num_classes=0).features)
+        # a stem of 6, then blocks of each kind with a reduction between
+        kept = (*blocks[: 6 + depths[0]], *blocks[10 : 11 + depths[1]], *blocks[18 : 19 + depths[2]])
+        net = _Pooled(nn.Sequential(*kept))
+    else:
+        plan: list[int | str] = []
+        for width, depth in zip((64, 128, 256, 512, 512), depths, strict=True):
+            plan += [width] * depth + ["M"]
+        net = _Pooled(make_layers(plan))
+        for layer in net.features:
+            if isinstance(layer, nn.Conv2d):  # as torchvision starts VGG; by torch's default the signal fades
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+    return net.to(memory_format=torch.channels_last)
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix("module.")
+
+
+def _backbone_part(state: Mapping[str, Any], vit: bool) -> dict[str, Tensor]:
+    """Tensors of the backbone under the authors' names, from any of the forms that ``load_backbone`` takes."""
+    for wrapper in ("state_dict", "model", "backbone"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    tensors = {_bare(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if any(key.startswith("backbone.") for key in tensors):  # a checkpoint of ours
+        tensors = {key.removeprefix("backbone."): v for key, v in tensors.items() if key.startswith("backbone.")}
+    if vit and not any(key.startswith("vit.") for key in tensors):
+        tensors = {f"vit.{key}": value for key, value in tensors.items()}
+    return tensors
+
+
+def _compare(
+    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], needed: Iterable[str], source: str, what: str
+) -> None:
+    """Check the tensors of a file against those of a network.
+
+    Raises:
+        ValueError: If one is absent, unknown or of another shape.
+    """
+    absent = [key for key in needed if key not in found]
+    unknown = [key for key in found if key not in expected]
+    wrong = [key for key in found if key in expected and tuple(found[key].shape) != expected[key]]
+    faults = [f"{_listing(keys)} {fault}" for keys, fault in ((absent, "absent"), (unknown, "unknown")) if keys]
+    if wrong:
+        first = f"{wrong[0]} is {tuple(found[wrong[0]].shape)}, expected {expected[wrong[0]]}"
+        faults.append(f"{_listing(wrong)} of another shape ({first})")
+    if faults:
+        raise ValueError(f"{source} is not of {what}: {'; '.join(faults)}")
+
+
+def _listing(names: Sequence[str], most: int = 3) -> str:
+    """How many tensors, and the names of the first."""
+    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return f"{len(names)} tensor{'s' if len(names) != 1 else ''}" + (f" ({shown})" if names else "")
