@@ -27,12 +27,13 @@ from benchmarks.hecd import interval
 from data.hecd import load_hecd
 from data.labels import ObjectLabels, no_curves, object_mask
 from data.recolor import from_lab, to_lab
-from models.color_prior import ColorPriorNet
+from models.color_prior import COMPARISONS, ColorPriorNet
 from utils.checkpoint import SHIPPED, load_model
 from utils.engine import command_line
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
 
+MAP = "surprise less entropy, mean of 3 x 3 cells (the map)"
 TURNS = (0, 30, 60, 90, 120, 150, 180)  # degrees
 CHROMAS = (0, 8, 15, 20, 30, np.inf)  # edges of the mean chroma of the object, CIELAB units
 CHROMATIC = 15  # mean chroma from which on an object counts as chromatic
@@ -69,8 +70,21 @@ def area_under_curve(values: np.ndarray, inside: np.ndarray) -> float:
     return float((rankdata(values)[inside].sum() - count * (count + 1) / 2) / (count * rest))
 
 
+@torch.inference_mode()
+def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """What may tell that a color is wrong, for each cell of a picture, shape (h, w) each; the first is the map."""
+    log_prior, lab = net.predict_prior(net.prepare(pixels)["rgb"][None])
+    compared = dict(zip(COMPARISONS, net.prior.compare(log_prior, lab)[0].numpy(), strict=True))
+    return {
+        MAP: net.prior.excess(log_prior, lab)[0].numpy(),
+        "surprise less entropy": compared["surprise over entropy"],
+        "surprise": compared["surprise"],
+        "distance from the expected color, in standard deviations": compared["residual in standard deviations"],
+    }
+
+
 def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
-    """Area under the curve of each picture and turn: columns image, chroma, turn, AUC."""
+    """Area under the curve of each picture and turn: columns image, chroma, turn and the measures."""
     images = list_images(root / "images")
     labels = ObjectLabels(root / "polygons", no_curves())
     rng = np.random.default_rng(0)
@@ -90,24 +104,37 @@ def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
             continue
         sign = rng.choice((-1, 1))
         for turn in TURNS:
-            found = net.surprise(turned(lab, mask, sign * turn) if turn else pixels)
-            rows.append({"image": name, "chroma": chroma, "turn": turn, "AUC": area_under_curve(found.nats[used], inside)})
+            found = measures(net, turned(lab, mask, sign * turn) if turn else pixels)
+            areas = {measure: area_under_curve(values[used], inside) for measure, values in found.items()}
+            rows.append({"image": name, "chroma": chroma, "turn": turn} | areas)
     return pd.DataFrame(rows)
+
+
+def interval_of_mean(values: pd.Series) -> str:
+    """Mean over pictures, with the 95 % interval of a bootstrap over them."""
+    draws = np.random.default_rng(0).choice(values.to_numpy(), (_DRAWS, len(values))).mean(1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def of_measures(found: pd.DataFrame) -> pd.DataFrame:
+    """The measures beside each other, on chromatic objects."""
+    chromatic = found[found["chroma"] >= CHROMATIC]
+    names = [column for column in found if column not in ("image", "chroma", "turn")]
+    return pd.DataFrame(
+        {"measure": name} | {f"{t} degrees": interval_of_mean(chromatic[name][chromatic["turn"] == t]) for t in (0, 90, 180)}
+        for name in names
+    )
 
 
 def curve(found: pd.DataFrame) -> pd.DataFrame:
     """Mean area under the curve by turn and chroma, with the number of pictures."""
     bands = pd.cut(found["chroma"], CHROMAS, right=False)
-    table = found.groupby(["turn", bands], observed=False)["AUC"].mean().unstack()
+    table = found.groupby(["turn", bands], observed=False)[MAP].mean().unstack()
     counts = found[found["turn"] == 0].groupby(bands[found["turn"] == 0], observed=False).size()
     table.columns = [f"chroma {b.left:g} to {b.right:g} (n = {counts[b]})".replace(" to inf", " and up") for b in table.columns]
     chromatic = found[found["chroma"] >= CHROMATIC]
-    cells = {}
-    for turn, part in chromatic.groupby("turn"):
-        values = part["AUC"].to_numpy()
-        draws = np.random.default_rng(0).choice(values, (_DRAWS, len(values))).mean(1)
-        low, high = np.percentile(draws, (2.5, 97.5))
-        cells[turn] = f"**{values.mean():.3f}** [{low:.3f}, {high:.3f}]"
+    cells = {turn: interval_of_mean(part[MAP]) for turn, part in chromatic.groupby("turn")}
     table[f"chroma {CHROMATIC} and up (n = {chromatic['image'].nunique()})"] = pd.Series(cells)
     return table.rename_axis("turn of hue, degrees").reset_index()
 
@@ -160,6 +187,7 @@ def main() -> None:
     )
     parser.add_argument("--hecd", type=Path, help="the HECD folder")
     parser.add_argument("--report", type=Path, help="report.json of the training")
+    parser.add_argument("--rebalanced", type=Path, metavar="DIR", help="output of a training with --rebalance, to compare")
     parser.add_argument("--write", action="store_true", help="write benchmarks/color_prior.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -173,11 +201,21 @@ def main() -> None:
             f"20 bands of L.\n\n{known(json.loads(args.report.read_text()))}"
         )
     found = planted(net, args.coco)
+    measured = of_measures(found)
     page += (
         "\n## Planted changes of hue\n\nArea under the ROC curve of the surprise of the map's cells, object against the rest, "
         f"mean over pictures; in brackets the 95 % interval of a bootstrap over them.\n\n"
-        f"{curve(found).to_markdown(index=False, floatfmt='.3f')}\n"
+        f"{curve(found).to_markdown(index=False, floatfmt='.3f')}\n\n"
+        f"Other measures of the same cells, objects of chroma {CHROMATIC} and up. The map's was chosen among them on these "
+        f"photographs, which flatters it a little.\n\n{measured.to_markdown(index=False)}\n"
     )
+    if args.rebalanced is not None:
+        other = of_measures(planted(load_model(args.rebalanced / "best.pt", dimension="prior"), args.coco))
+        report = json.loads((args.rebalanced / "report.json").read_text())
+        page += (
+            "\n## Trained with rare colors weighted up\n\nA plain likelihood rewards gray. The same training with weights:\n\n"
+            f"{known(report)}\n{other.to_markdown(index=False)}\n"
+        )
     if args.hecd is not None:
         page += (
             "\n## Against people, without any rating\n\nSRCC of the surprise, sign changed, with the ratings of the SCC part "

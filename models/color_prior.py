@@ -225,8 +225,7 @@ class ColorPrior(nn.Module):
         """How much more improbable the colors around each cell are than is to be expected there.
 
         Surprise less the entropy of the prior, its own expectation, as a mean of 3 x 3 cells: zero on average where the prior
-        is right, for plain things and for things of any color alike. Of the measures that were tried it tells best where a hue
-        was changed (benchmarks/color_prior.md).
+        is right, for plain things and for things of any color alike. Other measures are beside it in benchmarks/color_prior.md.
 
         Args:
             log_prior: Shape (B, K, h, w).
