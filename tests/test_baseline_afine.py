@@ -215,12 +215,13 @@ def test_wrappers_and_prefixes_of_the_authors_files_come_off():
         (lambda s: s.update(extra={}), r"1 are unknown \(extra\)"),
         (
             lambda s: s["natural"].pop("proj_feat.bias"),
-            r"group natural: of 8 tensors expected 1 absent, e\.g\. proj_feat\.bias",
+            r"X\.pth does not fit A-FINE, group natural: of 8 tensors 1 absent, e\.g\. proj_feat\.bias",
         ),
-        (lambda s: s["adapter"].update(q=torch.zeros(())), r"group adapter: of 1 tensors expected 1 unknown, e\.g\. q"),
-        (lambda s: s["natural"].update(k=torch.zeros(())), r"group natural: of 8 tensors expected 1 unknown, e\.g\. k"),
-        (lambda s: s["fidelity"].update(alpha=torch.zeros(1, 1, 7)), r"alpha has shape \(1, 1, 7\), expected \(1, 1, 51\)"),
-        (lambda s: s["adapter"].update(k=3.0), r"tensor k has shape float, expected \(\)"),
+        (lambda s: s["adapter"].update(q=torch.zeros(())), r"group adapter: of 1 tensors 1 unknown, e\.g\. q"),
+        (lambda s: s["natural"].update(k=torch.zeros(())), r"group natural: of 8 tensors 1 unknown, e\.g\. k"),
+        (lambda s: s["fidelity"].update(alpha=torch.zeros(1, 1, 7)), r"alpha has \(1, 1, 7\), expected \(1, 1, 51\)"),
+        (lambda s: s["fidelity_scale"].update(yita3=3.0), r"1 of another shape, e\.g\. yita3 has float, expected \(\)"),
+        (lambda s: s["adapter"].update(k=3.0), r"X\.pth, group adapter holds no tensors by name"),
         (lambda s: s["natural"]["mean"].add_(0.1), r"tensor natural\.mean is \[0\.58.*expected \[0\.48"),
         (
             lambda s: s["finetuned_clip"].update({"visual.transformer.resblocks.2.ln_1.bias": torch.zeros(24)}),
@@ -239,12 +240,12 @@ def test_a_file_that_is_not_theirs_is_refused_whole_and_says_why(change: Callabl
 
 
 def test_the_report_names_counts_and_reasons():
-    line = str(small().load_official(official_state(), source="afine.pth"))
-    assert line.startswith(
-        "42 tensors loaded from afine.pth; 150 ignored, of the text side (finetuned_clip.positional_embedding, finetuned_clip."
-    )
-    assert "; 3 ignored, after the last block that is read (finetuned_clip.visual.proj, finetuned_clip.visual.ln_post." in line
-    assert line.endswith("; 4 ignored, a constant equal to ours (natural.mean, natural.std, fidelity.mean, ...)")
+    loaded, text, late, constants = str(small().load_official(official_state(), source="afine.pth")).split("\n  ")
+    assert loaded.startswith("42 tensors loaded from afine.pth: finetuned_clip.visual.class_embedding, ")
+    assert text.startswith("150 ignored, of the text side: finetuned_clip.positional_embedding, ")
+    assert "finetuned_clip.transformer.resblocks.*.attn.in_proj_weight (12), " in text
+    assert late.startswith("3 ignored, after the last block that is read: finetuned_clip.visual.proj, finetuned_clip.visual.")
+    assert constants == "4 ignored, a constant equal to ours: natural.mean, natural.std, fidelity.mean, fidelity.std"
 
 
 # --- The tower
@@ -1055,12 +1056,22 @@ def test_start_weights_are_read_in_every_spelling(spelling):
         assert torch.equal(model.tower.state_dict()[name], x), name
     assert torch.equal(model.natural.proj_feat.weight, head)
     assert len(report.loaded) == len(source.tower.state_dict()) == 29
+    assert {f"tower.{name}" for name in source.tower.state_dict()} | set(report.fresh) == model.state_dict().keys()
+    assert len(report.fresh) == len(model.state_dict()) - 29
     if spelling == "openai":
         assert len(report.loaded) + len(report.ignored) == len(state)
-        assert "150 ignored, of the text side (" in str(report)
+        assert "150 ignored, of the text side: " in str(report)
     if spelling == "our own":
         assert set(report.ignored.values()) == {"of the heads and maps"}
         assert len(report.ignored) == len(source.state_dict()) - 29
+
+
+@pytest.mark.parametrize("stage", [None, *STAGES])
+def test_what_start_weights_are_for_is_the_tower_in_every_stage(stage):
+    model = small()
+    if stage is not None:
+        model.set_stage(stage)
+    assert [id(p) for p in model.pretrained_parameters()] == [id(p) for p in model.tower.parameters()]
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -1069,8 +1080,8 @@ def test_start_weights_are_read_from_files_of_either_kind(tmp_path, suffix):
     path, state = tmp_path / f"clip{suffix}", transformers_names(source)
     safetensors.torch.save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     line = str(model.load_backbone(path))
-    assert line.startswith(f"29 tensors loaded from {path}; ")
-    assert "; 4 ignored, of the text side (" in line
+    assert line.startswith(f"29 tensors loaded from {path}: ")
+    assert "\n  4 ignored, of the text side: " in line
     assert torch.equal(model.tower.conv1.weight, source.tower.conv1.weight)
 
 
@@ -1122,11 +1133,11 @@ def test_an_archive_that_was_cut_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: s.pop("visual.conv1.weight"), r"of 29 tensors expected 1 absent, e\.g\. visual\.conv1\.weight"),
+        (lambda s: s.pop("visual.conv1.weight"), r"of 29 tensors 1 absent, e\.g\. visual\.conv1\.weight"),
         (lambda s: s.update(extra=torch.zeros(1)), r"1 unknown, e\.g\. extra"),
         (
             lambda s: s.update({"visual.positional_embedding": torch.zeros(50, 24)}),
-            r"visual\.positional_embedding has shape \(50, 24\), expected \(17, 24\); not a ViT-B/32\?",
+            r"not fit .* CLIP ViT-B/32: .* visual\.positional_embedding has \(50, 24\), expected \(17, 24\)",
         ),
         (
             lambda s: s.update({"visual.transformer.resblocks.2.ln_1.bias": torch.zeros(24)}),
@@ -1153,9 +1164,9 @@ def test_files_that_are_absent_or_no_weights_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
         small().load_backbone(tmp_path / "nothing.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth cannot be read as weights"):
+    with pytest.raises(ValueError, match=r"text\.pth cannot be read as weights .*; expected a state dict of CLIP ViT-B/32"):
         small().load_backbone(tmp_path / "text.pth")
-    with pytest.raises(ValueError, match="expected a dictionary of named tensors, got list"):
+    with pytest.raises(ValueError, match="holds no tensors by name"):
         small().load_official([1, 2])
 
 

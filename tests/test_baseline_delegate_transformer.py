@@ -459,10 +459,10 @@ def test_the_full_network_loads_every_official_tensor_and_scores_a_picture():
     model = DelegateTransformer(outputs=2).eval()
     with pytest.warns(UserWarning, match="mean over the batch"):
         report = model.load_official(state)
-    assert report.loaded.keys() | report.ignored.keys() == state.keys()
-    assert not report.loaded.keys() & report.ignored.keys()
-    assert {name for names in report.loaded.values() for name in names} == model.state_dict().keys()
+    assert {*report.loaded} | report.ignored.keys() == state.keys()
+    assert not {*report.loaded} & report.ignored.keys()
     assert report.fresh == []
+    assert all((x == 0.01).all() for x in model.state_dict().values())
     with torch.inference_mode():
         scores = model(pictures(1, 224))
     assert scores.shape == (1, 2)
@@ -484,12 +484,12 @@ def test_the_report_names_and_counts_what_is_loaded_and_what_is_not():
     model = DelegateTransformer(size=96, **SMALL)
     with pytest.warns(UserWarning, match="one at a time"):
         report = model.load_official(state, "best.pth")
-    lines = str(report).splitlines()
+    lines = str(report).split("\n  ")
     kept = len(state) - (7 + 2) - 4  # positions and masks, dead tensors
-    assert lines[0] == f"{kept} of {len(state)} tensors loaded from best.pth"
+    assert lines[0].startswith(f"{kept} tensors loaded from best.pth: patch_proj.0.weight, ")
     said = "stages.*.attns.*.relative_position_index (7), stages.*.attns.*.attn_mask (2)"
-    assert f"9 left out, computed from the window and the size of the picture: {said}" in lines
-    assert "2 left out, no score depends on it: cls_head.weight, cls_head.bias" in lines
+    assert f"9 ignored, computed from the window and the size of the picture: {said}" in lines
+    assert "2 ignored, no score depends on it: cls_head.weight, cls_head.bias" in lines
     one = DelegateTransformer(size=96, outputs=1, **SMALL)
     with pytest.warns(UserWarning, match="mean over the batch"):
         assert "class_head.weight, class_head.bias" in str(one.load_official(state))
@@ -527,13 +527,13 @@ def test_an_official_file_with_tensors_absent_unknown_or_misshapen_is_refused_an
     config = dict(model.config)
     name, other = "stages.2.attns.3.proj_k.weight", "stages.3.mlps.1.chunk.linear2.bias"
     absent = {k: v for k, v in state.items() if k not in (name, other)}
-    with pytest.raises(ValueError, match=rf"best\.pth.*{edition} edition \({len(state)}\) 2 absent, e\.g\. {name}"):
+    with pytest.raises(ValueError, match=rf"best\.pth .*{edition} edition: of {len(state)} tensors 2 absent, e\.g\. {name}"):
         model.load_official(absent, "best.pth")
     with pytest.raises(ValueError, match=r"1 unknown, e\.g\. extra\.weight"):
         model.load_official(state | {"extra.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=rf"1 of another shape, e\.g\. {name}, \(64, 64\) for \(64, 64, 1, 1\)"):
+    with pytest.raises(ValueError, match=rf"1 of another shape, e\.g\. {name} has \(64, 64\), expected \(64, 64, 1, 1\)"):
         model.load_official(state | {name: state[name][..., 0, 0]})
-    with pytest.raises(ValueError, match="no state dict"):
+    with pytest.raises(ValueError, match="holds no tensors by name"):
         model.load_official({"epoch": 3})
     assert model.config == config
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -566,14 +566,16 @@ def test_an_imagenet_file_of_the_backbone_loads_all_but_reference_points_and_hea
         {"model": state | {"cls_head.weight": torch.zeros(1000, 128), "cls_head.bias": torch.zeros(1000)}}, tmp_path / "d.pth"
     )
     model = DelegateTransformer(size=96, gate="soft", **SMALL)
+    before = copy.deepcopy(model.state_dict())
     report = model.load_backbone(tmp_path / "d.pth")
-    assert {k for names in report.loaded.values() for k in names} | set(report.fresh) == model.state_dict().keys()
+    assert set(report.fresh) == {k for k, v in model.state_dict().items() if torch.equal(v, before[k])}
     new = ("hst_head.", "histogram.", "class_heads.")
     assert all(".ref_point14." in k or ".ref_gate." in k or k.startswith(new) for k in report.fresh)
     assert report.ignored["cls_head.weight"] == "of the head"
     assert torch.equal(model.stages[2].attns[3].rpe_table, state["stages.2.attns.3.rpe_table"])
     said = str(report)
-    assert f"{len(report.loaded)} of {len(state) + 2} tensors loaded from {tmp_path / 'd.pth'}" in said
+    assert said.startswith(f"{len(report.loaded)} tensors loaded from {tmp_path / 'd.pth'}: ")
+    assert len(report.loaded) + len(report.ignored) == len(state) + 2
     assert "stages.*.attns.*.ref_point14.weight (3)" in said
     assert model.config["reference_mode"] == "per_sample"  # start weights change no mode
 
@@ -597,6 +599,15 @@ def test_a_delegate_transformer_official_or_ours_is_a_start_as_well(tmp_path):
     )
 
 
+def test_what_start_weights_are_for_is_all_before_the_head_frozen_or_not():
+    model = DelegateTransformer(gate="soft", **TINY)
+    head = ("hst_head.", "histogram.", "class_heads.")
+    expected = [id(p) for name, p in model.named_parameters() if not name.startswith(head)]
+    for trained in (True, False):
+        model.requires_grad_(trained)
+        assert [id(p) for p in model.pretrained_parameters()] == expected
+
+
 def test_the_first_block_of_swin_computes_here_as_in_timm():
     torch.manual_seed(0)
     swin = timm.models.SwinTransformer(
@@ -618,16 +629,17 @@ def test_the_first_block_of_swin_computes_here_as_in_timm():
     assert torch.equal(model.stages[2].attns[3].proj_k.weight[:, :, 0, 0], qkv[64:128])
     assert any(name.startswith("down_projs.") for name in report.fresh)
     assert report.ignored["layers.1.downsample.reduction.weight"] == "Swin goes from stage to stage in another way"
-    assert report.loaded.keys() | report.ignored.keys() == swin.state_dict().keys()
+    assert {*report.loaded} | report.ignored.keys() == swin.state_dict().keys()
+    assert not {*report.loaded} & report.ignored.keys()
 
 
 def test_start_weights_of_another_network_are_refused(tmp_path):
     model = DelegateTransformer(**TINY)
     with pytest.raises(ValueError, match=r"no weights of DAT.*conv1\.weight"):
         model.load_backbone({"conv1.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"tensors have another shape than here, e\.g\."):
+    with pytest.raises(ValueError, match=r"of this configuration: .* of another shape, e\.g\. .* has .*, expected"):
         model.load_backbone(official_state("SPAQ", **{**SMALL, "window": 3, "depths": (2, 2, 2, 2)}))
-    with pytest.raises(ValueError, match=r"unknown, e\.g\. stages\.2\..*another configuration"):
+    with pytest.raises(ValueError, match=r"this configuration: .* unknown, e\.g\. stages\.2\."):
         model.load_backbone(official_state("SPAQ", **{**SMALL, "window": 2}))
     state = official_state("SPAQ", **{**SMALL, "window": 2, "depths": (2, 2, 2, 2)})
     with pytest.raises(ValueError, match=r"1 absent, e\.g\. cls_norm\.norm\.bias"):

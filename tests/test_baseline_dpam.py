@@ -226,8 +226,8 @@ def test_weights_go_to_the_published_form_and_back(wrapper, prefix):
     state = {prefix + name: tensor for name, tensor in source.to_official().items()}
     target = small(seed=2)
     report = target.load_official(state if wrapper is None else {wrapper: state, "epoch": 7}, source="dpam.pth")
-    assert str(report).startswith(f"{len(state)} tensors (block1.")
-    assert str(report).endswith("loaded from dpam.pth")
+    assert str(report).startswith(f"{len(state)} tensors loaded from dpam.pth: vit.cls_token, ")
+    assert "\n" not in str(report)
     for name, tensor in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], tensor), name
 
@@ -252,7 +252,7 @@ def test_an_odd_weight_file_is_refused_by_name_and_count():
     before = {name: tensor.clone() for name, tensor in state.items()}
     count = len(state)
     missing = {name: tensor for name, tensor in state.items() if not name.startswith("dyd2.")}
-    with pytest.raises(ValueError, match=rf"a\.pth: of the {count} tensors of DPAM 15 absent, e\.g\. dyd2\.Block1\.0\.bias"):
+    with pytest.raises(ValueError, match=rf"a\.pth does not fit DPAM: of {count} tensors 15 absent, e\.g\. dyd2\.bias"):
         net.load_official(missing, source="a.pth")
     with pytest.raises(
         ValueError, match=r"1 unknown, e\.g\. extra; 1 of another shape, e\.g\. conv1\.bias has \(5,\), expected"
@@ -316,10 +316,10 @@ def test_start_weights_are_loaded_and_all_others_left_alone(tmp_path):
     assert len(report.loaded) == len(state)
     assert {"vit.head.weight", "conv1.weight"} <= set(report.fresh)
     assert len(report.loaded) + len(report.fresh) == len(before)
-    assert f"{len(state)} tensors (vit.blocks.0." in str(report)
-    assert f"{len(report.fresh)} tensors (block1." in str(report)
+    assert str(report).startswith(f"{len(state)} tensors loaded from {tmp_path / 'vit.pth'}: cls_token, pos_embed, ")
+    assert f"\n  {len(report.fresh)} of the network not in it, left as they were: vit.head.weight, " in str(report)
     for name, tensor in net.state_dict().items():
-        expected = donor.state_dict()[name] if name in report.loaded else before[name]
+        expected = before[name] if name in report.fresh else donor.state_dict()[name]
         assert torch.equal(tensor, expected), name
 
 
@@ -333,13 +333,13 @@ def test_start_weights_may_be_of_another_dpam_or_have_another_classifier():
         "head.weight": "of another shape, and no score depends on it",
         "pre_logits.fc.bias": "no part of the network",
     }
-    assert "1 tensors (pre_logits.fc.bias) ignored, no part of the network" in str(report)
+    assert "\n  1 ignored, no part of the network: pre_logits.fc.bias\n" in str(report)
 
 
 def test_odd_start_weights_are_refused(tmp_path):
     net = small()
     state = net.vit.state_dict()
-    with pytest.raises(ValueError, match=r"of the 28 tensors of the transformer 12 absent, e\.g\. blocks\.1\."):
+    with pytest.raises(ValueError, match=r"fit the transformer of DPAM: of 28 tensors 12 absent, e\.g\. blocks\.1\."):
         net.load_backbone({name: tensor for name, tensor in state.items() if not name.startswith("blocks.1.")})
     with pytest.raises(ValueError, match=r"1 of another shape, e\.g\. pos_embed has \(1, 50, 32\), expected \(1, 17, 32\)"):
         net.load_backbone({**state, "pos_embed": torch.zeros(1, 50, 32)})
@@ -892,7 +892,10 @@ def test_no_score_depends_on_the_last_blocks_of_the_transformer():
         assert not torch.equal(net(**inputs), before)
     frozen = {name.split(".")[1] + "." + name.split(".")[2] for name, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {"blocks.2", "norm.weight", "norm.bias", "head.weight", "head.bias"}
-    assert len(net.pretrained_parameters()) == 28
+    trained = net.pretrained_parameters()
+    assert len(trained) == 28
+    net.requires_grad_(False)
+    assert [id(p) for p in net.pretrained_parameters()] == [id(p) for p in trained]
 
 
 # --- What is mended

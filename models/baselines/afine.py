@@ -18,9 +18,8 @@ import math
 import pickle
 import re
 import zipfile
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,7 +30,8 @@ import torch.nn.functional as F
 from scipy.optimize import curve_fit
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError, read_state
+from models.backbone import read_state
+from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import Preprocess, check_picture
 
 POSITIONS = ("grid", "sequence")
@@ -67,28 +67,6 @@ ITERATIONS = 40_000  # of each stage
 ADAMW = {"betas": (0.9, 0.99), "weight_decay": 1e-3}
 _CYCLES = (1.0, 0.5, 0.5, 0.5)  # of the learning rate: height of each, all of one length
 _RATE_FLOOR = 1e-8
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What came out of a weight file; ``str`` gives one line.
-
-    Attributes:
-        source: The file, in words.
-        loaded: Names of the tensors that were copied into the network.
-        ignored: Names of all others, with the reason.
-    """
-
-    source: str
-    loaded: tuple[str, ...] = ()
-    ignored: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded from {self.source}"]
-        for reason, count in Counter(self.ignored.values()).items():
-            names = [name for name, why in self.ignored.items() if why == reason]
-            parts.append(f"{count} ignored, {reason} ({', '.join(names[:3])}{', ...' if count > 3 else ''})")
-        return "; ".join(parts)
 
 
 class AFine(nn.Module):
@@ -363,7 +341,8 @@ class AFine(nn.Module):
     def fit_naturalness_map(self, raw: Tensor, mos: Tensor) -> None:
         """Give the naturalness map its start values before stage 3, by least squares against ratings.
 
-        Also what makes N of use where stage 1 is the whole training.
+        Also what makes N of use where stage 1 is the whole training. Center and width are bounded by the spread of ``raw``: where
+        it says nothing of the ratings, the curve would else become so flat that all pictures score alike.
 
         Args:
             raw: ``raw_naturalness`` of training pictures, shape (N, outputs).
@@ -376,7 +355,7 @@ class AFine(nn.Module):
             raise ValueError(f"raw and mos must have shape (N, {self.outputs}), got {tuple(raw.shape)} and {tuple(mos.shape)}")
 
         def curve(x: np.ndarray, center: float, width: float) -> np.ndarray:
-            return 2 * _LIMIT / (1 + np.exp(-np.clip((x - center) / (abs(width) + _EPS), -700, 700))) - _LIMIT
+            return 2 * _LIMIT / (1 + np.exp(-np.clip((x - center) / (width + _EPS), -700, 700))) - _LIMIT
 
         for number in range(self.outputs):
             rated = mos[:, number].isfinite()
@@ -384,11 +363,13 @@ class AFine(nn.Module):
             if len(n) < 3 or np.ptp(n) == 0:
                 raise ValueError(f"output {number}: {len(n)} rated pictures; the map needs 3 or more, not all alike")
             try:
-                (center, width), _ = curve_fit(curve, n, target, (n.mean(), n.std() / 4), maxfev=10_000)
+                span = np.ptp(n)
+                bounds = ((n.min() - span, 1e-3 * n.std()), (n.max() + span, 10 * span))
+                (center, width), _ = curve_fit(curve, n, target, (n.mean(), n.std() / 4), bounds=bounds, max_nfev=10_000)
             except RuntimeError as error:
                 raise ValueError(f"output {number}: no naturalness map could be fitted to {len(n)} ratings") from error
             with torch.no_grad():
-                self.natural_map.center[number], self.natural_map.width[number] = center, abs(width)
+                self.natural_map.center[number], self.natural_map.width[number] = center, width
 
     # --- Weights
 
@@ -407,7 +388,7 @@ class AFine(nn.Module):
         Raises:
             ValueError: If a group or a tensor is absent, unknown or of another shape; names it.
         """
-        groups = _unwrapped(state)
+        groups = unwrapped(state, source)
         absent, unknown = [g for g in GROUPS if g not in groups], [str(g) for g in groups if g not in GROUPS]
         if absent or unknown:
             raise ValueError(
@@ -417,11 +398,10 @@ class AFine(nn.Module):
         copies, ignored = [], {}
         for number in range(self.outputs):
             for group, own in self._official_view(number).items():
-                found, unused = _matched(
-                    own, _unwrapped(groups[group]), f"{source}, group {group}", _UNUSED if group == "finetuned_clip" else ()
-                )
+                found = unwrapped(groups[group], f"{source}, group {group}")
+                unused = _checked(found, own, source, f"A-FINE, group {group}", _UNUSED if group == "finetuned_clip" else ())
                 ignored |= {f"{group}.{name}": reason for name, reason in unused.items()}
-                copies += [(f"{group}.{name}", own[name], value) for name, value in found.items()]
+                copies += [(f"{group}.{name}", tensor, found[name]) for name, tensor in own.items()]
         for name, own, value in copies:  # only when all has been checked, so that nothing is loaded by half
             if name.endswith((".mean", ".std")):
                 if not value.is_meta and not torch.allclose(value.float(), own, atol=1e-6):
@@ -437,7 +417,7 @@ class AFine(nn.Module):
             self.config |= {"native": True, "position": "sequence", "exponent_limit": None}
             self.tower.position = "sequence"
         names = dict.fromkeys(name for name, _, _ in copies if name not in ignored)
-        return LoadReport(source, tuple(names), ignored)
+        return LoadReport(source, list(names), ignored)
 
     def to_official(self, output: int = 0, others: Mapping[str, Any] | None = None) -> dict[str, dict[str, Tensor]]:
         """The weights as the authors' code loads them: six groups of named tensors.
@@ -449,7 +429,7 @@ class AFine(nn.Module):
         """
         groups = {group: {k: v.clone() for k, v in own.items()} for group, own in self._official_view(output).items()}
         clip = groups["finetuned_clip"]
-        given = {} if others is None else _openai_names(_unwrapped(others))
+        given = {} if others is None else _openai_names(unwrapped(others, "the state of the others"))
         device = self.k.device
         for name, shape in _unused_layout(self.config["width"]).items():
             clip[name] = given[name].clone() if name in given else torch.zeros(shape, device=device)
@@ -470,18 +450,14 @@ class AFine(nn.Module):
             ValueError: If it cannot be read, or a tensor is absent, unknown or of another shape; names it.
             UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere.
         """
-        if weights is None:
-            source, state = f"{HUB_NAME} of timm's hub", _from_hub()
-        elif isinstance(weights, Mapping):
-            source, state = "the given state", weights
-        else:
-            source, state = str(weights), _read(Path(weights))
+        source, state = _from_hub() if weights is None else opened(weights, "CLIP ViT-B/32", _read)
         own = {f"visual.{name}": value for name, value in self.tower.state_dict().items()}
-        found, ignored = _matched(own, _openai_names(_unwrapped(state)), source, _UNUSED + _HEADS)
+        found = _openai_names(state)
+        ignored = _checked(found, own, source, "the image side of CLIP ViT-B/32", _UNUSED + _HEADS)
         with torch.no_grad():
-            for name, value in found.items():
-                own[name].copy_(value)
-        return LoadReport(source, tuple(found), ignored)
+            for name, value in own.items():
+                value.copy_(found[name])
+        return LoadReport(source, list(own), ignored, [k for k in self.state_dict() if not k.startswith("tower.")])
 
     def _official_view(self, output: int) -> dict[str, dict[str, Tensor]]:
         """Our own tensors of one score, without copying, under the authors' names and in their shapes."""
@@ -823,42 +799,20 @@ def _unused_layout(width: int) -> dict[str, tuple[int, ...]]:
     return layout
 
 
-def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A dictionary of tensors or groups, without wrapper and DataParallel's prefix."""
-    for key in ("params", "state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"expected a dictionary of named tensors, got {type(state).__name__}")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def _matched(
-    own: Mapping[str, Tensor], state: Mapping[str, Any], source: str, unused: tuple[tuple[str, str], ...]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of ``own`` as they stand in a state, and why each other one of it is not needed.
-
-    Raises:
-        ValueError: If one is absent, unknown or of another shape; names it.
-    """
-    reasons = {
-        name: next((reason for pattern, reason in unused if re.match(pattern, name)), None) for name in state if name not in own
-    }
-    absent, unknown = [name for name in own if name not in state], [name for name, reason in reasons.items() if reason is None]
-    if absent or unknown:
-        counted = [f"{len(x)} {what}, e.g. {x[0]}" for x, what in ((absent, "absent"), (unknown, "unknown")) if x]
-        raise ValueError(f"{source}: of {len(own)} tensors expected " + "; ".join(counted))
-    for name, tensor in own.items():
-        found = tuple(state[name].shape) if isinstance(state[name], Tensor) else type(state[name]).__name__
-        if found != tuple(tensor.shape):
-            raise ValueError(f"{source}: tensor {name} has shape {found}, expected {tuple(tensor.shape)}; not a ViT-B/32?")
-    return {name: state[name] for name in own}, reasons
+def _checked(
+    found: Mapping[str, Any], own: Mapping[str, Tensor], source: str, what: str, unused: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    """Compare a state with ``own`` but for what is known not to be needed; gives the reasons for that, by name."""
+    others = [name for name in found if name not in own]
+    reasons = {name: reason for name in others for pattern, reason in unused if re.match(pattern, name)}
+    compare({name: value for name, value in found.items() if name not in reasons}, own, source, what)
+    return reasons
 
 
 def _openai_names(state: Mapping[str, Any]) -> dict[str, Any]:
     """Tensors of a CLIP model under OpenAI's names, those of the image side beginning with ``visual.``"""
     if "finetuned_clip" in state:
-        return _unwrapped(state["finetuned_clip"])
+        return unwrapped(state["finetuned_clip"], "finetuned_clip")
     if any(name.startswith("tower.") for name in state):  # our own checkpoint
         return {re.sub(r"^tower\.", "visual.", name): value for name, value in state.items()}
     if "vision_model.embeddings.class_embedding" in state:
@@ -895,23 +849,21 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named | {name: torch.cat([parts[letter] for letter in "qkv"]) for name, parts in whole.items()}
 
 
-def _from_hub() -> dict[str, Tensor]:
-    try:
-        return timm.create_model(HUB_NAME, pretrained=True, num_classes=0).state_dict()
-    except Exception as error:  # hub clients raise many kinds; every one means the same to the user
-        raise UnreachableError(
-            f"could not fetch {HUB_NAME} from timm's hub ({type(error).__name__}: {str(error)[:200]}); fetch model.safetensors "
-            f"of timm/vit_base_patch32_clip_224.openai or openai/clip-vit-base-patch32 at huggingface.co, or OpenAI's "
-            "ViT-B-32.pt, elsewhere and pass --backbone-weights FILE, or pass --random-init"
-        ) from error
+def _from_hub() -> tuple[str, dict[str, Tensor]]:
+    return fetched(
+        f"{HUB_NAME} of timm's hub",
+        lambda: timm.create_model(HUB_NAME, pretrained=True, num_classes=0).state_dict(),
+        "fetch model.safetensors of timm/vit_base_patch32_clip_224.openai or openai/clip-vit-base-patch32 at huggingface.co, "
+        "or OpenAI's ViT-B-32.pt,",
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file() or not zipfile.is_zipfile(path):
-        return read_state(path, "CLIP ViT-B/32")
+        return read_state(path, what)
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            return read_state(path, "CLIP ViT-B/32")
+            return read_state(path, what)
         try:
             return _TorchScript(archive).state()
         except Exception as error:  # a damaged archive raises nearly any kind

