@@ -64,6 +64,10 @@ def main() -> None:
     )
     add_object_arguments(parser)
     args = parse_training(parser, "SCC")
+    for name in ("prior", "object_prior"):
+        if args.preset == "published" and getattr(args, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"{flag} is for the compact preset; the published network reads --color-prior and --labels")
     maker = partial(start_model, args, "SCC") if args.preset == "published" else partial(make_model, args)
     train_branch(args, "SCC", maker)
 

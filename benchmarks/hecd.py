@@ -45,6 +45,7 @@ RECOLORINGS = {"CF": 1500, "SCC": 300}  # pictures beside HECD
 INNER_FOLDS = 5
 BOOTSTRAP = 1000  # draws of scenes, with replacement
 _COLORIZERS = ("O", "L", "I", "Z", "P")
+_FEW_SCENES = 10  # with fewer, nothing is said of the outputs of colorizers, six a scene
 
 
 def recipe(dimension: str) -> argparse.Namespace:
@@ -163,6 +164,38 @@ def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def baselines(frame: pd.DataFrame, folder: Path) -> str:
+    """What benchmarks/baselines.py kept of the published systems, as a section of the page; empty if there is nothing.
+
+    Args:
+        frame: HECD.
+        folder: Where it is kept.
+    """
+    if not (folder / "hecd_baselines.csv").is_file():
+        return ""
+    kept = pd.read_csv(folder / "hecd_baselines.csv")
+    origins = json.loads((folder / "hecd_baselines.json").read_text())
+    names = [Path(name).name for name in frame["image"]]
+    rows, commands = [], []
+    for system, part in kept.groupby("system"):
+        scores = part.set_index("image").reindex(names)[["CF", "SCC", "PR"]].to_numpy()
+        there = np.isfinite(scores).all(1)
+        found = table(frame[there].reset_index(drop=True), scores[there])
+        origin = origins[system]
+        found = found[found["images"] == "all recolorings"] if frame["scene"][there].nunique() < _FEW_SCENES else found
+        about = {"system": system, "backbone": origin["backbone"], "scenes": frame["scene"][there].nunique()}
+        rows.append(found.drop(columns=["PLCC pooled", "RMSE"]).assign(**about))
+        commands.append(f"- {system}: `{origin['command']}`; {origin['tested']}, torch {origin['torch']}\n")
+    columns = ["system", "backbone", "scenes", "dimension", "images", "n", "SRCC pooled", "SRCC within scene"]
+    return (
+        "\n## Published systems, trained here\n\n"
+        "What they are: [docs/baselines.md](../docs/baselines.md). None has the start weights of its authors, which could not "
+        "be had:\nthe column *backbone* says what it started from, and the rows say nothing of what the published systems can "
+        "do.\nNo network is tested on a scene that it was trained on; *scenes* is how many it is tested on.\n\n"
+        f"{pd.concat(rows)[columns].to_markdown(index=False, floatfmt='.2f')}\n\n{''.join(commands)}"
+    )
+
+
 def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
     """HECD, and the three scores of each picture by networks that have not seen its scene."""
     frame = load_data([args.hecd, Path(f"{args.recolorings}:{max(RECOLORINGS.values())}")], "PR", (-1, 1))
@@ -213,6 +246,7 @@ def main() -> None:
     print(text)
     if not args.write:
         return
+    beside = {dimension: f"and {count:,} recolorings" for dimension, count in RECOLORINGS.items()}
     page = (
         "# Agreement with people on HECD, one scene left out\n\n"
         f"Predictions, in hecd_predictions.csv, by\n\n```\n{origin['command']}\n```\n\nand the table from them by "
@@ -222,7 +256,10 @@ def main() -> None:
         "Other metrics beside them, with and without the original, and the predictor that knows the method only: "
         "[hecd_metrics.md](hecd_metrics.md).\n\n"
         f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"
-        + "".join(f"- {dimension}: `{words}`\n" for dimension, words in RECIPES.items())
+        + "".join(
+            f"- {dimension}: `{words}`, on HECD {beside.get(dimension, 'alone')}\n" for dimension, words in RECIPES.items()
+        )
+        + baselines(frame, folder)
     )
     write_atomic(folder / "hecd.md", page)
     if not args.reuse:

@@ -52,8 +52,8 @@ _READING = """What it says, with 15 scenes and one seed:
   it reaches 0.22; with the prior of another picture, or of no picture, nothing is left (-0.06, -0.01).
 - On the hue changes that HECD planted, a shuffled or unconditional prior does about as well as the true one: there, how far a
   color is from usual colors tells as much as what the thing is.
-- Categories add nothing here, and cost agreement of pictures pooled: six of the 15 scenes show no object of COCO's, so that
-  having one tells the scene.
+- Categories add nothing here, and cost agreement of pictures pooled, perhaps because six of the 15 scenes show no object of
+  COCO's, so that having one tells the scene.
 - The global path finds the planted hue changes without any prior. Without the colors of the picture nothing is found.
 """
 _RESULTS = Path(__file__).parent / "prior_ablation.json"

@@ -3,6 +3,7 @@
     python data/build_color_prior.py IMAGES LABELS -o prior.npz                              # boxes or polygons, YOLO rows
     python data/build_color_prior.py IMAGES LABELS --polygons POLYGONS -o prior.npz --check  # masks where there are any
     python data/build_color_prior.py IMAGES LABELS -o prior.npz --json color_.json           # for the published network
+    python data/build_color_prior.py IMAGES LABELS -o prior.npz --check-page page.md         # the check as Markdown
 
 LABELS and POLYGONS hold a file for each picture, ``a/b.txt`` or ``b.txt`` for ``a/b.jpg``; one that is missing or empty means
 no objects. Classes are those of COCO-80, from 0; a folder that uses the numbers of COCO's annotation files, 1 to 90, is known
@@ -13,8 +14,9 @@ pictures say of its category, and never kept, so their number is not bounded by 
 [0, 255] within the objects of that class; the scale of the published file is not known. In both, an object of 100 pixels or
 more, in the picture reduced to 224x224, counts as one and a smaller one in proportion.
 
-``--check`` holds out each fifth of the pictures and prints how often their objects are taken for unusual, and how well the
-measures tell them from the same objects in wrong colors.
+``--check`` holds out each fifth of the pictures and prints how often their objects are taken for unusual, how well the measures
+tell them from the same objects in other colors, and what is lost where only the box of an object is known. Of the shipped prior
+this is benchmarks/object_prior.md.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ from data.labels import (
     CLASSES,
     COCO_NAMES,
     CURVE,
+    ELLIPSE,
     LabeledObject,
     LabelError,
     ObjectLabels,
@@ -48,6 +51,7 @@ from data.labels import (
     write_color_curves,
 )
 from data.recolor import from_lab, to_lab
+from data.splits import excluded_names
 from models.color_prior import ab_bins
 from models.object_prior import (
     ALL,
@@ -58,18 +62,25 @@ from models.object_prior import (
     SIGNED,
     SIZE,
     SMOOTHING,
+    UNUSUAL,
     Evidence,
     Labeled,
     ObjectPrior,
     measure,
     observe,
+    reason,
+    sliced_wasserstein,
 )
 from models.preprocessing import Preprocess
 from utils.color import lab_to_rgb, rgb_to_lab
+from utils.engine import command_line
+from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
 
 _FOLDS = 5
 _FEWEST_SHOWN = 8  # objects of a category that --check gives a line of its own
+_DULL = 10  # chroma, CIELAB units, below which --check counts objects apart
+_ELLIPSES = (1.0, ELLIPSE, 0.8)  # shares of a box that --check sets beside each other
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,7 +92,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--exclude",
         type=Path,
-        help="text file of pictures to leave out, one a line, by path below IMAGES or by name with or without extension",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
     )
     # prior
     parser.add_argument(
@@ -99,7 +113,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="measure on held-out fifths of the pictures; takes 10 times as long"
     )
+    parser.add_argument("--check-page", type=Path, metavar="FILE", help="--check, and write what it finds as Markdown")
     args = parser.parse_args()
+    args.check = args.check or args.check_page is not None
     for name in ("smoothing", "shrinkage"):
         if not getattr(args, name) > 0:
             parser.error(f"--{name} must be above 0, got {getattr(args, name):g}")
@@ -174,27 +190,6 @@ class LabeledPictures:
         kept = [(category, mask) for category, mask in masks if mask.sum() >= MIN_PIXELS]
         levels = (rgb * 255).round().to(torch.uint8)
         return Picture(levels, rgb_to_lab(rgb[None])[0], kept, len(masks) - len(kept))
-
-
-def excluded_names(file: Path, names: list[str]) -> tuple[set[str], int]:
-    """The pictures that a text file names, by path, by file name, or by file name without extension.
-
-    Returns:
-        Those of ``names``, and how many lines name none of them. Blank lines and lines that start with ``#`` do not count.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}; expected a text file of pictures to leave out, one a line")
-    try:
-        lines = {line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error.reason}, byte {error.start}); save it as UTF-8") from error
-    wanted = {line for line in lines if line and not line.startswith("#")}
-    known_as = {name: {name, Path(name).name, Path(name).stem} & wanted for name in names}
-    return {name for name, found in known_as.items() if found}, len(wanted - set().union(*known_as.values()))
 
 
 def count(
@@ -274,8 +269,25 @@ def recolored(lab: Tensor, mask: np.ndarray, change: Callable[[np.ndarray], np.n
     return torch.from_numpy(to_lab(from_lab(changed)))
 
 
-def held_out(pictures: LabeledPictures, used: list[str], smoothing: float, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles of the objects of each fifth of the pictures, under the prior of the other four.
+@dataclass(frozen=True)
+class Judged:
+    """Held-out objects, each as it is and in the colors of ``_VERSIONS``.
+
+    Attributes:
+        categories: Shape (N,).
+        chroma: Of the mean color of the object as it is, CIELAB units, shape (N,).
+        percentiles: Of ``MEASURES``, shape (N, 1 + V, 7).
+        named: Whether ``models.object_prior.reason`` has a word for the color, bool, shape (N, 1 + V).
+    """
+
+    categories: np.ndarray
+    chroma: np.ndarray
+    percentiles: np.ndarray
+    named: np.ndarray
+
+
+def held_out(pictures: LabeledPictures, used: list[str], smoothing: float, shrinkage: float) -> Judged:
+    """The objects of each fifth of the pictures, compared with the prior of the other four.
 
     Args:
         pictures: The source.
@@ -283,16 +295,12 @@ def held_out(pictures: LabeledPictures, used: list[str], smoothing: float, shrin
         smoothing: Of the prior, CIELAB units.
         shrinkage: Of the prior, objects.
 
-    Returns:
-        Category of each object, shape (N,), and percentiles of ``MEASURES`` of it as it is and in each of ``_VERSIONS``, shape
-        (N, 1 + V, 7).
-
     Raises:
         ValueError: If there are fewer pictures than fifths.
     """
     if len(used) < _FOLDS:
         raise ValueError(f"--check needs at least {_FOLDS} pictures with objects, got {len(used)}")
-    categories, percentiles = [], []
+    categories, chroma, percentiles, named = [], [], [], []
     for fold in range(_FOLDS):
         kept = [name for number, name in enumerate(used) if number % _FOLDS != fold]
         evidence = Evidence(smoothing, shrinkage)
@@ -305,31 +313,91 @@ def held_out(pictures: LabeledPictures, used: list[str], smoothing: float, shrin
                 versions = [lab, *(recolored(lab, mask, change) for change in _VERSIONS.values())]
                 compared = [prior.compare(version, mask, category) for version in versions]
                 categories.append(category)
+                chroma.append(np.hypot(compared[0]["a"], compared[0]["b"]))
                 percentiles.append([[c[f"{name}, percentile"] for name in MEASURES] for c in compared])
-    return np.array(categories), np.array(percentiles)
+                named.append([reason(category, c) != "" for c in compared])
+    return Judged(*map(np.array, (categories, chroma, percentiles, named)))
 
 
-def check_table(categories: np.ndarray, percentiles: np.ndarray) -> str:
-    """What ``held_out`` found, in words and numbers."""
-    low, high = percentiles[:, 0] < 5, percentiles[:, 0] > 95
-    distance = np.abs(percentiles - 50)  # unusual at both ends where a measure has a sign
+def check_text(judged: Judged) -> str:
+    """What ``held_out`` found, in tables."""
+    low, high = judged.percentiles[:, 0] < 5, judged.percentiles[:, 0] > 95
+    distance = np.abs(judged.percentiles - 50)  # unusual at both ends where a measure has a sign
     signed = [name in SIGNED for name in MEASURES]
-    unusual = np.where(signed, distance, percentiles)
+    unusual = np.where(signed, distance, judged.percentiles)
 
     def aucs(of: np.ndarray, version: int) -> dict[str, float]:
         return {name: _auc(unusual[of, 0, m], unusual[of, version, m]) for m, name in enumerate(MEASURES)}
 
-    everything = np.ones(len(categories), bool)
+    everything = np.ones(len(judged.categories), bool)
     calibration = pd.DataFrame({"above 95": high.mean(0), "below 5": low.mean(0)}, index=MEASURES).T
+    dull = judged.chroma < _DULL
+    parts = {"all": everything, f"chroma below {_DULL}": dull, f"chroma {_DULL} and up": ~dull}
+    named = pd.DataFrame(
+        {f"{label} ({of.sum()})": judged.named[of].mean(0) for label, of in parts.items() if of.any()},
+        index=["as it is", *_VERSIONS],
+    )
     overall = pd.DataFrame({version: aucs(everything, v) for v, version in enumerate(_VERSIONS, start=1)}).T
-    counts = np.bincount(categories, minlength=len(COCO_NAMES))
+    counts = np.bincount(judged.categories, minlength=len(COCO_NAMES))
     large = [c for c in counts.argsort(kind="stable")[::-1] if counts[c] >= _FEWEST_SHOWN]
-    each = pd.DataFrame({f"{COCO_NAMES[c]} ({counts[c]})": aucs(categories == c, 2) for c in large}).T
+    each = pd.DataFrame({f"{COCO_NAMES[c]} ({counts[c]})": aucs(judged.categories == c, 2) for c in large}).T
     return (
-        f"{len(categories)} held-out objects: share with a percentile\n{calibration.to_string(float_format='%.3f')}\n\n"
+        f"{len(judged.categories)} held-out objects: share with a percentile\n{calibration.to_string(float_format='%.3f')}\n\n"
+        f"share whose color is worth a word, from a percentile of {UNUSUAL:g} on, by the chroma of the mean color as it is\n"
+        f"{named.to_string(float_format='%.2f')}\n\n"
         f"AUC of the percentiles, real objects against the same in another color (0.5: not told apart)\n"
         f"{overall.to_string(float_format='%.2f')}\n\n"
         f"the same by category, {list(_VERSIONS)[1]}\n{each.to_string(float_format='%.2f')}"
+    )
+
+
+def shape_text(pictures: LabeledPictures, used: list[str]) -> str:
+    """How far the colors of what a box holds are from those of the polygon, in a table; empty without polygons."""
+    rows = []
+    for name in used:
+        lab = pictures.read(name).lab
+        for thing in pictures.objects(name):
+            if thing.polygon is None:
+                continue
+            shapes = _in_box(thing)
+            of_polygon, *others = (observe(lab, object_mask(shape, SIZE, SIZE)) for shape in (thing, *shapes.values()))
+            if of_polygon is not None and None not in others:
+                colors = of_polygon.histogram.sum(0)
+                distances = [sliced_wasserstein(colors, seen.histogram.sum(0)) for seen in others]
+                rows.append(dict(zip(shapes, distances, strict=True)))
+    if not rows:
+        return ""
+    return (
+        f"distance of the colors of a box from those of the polygon: sliced Wasserstein, CIELAB units, {len(rows)} objects\n"
+        f"{pd.DataFrame(rows).agg(['mean', 'median']).T.to_string(float_format='%.2f')}"
+    )
+
+
+def _in_box(thing: LabeledObject) -> dict[str, LabeledObject]:
+    """What may stand for an object of which only the box is known."""
+    x, y, width, height = thing.box
+    corners = np.array([(x + i * width, y + j * height) for i, j in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))])
+    shapes = {"whole box": replace(thing, polygon=corners)}
+    for share in _ELLIPSES:
+        box = (x, y, width * share / ELLIPSE, height * share / ELLIPSE)
+        shapes[f"ellipse in {share:g} of it"] = replace(thing, box=box, polygon=None)
+    return shapes
+
+
+def check_page(judged: Judged, text: str) -> str:
+    """A page of what the check printed, with what to read from it."""
+    tails = np.concatenate(((judged.percentiles[:, 0] > 95).mean(0), (judged.percentiles[:, 0] < 5).mean(0)))
+    real, turned = (100 * judged.named[:, version].mean() for version in (0, 2))
+    return (
+        f"# The object prior\n\nMade by\n\n```\n{command_line()}\n```\n\ntorch {torch.__version__}. Each fifth of the pictures "
+        "is held out, and its objects are compared with the prior of the other four.\n\n"
+        "- Percentiles are what they say if 5 % of the objects lie above 95 and 5 % below 5. By measure, "
+        f"{100 * tails.min():.1f} to {100 * tails.max():.1f} % do.\n"
+        f"- The color of {real:.0f} % of the objects is worth a word as they are, and of {turned:.0f} % with their hue turned "
+        "by 180 degrees. Near gray no hue is wrong, and of kinds that may have any color none is unusual.\n"
+        "- An AUC below 0.5 says that the change made objects more usual. Objects of one picture are alike, so that the rows "
+        "of single categories are less sure than their numbers suggest. The changes are planted: colorizers make others.\n\n"
+        f"```\n{text}\n```\n"
     )
 
 
@@ -375,11 +443,11 @@ def main() -> None:
     try:
         pictures = LabeledPictures(args.images, args.labels, args.polygons)
         names = pictures.listed.names
-        excluded, unknown = excluded_names(args.exclude, names) if args.exclude else (set(), 0)
+        excluded, unknown = excluded_names(names, args.exclude)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     if unknown:
-        print(f"{args.exclude}: {unknown} lines name no picture in {args.images}")
+        print(f"{unknown} names of --exclude are of no picture in {args.images}")
     for folder, coco91 in zip(pictures.folders, pictures.coco91, strict=True):
         if coco91:
             print(f"{folder.folder}: classes are the numbers of COCO's annotation files, 1 to 90; converted to 0 to 79")
@@ -389,9 +457,9 @@ def main() -> None:
     unused["pictures excluded"] = len(excluded)
     for error in unreadable:
         print(f"left out: {error}")
-    unused = {reason: number for reason, number in unused.items() if number}
-    for reason, number in unused.items():
-        print(f"left out: {number} {reason}")
+    unused = {why: number for why, number in unused.items() if number}
+    for why, number in unused.items():
+        print(f"left out: {number} {why}")
     if not used:
         raise SystemExit(f"error: none of {len(names)} pictures in {args.images} shows an object; check {args.labels}")
     about = {
@@ -415,9 +483,13 @@ def main() -> None:
     print(category_table(evidence))
     if args.check:
         try:
-            print(f"\n{check_table(*held_out(pictures, used, args.smoothing, args.shrinkage))}")
+            judged = held_out(pictures, used, args.smoothing, args.shrinkage)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
+        text = "\n\n".join(filter(None, (check_text(judged), shape_text(pictures, used))))
+        print(f"\n{text}")
+        if args.check_page is not None:
+            write_atomic(args.check_page, check_page(judged, text))
     size = args.output.stat().st_size / 1e6
     print(f"\n{about['objects']} objects in {len(used)} pictures, {size:.2f} MB in {args.output}")
     if unreadable:

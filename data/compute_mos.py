@@ -27,7 +27,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
-from data.table import csv_lines, finite_number, separator_hint
+from data.table import csv_rows, finite_number, separator_hint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 from utils.ratings import (
@@ -128,7 +128,7 @@ def read_ratings(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read as described; the error names the line.
     """
-    header, rows = _read_rows(path)
+    header, rows = csv_rows(path, "rating")
     _require(header, (rater, image, score, *([session] if session else [])), path, "--rater, --image, --score, --session")
     if session is None and "session" in header and "session" not in (rater, image, score):
         session = "session"
@@ -170,7 +170,7 @@ def read_pairs(path: Path) -> tuple[list[str], np.ndarray, int]:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read as described; the error names the line.
     """
-    header, rows = _read_rows(path)
+    header, rows = csv_rows(path, "choice")
     _require(header, ("winner", "loser"), path, "winner, loser and, if there were ties, tie")
     choices = []
     for line, row in rows:
@@ -302,7 +302,7 @@ def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
             f"no mean_zscores.csv with {HECD_RAW} beside it in {root} or below; fetch HECD with: python data/hecd.py {root} "
             f"(source: {HECD_URL})"
         )
-    header, rows = _read_rows(raw)
+    header, rows = csv_rows(raw, "trial")
     _require(header, ("ID", "SurNum", "File1", "Score1", "File2", "Score2"), raw, "ID, SurNum, File1, Score1, File2, Score2")
     trials = []
     for line, row in rows:
@@ -314,7 +314,7 @@ def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
         if first[0].endswith("_gt.jpg") or not second[0].endswith("_gt.jpg"):
             raise ValueError(f"{raw}, line {line}: expected one original (_gt.jpg) and a recoloring, got {row}")
         trials.append((row["ID"], row["SurNum"], second[0].removesuffix("_gt.jpg"), first[0], first[1], second[1]))
-    header, rows = _read_rows(published)
+    header, rows = csv_rows(published, "image")
     _require(header, ("Recolour File", "Mean zScore"), published, "Recolour File, Mean zScore")
     z = {
         row["Recolour File"]: finite_number(row["Mean zScore"], f"{published}, line {line}: Mean zScore is")
@@ -468,20 +468,6 @@ def _raters(once: pd.DataFrame, recovery: Recovery | None, screened: dict[str, s
         frame.loc[frame["n"] < 2, ["bias", "inconsistency"]] = np.nan
     frame["screened"] = frame.index.map(lambda rater: screened.get(rater, ""))
     return frame.reset_index()
-
-
-def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header of a CSV file, and its rows with their line numbers."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    lines = csv_lines(path)
-    if len(lines) < 2:
-        raise ValueError(f"{path} has no rows, expected a header and a line for each rating or choice")
-    header = lines[0][1]
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{separator_hint(header)}")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
 
 
 def _require(header: list[str], names: tuple[str, ...], path: Path, how: str) -> None:

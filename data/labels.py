@@ -42,10 +42,9 @@ COCO_NAMES = tuple(name.strip() for name in _COCO.split(","))  # COCO-80, in the
 _COCO91_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _COCO91 = [number for number in range(1, 91) if number not in _COCO91_GAPS]
 
-# What a box without a polygon shows: the ellipse inscribed in the box of this share of its width and height. On 1,261 objects
-# of COCO that have polygons, the colors of the whole box are 3.2 CIELAB units (mean sliced Wasserstein distance) and 0.13 nats
-# (mean KL divergence) from those of the polygon, of the inscribed ellipse 2.6 and 0.11, of this one 2.4 and 0.10.
-_ELLIPSE = 0.9
+# What a box without a polygon shows: the ellipse inscribed in the box of this share of its width and height. How near its
+# colors are to those of the polygon, beside other shares and the whole box, is in benchmarks/object_prior.md.
+ELLIPSE = 0.9
 
 _BOX = ("x center", "y center", "width", "height")
 _ROW = f"expected the class, {', '.join(_BOX[:3])} and {_BOX[3]} as plain numbers with spaces between"
@@ -199,9 +198,8 @@ def object_mask(thing: LabeledObject, height: int, width: int) -> np.ndarray:
 
     Returns:
         True where the center of a pixel is inside the polygon by the even-odd rule or, without a polygon, inside an ellipse
-        of 0.9 of the box, bool, shape (H, W). The ellipse has colors nearer to those of the polygon than the box has: on
-        1,261 objects of COCO 2.4 in place of 3.2 CIELAB units of sliced Wasserstein distance. All false for an object
-        outside of the picture, without area, or too small to hold the center of a pixel.
+        of 0.9 of the box, whose colors are nearer to those of the object than the box's are, bool, shape (H, W). All false
+        for an object outside of the picture, without area, or too small to hold the center of a pixel.
     """
     x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
     if thing.polygon is None:
@@ -209,8 +207,8 @@ def object_mask(thing: LabeledObject, height: int, width: int) -> np.ndarray:
         if box_width == 0 or box_height == 0:
             return np.zeros((height, width), bool)
         across, down = (x - x_center) / box_width, (y - y_center) / box_height
-        return across**2 + down[:, None] ** 2 <= (_ELLIPSE / 2) ** 2
-    # Not by Pillow, whose polygons hold all pixels that the outline touches: on COCO 13 % more, 40 % more below 200 pixels.
+        return across**2 + down[:, None] ** 2 <= (ELLIPSE / 2) ** 2
+    # Not by Pillow, whose polygons hold all pixels that the outline touches, also those that mostly show what is behind.
     x1, y1 = thing.polygon.T
     x2, y2 = np.roll(x1, -1), np.roll(y1, -1)
     edge, row = np.nonzero((y1[:, None] <= y) != (y2[:, None] <= y))

@@ -35,6 +35,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the command above finds data/ and utils/
 
 from data.icqa2k import DIMENSIONS, SPLITS, split_folder
+from data.labels import CLASSES, CURVE, write_color_curves
 from data.make_samples import PHOTOS
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, recolor
 from utils.files import write_atomic
@@ -175,7 +176,7 @@ def make(out: Path | str) -> None:
     _clear(out)
     write_atomic(out / "README.txt", _README)
     write_atomic(out / "ATTRIBUTION.md", attribution())
-    write_atomic(out / "color_.json", json.dumps(color_table()))
+    write_color_curves(out / "color_.json", color_curves())
     for folder in (*map(split_folder, SPLITS), "labels"):
         (out / folder).mkdir(exist_ok=True)
 
@@ -255,24 +256,17 @@ def label_rows(scene: Scene) -> str:
     return "".join(rows)
 
 
-def color_table() -> dict[str, dict[str, dict[str, float]]]:
-    """By class, channel and 8-bit value, the share of the pixels in the boxes of that class in the photographs.
+def color_curves() -> np.ndarray:
+    """Of the pixels in the boxes of each class in the photographs, the share of each 8-bit level by channel, shape (81, 768).
 
     A pixel in two boxes counts twice.
     """
-    counts: dict[int, np.ndarray] = {}
+    counts = np.zeros((CLASSES, 3, CURVE // 3))
     for scene in SCENES:
         for coco_class, x0, y0, x1, y1 in scene.boxes:
             pixels = _read_photo(scene.photo)[y0:y1, x0:x1].reshape(-1, 3)
-            histograms = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])  # (3, 256)
-            counts[coco_class] = counts.get(coco_class, 0) + histograms
-    return {
-        str(coco_class): {
-            name: {str(value): round(int(n) / int(channel.sum()), 8) for value, n in enumerate(channel) if n}
-            for name, channel in zip("rgb", counts[coco_class], strict=True)
-        }
-        for coco_class in sorted(counts)
-    }
+            counts[coco_class] += [np.bincount(channel, minlength=CURVE // 3) for channel in pixels.T]
+    return (counts / np.maximum(counts.sum(2, keepdims=True), 1)).reshape(CLASSES, CURVE)
 
 
 def attribution() -> str:

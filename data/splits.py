@@ -1,12 +1,18 @@
-"""Which scenes train, validate and test: splits by source photograph, and the text file that records them."""
+"""Which scenes train, validate and test: splits by source photograph, and the text file that records them.
+
+Also which photographs a prior must not be learned from: those of scenes that will be judged.
+"""
 
 import hashlib
+import posixpath
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from data.table import load_dataset
 from utils.files import write_atomic
+from utils.images import IMAGE_EXTENSIONS
 
 PARTS = ("train", "val", "test")
 
@@ -169,6 +175,47 @@ def apply_split(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dic
     if leaked:
         raise ValueError(f"the split puts {_listing(leaked)} of the given test split outside test; write a new split")
     return _parts(frame, scenes)
+
+
+def excluded_names(names: Iterable[str], sources: Iterable[Path | str]) -> tuple[set[str], int]:
+    """Photographs to leave out, known by their file names without folder, extension and leading zeros.
+
+    Names are compared no closer than that, for copies of a photograph lie in other folders and formats, and data sets fill
+    numbers up or do not: scene 015004 of HECD is 15004.jpg of BSDS500.
+
+    Args:
+        names: The photographs there are.
+        sources: Data sets as of ``load_dataset``, whose scenes are left out, and ``.txt`` lists, a name a line, with or without
+            folder and extension; blank lines and those that start with ``#`` do not count.
+
+    Returns:
+        Those of ``names``, and how many names the sources have that none of them has.
+
+    Raises:
+        FileNotFoundError: If a source does not exist.
+        ValueError: If a source cannot be read.
+    """
+    wanted: set[str] = set()
+    for source in map(Path, sources):
+        listed = _listed(source) if source.suffix.lower() == ".txt" else load_dataset(source)["scene"]
+        wanted |= {_known_by(name) for name in listed}
+    known = {name: _known_by(name) for name in names}
+    return {name for name, by in known.items() if by in wanted}, len(wanted - set(known.values()))
+
+
+def _listed(file: Path) -> list[str]:
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}; expected a text file of pictures to leave out, one a line")
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason}, byte {error.start}); save it as UTF-8") from error
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _known_by(name: str) -> str:
+    stem, extension = posixpath.splitext(posixpath.basename(name))
+    return (stem if extension.lower() in IMAGE_EXTENSIONS else stem + extension).lstrip("0")
 
 
 def _parts(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dict[str, pd.DataFrame]:

@@ -46,7 +46,8 @@ def load_table(
     """
     path = Path(path)
     root = path.parent if root is None else Path(root)
-    header, rows = _read_csv(path)
+    header, rows = csv_rows(path, "image")
+    _check_header(header, path)
     noise_columns = _noise_columns(header)
     records = []
     seen: set[str] = set()
@@ -152,6 +153,29 @@ def csv_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise ValueError(f"{path} is not a comma-separated UTF-8 table ({error}); export it as CSV, UTF-8") from error
 
 
+def csv_rows(path: Path, kind: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header of a CSV file, and each row with its line number; of a column that is there twice, the last one.
+
+    Args:
+        path: The file.
+        kind: What a row is, for the error.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As of ``csv_lines``, without a row, or with one of another number of cells than the header.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    lines = csv_lines(path)
+    if len(lines) < 2:
+        raise ValueError(f"{path} has no rows, expected a header and a line for each {kind}")
+    header = lines[0][1]
+    for line, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{separator_hint(header)}")
+    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
+
+
 def separator_hint(cells: list[str]) -> str:
     """What to add to the error of a line with too few cells, if they are separated by something else; else empty."""
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):
@@ -180,21 +204,6 @@ def finite_number(cell: str, what: str, expected: str = "expected a number") -> 
     return value
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header, and each row with its line number."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no table {path}")
-    lines = csv_lines(path)
-    if len(lines) < 2:
-        raise ValueError(f"{path} has no rows, expected a header and one line per image")
-    header = lines[0][1]
-    _check_header(header, path)
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: expected {len(header)} cells as in the header, got {len(cells)}")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
-
-
 def _check_header(header: list[str], path: Path) -> None:
     expected = f"expected image and any of {', '.join(_COLUMNS[1:])}, at least one of {', '.join(DIMENSIONS)}"
     if len(set(header)) < len(header):
@@ -207,7 +216,7 @@ def _check_header(header: list[str], path: Path) -> None:
     used = {*_COLUMNS, *(name for names in _noise_columns(header).values() for name in names)}
     ignored = [name for name in header if name not in used]
     if ignored:
-        warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=4)
+        warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
 
 
 def relative_image(cell: str, where: str) -> str:

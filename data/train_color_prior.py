@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from data.table import load_dataset
+from data.splits import excluded_names
 from models.backbone import DEFAULT_BACKBONE, load_pretrained
 from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
@@ -186,7 +186,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="DATA",
-        help="data sets, or .txt lists, whose scenes are left out",
+        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
     )
     add("--held-out", type=float, default=0.05, help="share of the photographs to test on, and again to set percentiles on")
     add("--test-folder", nargs="+", default=[], metavar="NAME", help="folders below PHOTOS that are tested on only")
@@ -225,6 +225,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 <= args.rebalance <= 1:
         parser.error("--rebalance must lie in 0 to 1")
+    if not 0 <= args.warmup < 1:
+        parser.error("--warmup must be at least 0 and below 1")
     return args
 
 
@@ -252,40 +254,19 @@ _SETTINGS = (  # that decide where training ends up
 )
 
 
-def excluded_scenes(sources: list[Path]) -> set[str]:
-    """Names of the scenes of data sets, and of what text files list, without extensions and leading zeros.
-
-    Raises:
-        FileNotFoundError: If one is not there.
-        ValueError: If one cannot be read.
-    """
-    scenes: set[str] = set()
-    for source in sources:
-        if source.suffix.lower() == ".txt":
-            if not source.is_file():
-                raise FileNotFoundError(f"no list {source} for --exclude; expected a line for each name")
-            scenes |= {Path(line.strip()).stem for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
-        else:
-            scenes |= set(load_dataset(source)["scene"].astype(str))
-    return {_bare(scene) for scene in scenes}
-
-
-def _bare(name: str) -> str:
-    """Data sets fill numbers up with zeros or not: scene 015004 of HECD is 15004.jpg of BSDS500."""
-    return name.lstrip("0")
-
-
 def divide(args: argparse.Namespace) -> dict[str, list[str]]:
     """Names of the photographs to train on, to set percentiles on ("calibration"), and to test on.
 
     Raises:
-        ValueError: If too few are left.
+        FileNotFoundError: If there are no photographs, or a source of ``--exclude`` is not there.
+        ValueError: If such a source cannot be read, or too few photographs are left.
     """
     listed = list_images(args.photos)
-    scenes = excluded_scenes(args.exclude)
-    names = [name for name in listed.names if _bare(Path(name).stem) not in scenes]
-    if scenes:
-        print(f"{len(listed.names) - len(names)} of {len(listed.names)} photographs are excluded by name")
+    excluded, unmatched = excluded_names(listed.names, args.exclude)
+    names = [name for name in listed.names if name not in excluded]
+    if args.exclude:
+        counts = f"{len(excluded)} of {len(listed.names)} photographs are excluded by name"
+        print(f"{counts}; {unmatched} names of --exclude are of none")
     unknown = [f for f in args.test_folder if not any(name.startswith(f"{f}/") for name in names)]
     if unknown:
         raise ValueError(f"--test-folder {unknown[0]} holds no photograph below {args.photos}")
@@ -443,9 +424,10 @@ def main() -> None:
     share = list(range(len(sets["train"])))[distributed.rank() :: distributed.world_size()]
     share = share[: len(sets["train"]) // distributed.world_size()]  # as many for each process
     steps = math.ceil(len(share) / args.batch_size)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [g["lr"] for g in groups], total_steps=args.epochs * steps, pct_start=args.warmup
-    )
+    total_steps = args.epochs * steps
+    # OneCycleLR divides by the steps of the rise less one
+    warmup = args.warmup if args.warmup * total_steps != 1 else 0.999 * args.warmup
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps, pct_start=warmup)
     settings = {k: getattr(args, k) for k in _SETTINGS} | {
         "photos": str(args.photos),
         "exclude": [str(e) for e in args.exclude],

@@ -33,7 +33,7 @@ BANDS = len(LIGHTNESS_EDGES) + 1
 CATEGORIES = len(COCO_NAMES)
 ALL = CATEGORIES  # row of the prior for any category
 
-# The log-likelihood of 1,594 objects of COCO under the prior of all other pictures is best at this blur and flat from 2 to 4.
+# Chosen by the log-likelihood of objects of COCO under the prior of all other pictures, which changes little nearby.
 SMOOTHING = 4.0  # standard deviation of the blur of the histograms over ab, CIELAB units
 SHRINKAGE = 2.0  # objects that the prior of all categories counts for, in each band
 
@@ -64,8 +64,8 @@ OBJECT_COMPARISONS = (
     "objects known",  # of the category, in the photographs of the prior: how far it can be trusted
 )
 
-# Percentile, counted from either end for signed measures, that is worth a word: of held-out objects of COCO, 12 % have one as
-# they are and 40 % with their hue turned, most of the others being near gray or of a kind that may have any color.
+# Percentile, counted from either end for signed measures, that is worth a word. How many objects have one as they are, and how
+# many in another color, is in benchmarks/object_prior.md.
 UNUSUAL = 98.0
 _WORDS = {
     "chroma z": ("duller", "more colorful"),

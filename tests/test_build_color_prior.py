@@ -10,7 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from data.build_color_prior import LabeledPictures, Picture, check_table, count, excluded_names, fit, held_out, recolored
+from data.build_color_prior import (
+    Judged,
+    LabeledPictures,
+    Picture,
+    check_text,
+    count,
+    fit,
+    held_out,
+    recolored,
+    shape_text,
+)
 from data.labels import COCO_NAMES, CURVE, object_mask, read_color_curves, read_objects
 from models.color_prior import ab_bins
 from models.object_prior import ALL, MEASURES, SIZE, Evidence, ObjectPrior, measure
@@ -144,7 +154,7 @@ def test_a_run_says_what_it_left_out_and_where_the_prior_comes_from(run, photos)
         "left out: 1 pictures without objects",
         "left out: 2 objects outside of the picture or too small",
         "left out: 2 pictures excluded",
-        "skip.txt: 1 lines name no picture in",
+        "1 names of --exclude are of no picture in",
         "4 objects in 4 pictures",
     ):
         assert line in done.out, line
@@ -286,22 +296,14 @@ def test_recoloring_changes_the_object_alone(photos):
     assert changed[1:, mask].mean(1).numpy() == pytest.approx(0.5 * lab_of(RED)[1:], abs=0.5)
 
 
-def test_pictures_to_leave_out_are_named_by_path_name_or_stem(tmp_path):
-    names = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.png", "c/4.jpg"]
-    (tmp_path / "x.txt").write_bytes("\ufeffa/1.jpg\r\n2\n 3.png \n#c/4.jpg\n5\n6.jpg\n".encode())
-    assert excluded_names(tmp_path / "x.txt", names) == ({"a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.png"}, 2)
-    (tmp_path / "x.txt").write_bytes("grün".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"x\.txt is not UTF-8 text .*; save it as UTF-8"):
-        excluded_names(tmp_path / "x.txt", names)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("absent", "labels"), "absent does not exist"),
         (("images", "absent"), "no folder of object labels"),
         (("images", "labels", "--polygons", "absent"), "no folder of object labels"),
-        (("images", "labels", "--exclude", "absent"), "expected a text file of pictures to leave out"),
+        (("images", "labels", "--exclude", "absent.txt"), "expected a text file of pictures to leave out"),
+        (("images", "labels", "--exclude", "labels"), "labels is not a known dataset"),
         (("labels", "labels"), "no image found in"),
         (("images", "elsewhere"), "pictures in .* shows an object; check"),
     ],
@@ -338,15 +340,58 @@ def test_the_check_prints_calibration_and_what_the_measures_tell(run, photos):
     assert prior.objects[ALL] == 3
 
 
+def test_the_page_of_the_check_has_its_command_and_what_it_printed(run, photos):
+    done, _ = build(run, photos, "--polygons", photos / "labels", "--check-page", photos / "page.md")
+    assert done.code == 0
+    page = (photos / "page.md").read_text()
+    _, command, reading, printed, _ = page.split("```")
+    assert command.strip().startswith("python data/build_color_prior.py ")
+    assert command.strip().endswith(f"--check-page {photos / 'page.md'}")
+    assert printed in done.out
+    assert "7 held-out objects" in printed
+    assert "from those of the polygon: sliced Wasserstein, CIELAB units, 7 objects" in printed
+    stated = re.search(
+        r"The color of (\d+) % of the objects is worth a word as they are, and of (\d+) % with their hue", reading
+    )
+    named = printed[printed.index("share whose color") : printed.index("AUC of")].splitlines()
+    in_table = [next(line.split() for line in named if line.startswith(row)) for row in ("as it is", "hue turned by 180")]
+    assert [float(cells[3 + 2 * number]) for number, cells in enumerate(in_table)] == [
+        int(share) / 100 for share in stated.groups()
+    ]
+
+
+def test_the_colors_of_an_ellipse_are_nearer_to_those_of_a_disk_than_the_box_is(photos):
+    pictures = LabeledPictures(photos / "images", photos / "labels")
+    names = [name for name in pictures.listed.names if name.startswith("deep")]
+    rows = {re.split(r"\s{2,}", line)[0]: line.split()[-2:] for line in shape_text(pictures, names).splitlines()[2:]}
+    assert list(rows) == ["whole box", "ellipse in 1 of it", "ellipse in 0.9 of it", "ellipse in 0.8 of it"]
+    # the corners of the box around a disk are green in place of red
+    green = (np.hypot(*np.mgrid[-0.19:0.19:400j, -0.19:0.19:400j]) > 0.2).mean()
+    apart = np.hypot(*np.subtract(lab_of(RED), lab_of(GREEN))[1:])
+    assert float(rows["whole box"][1]) == pytest.approx(green * 2 / np.pi * apart, rel=0.05)
+    assert all(float(value) < 0.5 for name in list(rows)[1:] for value in rows[name])
+    label(photos, "deep/0", row(STOP_SIGN, 0.3, 0.4, 0.4, 0.4))
+    assert shape_text(pictures, names[:1]) == ""
+
+
 def test_the_table_of_the_check_counts_tails_and_areas():
     categories = np.repeat((STOP_SIGN, BANANA), (10, 4))
     percentiles = np.full((14, 5, len(MEASURES)), 50.0)
+    named = np.zeros((14, 5), bool)
+    named[:6, 0] = named[:12, 3] = True
+    chroma = np.repeat((30.0, 5.0), (12, 2))
     percentiles[:7, 0, 0] = 96  # sliced Wasserstein of half the objects
     percentiles[:, 2] = 97  # turned by 180 degrees, everything is unusual
     percentiles[:, 2, MEASURES.index("chroma z")] = 0  # at the lower end, which counts as much
-    lines = {re.split(r"\s{2,}", line)[0]: line for line in check_table(categories, percentiles).splitlines()}
+    text = check_text(Judged(categories, chroma, percentiles, named))
+    shares, areas = text[: text.index("AUC of")], text[text.index("AUC of") :]
+    lines = {re.split(r"\s{2,}", line)[0]: line for line in shares.splitlines()}
     assert lines["above 95"].split()[2] == "0.500"
     assert set(lines["above 95"].split()[3:]) == {"0.000"}
+    assert "all (14)  chroma below 10 (2)  chroma 10 and up (12)" in shares
+    assert lines["as it is"].split()[3:] == ["0.43", "0.00", "0.50"]
+    assert lines["chroma times 0.4"].split()[3:] == ["0.86", "0.00", "1.00"]
+    lines = {re.split(r"\s{2,}", line)[0]: line for line in areas.splitlines()}
     assert lines["hue turned by 180 degrees"].split()[5:] == ["1.00"] * 7
     # of a chroma times 0.4 nothing differs but for the 7 objects that were unusual before
     assert lines["chroma times 0.4"].split()[3:] == ["0.25"] + ["0.50"] * 6
@@ -362,8 +407,10 @@ def test_on_coco_percentiles_are_calibrated_and_turned_hues_stand_out():
     used, _, _, unreadable = count(pictures, pictures.listed.names[:40], evidence)
     assert not unreadable
     assert len(used) > 30
-    categories, percentiles = held_out(pictures, used, evidence.smoothing, evidence.shrinkage)
-    assert len(categories) == evidence.objects[ALL] > 200
+    judged = held_out(pictures, used, evidence.smoothing, evidence.shrinkage)
+    percentiles = judged.percentiles
+    assert len(judged.categories) == len(judged.chroma) == evidence.objects[ALL] > 200
+    assert 0.05 < judged.named[:, 0].mean() < judged.named[:, 2].mean() - 0.1
     assert (percentiles[:, 0] > 95).mean(0) == pytest.approx(np.full(len(MEASURES), 0.05), abs=0.06)
     distance = MEASURES.index("KL divergence")
     real, turned = percentiles[:, 0, distance], percentiles[:, 2, distance]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from data.splits import apply_split, check_disjoint, read_split, scene_folds, split_by_scene, write_split
+from data.splits import apply_split, check_disjoint, excluded_names, read_split, scene_folds, split_by_scene, write_split
 
 
 def table(scenes: str = "abcdefghij", images: int = 3) -> pd.DataFrame:
@@ -178,3 +178,30 @@ def test_split_must_not_put_given_test_scenes_elsewhere():
     frame = table("abc", 1).assign(split=["train", "train", "test"])
     with pytest.raises(ValueError, match="puts scene c of the given test split outside test"):
         apply_split(frame, {"train": {"a", "c"}, "test": {"b"}})
+
+
+def test_photographs_to_leave_out_are_known_without_folder_extension_and_leading_zeros(tmp_path):
+    names = ["a/1.jpg", "a/2.jpg", "b/002.png", "b/3.png", "c/4.jpg", "s1.2.png", "s1.png", "0.5.PNG"]
+    (tmp_path / "x.txt").write_bytes("\ufeffother/0001.webp\r\n2\n 3.png \n\n#c/4.jpg\n5\n6.jpg\ns1.2\n".encode())
+    assert excluded_names(names, [tmp_path / "x.txt"]) == ({"a/1.jpg", "a/2.jpg", "b/002.png", "b/3.png", "s1.2.png"}, 2)
+    assert excluded_names(names, []) == (set(), 0)
+
+
+def test_the_scenes_of_data_sets_and_lists_are_left_out_together(tmp_path):
+    (tmp_path / "x.png").touch()
+    (tmp_path / "own.csv").write_text("image,scene,method,PR\nx.png,015004,A,0.5\n")
+    (tmp_path / "list.txt").write_text("p.jpg\nq\n")
+    names = ["bsds/15004.jpg", "bsds/150040.jpg", "p.png", "r.png"]
+    assert excluded_names(names, [tmp_path / "own.csv", tmp_path / "list.txt"]) == ({"bsds/15004.jpg", "p.png"}, 1)
+
+
+def test_a_source_to_leave_out_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "x.txt").write_bytes("grün".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"x\.txt is not UTF-8 text .*; save it as UTF-8"):
+        excluded_names(["a.jpg"], [tmp_path / "x.txt"])
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt; expected a text file of pictures to leave out"):
+        excluded_names(["a.jpg"], [tmp_path / "none.txt"])
+    with pytest.raises(FileNotFoundError, match=r"no file or folder .*none"):
+        excluded_names(["a.jpg"], [tmp_path / "none"])
+    with pytest.raises(ValueError, match="is not a known dataset"):
+        excluded_names(["a.jpg"], [tmp_path])

@@ -403,13 +403,32 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     for source, gone in expected.items():
         parts = script.divide(arguments(root, "--exclude", source))
         assert everything - {name for names in parts.values() for name in names} == gone
-        assert "2 of 17 photographs are excluded by name" in capsys.readouterr().out
+        unknown = {"list.txt": 1}.get(source.name, 0)  # elsewhere.png
+        said = f"2 of 17 photographs are excluded by name; {unknown} names of --exclude are of none"
+        assert said in capsys.readouterr().out
     parts = script.divide(arguments(root, "--exclude", *expected))
     assert everything - {name for names in parts.values() for name in names} == set.union(*expected.values())
-    with pytest.raises(FileNotFoundError, match=r"no list .*absent\.txt for --exclude; expected a line for each name"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.txt; expected a text file of pictures to leave out"):
         script.divide(arguments(root, "--exclude", tmp_path / "absent.txt"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         script.divide(arguments(root, "--exclude", tmp_path / "nowhere"))
+
+
+def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, photos, tmp_path):
+    # 12 photographs are 2 steps an epoch; OneCycleLR alone divides by zero
+    options = ["--views", 1, "--epochs", 2, "--batch-size", 8]
+    train(photos, tmp_path / "one", *options, "--warmup", 0.25)
+    train(photos, tmp_path / "less", *options, "--warmup", 0.2499)
+    one, less = (weights_of(tmp_path / name / "best.pt") for name in ("one", "less"))
+    assert all(torch.allclose(one[key], less[key], atol=1e-3) for key in one)
+    assert [row["epoch"] for row in history_of(tmp_path / "one")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1])
+def test_a_rise_that_leaves_no_step_to_fall_is_refused(share, capsys):
+    with pytest.raises(SystemExit):
+        arguments("photos", "--warmup", share)
+    assert "--warmup must be at least 0 and below 1" in capsys.readouterr().err
 
 
 # The numbers of the report
