@@ -73,7 +73,7 @@ def main() -> None:
     args = parse_training(parser, "PR")
     args.device = distributed.setup(args.device)
     settle_seed(args)
-    parts = divide(args, settle_scenes(args, load_data(args.data, "PR", args.mos_range)), "PR")
+    parts = divide(args, settle_scenes(args, load_data(args.data, "PR", args.mos_range)), ["PR"])
     model = start_model(args, "PR")
 
     sub = {}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -35,6 +36,8 @@ class ScoreNet(nn.Module):
         config: All it takes to rebuild the network.
         size: Side of the square picture that the backbone sees, in pixels.
         input_key: Equal for networks that prepare a picture alike.
+        columns: Names of the scores; a branch of ours has one.
+        scoring_batch: Pictures a batch where many are scored in training; scores of ours do not depend on it.
     """
 
     dimension: ClassVar[str]
@@ -43,12 +46,18 @@ class ScoreNet(nn.Module):
     reads_scores: ClassVar[bool] = False
     reads_objects: ClassVar[bool] = False  # and cannot do without
     compares_objects: ClassVar[bool] = False  # where they are labeled
+    ranks_within_scenes: ClassVar[bool] = False  # trained on pairs of one scene
+    scoring_batch: int = 32
     config: dict[str, Any]
     size: int
 
     @property
     def input_key(self) -> tuple:
         raise NotImplementedError
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.dimension]
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +105,17 @@ class ScoreNet(nn.Module):
     def head(self, features: Inputs) -> Tensor:
         """Scores in (-1, 1) of a batch of features, shape (B,)."""
         raise NotImplementedError
+
+    def loss(self, pred: Tensor, mos: Tensor, inputs: Inputs, correlation_weight: float) -> Tensor:
+        """What training makes small.
+
+        Args:
+            pred: As of ``forward`` for a batch.
+            mos: Of the same shape.
+            inputs: What the network was given.
+            correlation_weight: Of 1 - PLCC.
+        """
+        return loss_function(pred, mos, correlation_weight)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters that ``encode`` uses; they get the backbone learning rate, and none of it when frozen."""
@@ -327,3 +347,13 @@ def color_effect(maps: Maps) -> Tensor:
     """
     colored, gray = maps
     return pooled_statistics(colored[1:]) - pooled_statistics(gray[1:])
+
+
+def loss_function(pred: Tensor, mos: Tensor, correlation_weight: float) -> Tensor:
+    """Mean squared error, and 1 - PLCC of the batch, which looks at order and spread rather than level."""
+    loss = F.mse_loss(pred, mos)
+    if correlation_weight > 0 and len(pred) > 2:
+        p, m = pred - pred.mean(), mos - mos.mean()
+        plcc = (p * m).sum() / (p.square().sum() * m.square().sum() + 1e-8).sqrt()
+        loss = loss + correlation_weight * (1 - plcc)
+    return loss

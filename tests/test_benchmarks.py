@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import Run, make_picture
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
 
-from benchmarks import gpu, measure, precision, reference, speed, train_memory
+from benchmarks import baselines, gpu, hecd, measure, precision, reference, speed, train_memory
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
 from data.labels import ObjectLabels, read_color_curves, read_yolo
@@ -307,3 +308,52 @@ def test_gpu_says_in_a_line_that_there_is_no_gpu(run: Callable[..., Run], monkey
 
 def test_gpu_writes_no_page_about_a_cpu(run: Callable[..., Run]) -> None:
     assert run("benchmarks/gpu.py", "--device", "cpu", "--quick", "--write").code == 2
+
+
+# --- Baselines
+
+
+def test_infer_baseline_takes_the_commands_that_are_measured(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    commands = []
+
+    def note(command: list) -> measure.Run:
+        commands.append([str(word) for word in command])
+        return process(10.0 + 2.0 * len(list(Path(command[3]).iterdir())), 700.0)
+
+    monkeypatch.setattr(baselines, "run", note)
+    monkeypatch.setattr(sys, "argv", ["baselines.py", "cost"])
+    baselines.main()
+    table = capsys.readouterr().out
+    assert len(table.splitlines()) == len(baselines.SETTINGS) == len(commands) / 2
+    assert cells(table, "dpam |")[3:] == ["2.00", "700"]
+    with_originals = [command for command in commands if "--reference" in command]
+    assert {command[2] for command in with_originals} == {"afine", "fr_aigciqa"}
+    assert not any("--naturalness" in command for command in with_originals)
+
+
+def test_rows_of_baselines_on_hecd_follow_from_the_kept_predictions(tmp_path: Path) -> None:
+    """The predictions of one system are the ratings themselves, those of the other their opposites and of few scenes."""
+    rng = np.random.default_rng(0)
+    scenes, methods = [f"{n:06d}" for n in range(12)], ["original", "B_1", "D_1", "F_1", "O_1", "L_1", "Z_1"]
+    frame = pd.DataFrame(
+        [{"image": f"images/{s}{m}.jpg", "scene": s, "method": m, "kind": m[0]} for s in scenes for m in methods]
+    )
+    frame.loc[frame["method"] == "original", "kind"] = "original"
+    for dimension in ("CF", "SCC", "PR"):
+        frame[dimension] = rng.permutation(len(frame)) / len(frame)
+    kept = frame.assign(image=[Path(name).name for name in frame["image"]], system="Same")[
+        ["system", "image", "CF", "SCC", "PR"]
+    ]
+    other = kept[frame["scene"].isin(scenes[:3])].assign(system="Opposite")
+    other[["CF", "SCC", "PR"]] *= -1
+    pd.concat([kept, other]).to_csv(tmp_path / "hecd_baselines.csv", index=False)
+    origin = {"backbone": "random", "tested": "test scenes only", "command": "python x.py", "torch": "2"}
+    (tmp_path / "hecd_baselines.json").write_text(json.dumps({"Same": origin, "Opposite": origin}))
+
+    section = hecd.baselines(frame, tmp_path)
+    rows = [line for line in section.splitlines() if line.startswith(("| Same", "| Opposite"))]
+    assert [row.count("real colorizers") for row in rows] == [0, 0, 0, 0, 1, 0, 1, 0, 1]
+    assert all("1.00 [1.00, 1.00]" in row for row in rows if "Same" in row)
+    assert all("-1.00 [-1.00, -1.00]" in row and "| random     |        3 |" in row for row in rows if "Opposite" in row)
+    assert section.count("`python x.py`") == 2
+    assert hecd.baselines(frame, tmp_path / "nowhere") == ""

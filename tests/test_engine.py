@@ -15,7 +15,8 @@ from torch import Tensor
 
 from data.pictures import RatedPictures
 from data.table import load_table
-from models import ChromaticFidelityNet
+from models import ChromaticFidelityNet, base
+from models.base import loss_function
 from utils import distributed, engine
 from utils.arguments import training_parser
 from utils.checkpoint import read_checkpoint
@@ -25,7 +26,6 @@ from utils.engine import (
     encode_set,
     epoch_generator,
     fit,
-    loss_function,
     predict,
     write_history,
     write_results,
@@ -169,9 +169,10 @@ def test_loss_of_equal_predictions_has_finite_gradients():
 
 def test_predictions_follow_the_dataset_whatever_the_batch(sets):
     model = network().train()
-    scores = predict(model, sets[1], CPU, batch_size=32)
+    scores = predict(model, sets[1], CPU)
     assert scores.shape == (8,)
-    torch.testing.assert_close(predict(model, sets[1], CPU, batch_size=3), scores, atol=1e-6, rtol=0)
+    model.scoring_batch = 3
+    torch.testing.assert_close(predict(model, sets[1], CPU), scores, atol=1e-6, rtol=0)
     alone = [model.score(path) for path in sets[1].paths]
     np.testing.assert_allclose(scores, alone, atol=1e-6)
     assert scores.std() > 1e-4
@@ -254,14 +255,14 @@ def test_without_an_output_folder_nothing_is_written_and_the_weights_are_the_sam
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Ctrl-C in the middle of an epoch, after so many optimizer steps."""
-    real, count = engine.loss_function, iter(range(1 << 30))
+    real, count = base.loss_function, iter(range(1 << 30))
 
     def loss(*values: object) -> Tensor:
         if next(count) == steps:
             raise KeyboardInterrupt
         return real(*values)
 
-    monkeypatch.setattr(engine, "loss_function", loss)
+    monkeypatch.setattr(base, "loss_function", loss)
 
 
 @pytest.mark.parametrize(

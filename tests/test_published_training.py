@@ -5,6 +5,7 @@ Networks are small ones of the same make, and random; the data are a few made-up
 
 import argparse
 import csv
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from torchvision.models.resnet import BasicBlock
 from data.labels import LabelError, ObjectLabels, read_color_curves
 from data.pictures import PublishedPictures
 from data.splits import read_split
-from models import load_model
+from models import base, load_model
 from models.base import stack
 from models.published import PublishedCF, PublishedNet, PublishedPR, PublishedSCC, load_start_weights
 from utils import engine, runs
@@ -135,14 +136,14 @@ def seen_by(path: Path) -> set[int]:
 
 def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
     """Ctrl-C after so many optimizer steps."""
-    real, count = engine.loss_function, iter(range(1 << 30))
+    real, count = base.loss_function, iter(range(1 << 30))
 
     def loss(*values: object) -> Tensor:
         if next(count) == steps:
             raise KeyboardInterrupt
         return real(*values)
 
-    patch.setattr(engine, "loss_function", loss)
+    patch.setattr(base, "loss_function", loss)
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +319,8 @@ def test_the_compact_preset_has_its_own_settings(arguments_of, dimension):
         pytest.param("SCC", ["--preset", "published", "--augment"], "--augment"),
         pytest.param("SCC", ["--color-prior", "x"], "--color-prior"),
         pytest.param("SCC", ["--attention", "train"], "--attention"),
+        ("SCC", ["--preset", "published", "--prior", "x.pt"], "--prior is for the compact preset"),
+        ("SCC", ["--object-prior", "none", "--preset", "published"], "--object-prior is for the compact preset"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(run, tmp_path, dimension, options, words):
@@ -348,7 +351,8 @@ def test_optimizer_and_rates_are_those_of_the_recipe(train, data, tmp_path, monk
     more = sub_scores(tmp_path / "sub", data, "out-of-fold") if dimension == "PR" else []
     train(dimension, data, tmp_path / "run", "--epochs", 2, "--limit", 4, "--seed", 0, *more, strict=True)
     recipe = RECIPE[dimension]
-    assert made == [({"adamw": "AdamW", "adam": "Adam"}[recipe["optimizer"]], {"weight_decay": recipe["weight_decay"]})]
+    rest = {"betas": (0.9, 0.999), "weight_decay": recipe["weight_decay"]}
+    assert made == [({"adamw": "AdamW", "adam": "Adam"}[recipe["optimizer"]], rest)]
     head, backbone = read_checkpoint(tmp_path / "run" / "last.pt")["optimizer"]["param_groups"]
     assert (head["lr"], backbone["lr"]) == (recipe["lr"], recipe["backbone_lr"])
     assert [row["lr"] for row in history_of(tmp_path / "run")] == [recipe["lr"]] * 2
@@ -413,7 +417,7 @@ def test_training_stops_once_the_loss_is_low_enough_and_keeps_the_last_epoch(tra
 
 @pytest.mark.parametrize(("options", "kept"), [([], 2), (["--no-best-epoch"], 3), (["--val", 0], 3)])
 def test_the_epoch_of_the_best_validation_is_kept_or_the_last(train, data, tmp_path, monkeypatch, options, kept):
-    quality = iter([0.1, 0.9, 0.5])
+    quality = itertools.chain([0.1, 0.9, 0.5], itertools.repeat(0.0))  # then the test part
     monkeypatch.setattr(engine, "correlations", lambda pred, mos: {"SRCC": next(quality), "PLCC": 0.0})
     train("CF", data, tmp_path / "run", "--epochs", 3, "--folds", 0, *options)
     content = read_checkpoint(tmp_path / "run" / "best.pt")
@@ -525,8 +529,8 @@ def eleven(tmp_path_factory) -> Path:
 
 
 def test_pr_trains_on_33_pictures_in_batches_of_32(train, eleven, tmp_path, monkeypatch):
-    real, sizes = engine.loss_function, []
-    monkeypatch.setattr(engine, "loss_function", lambda pred, *rest: sizes.append(len(pred)) or real(pred, *rest))
+    real, sizes = base.loss_function, []
+    monkeypatch.setattr(base, "loss_function", lambda pred, *rest: sizes.append(len(pred)) or real(pred, *rest))
     more = sub_scores(tmp_path / "sub", eleven, "out-of-fold")
     result = train("PR", eleven, tmp_path / "run", "--epochs", 2, *more, "--test", 0, "--batch-size", 32, strict=True)
     assert sizes == [33, 33]

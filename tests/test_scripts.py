@@ -21,8 +21,8 @@ from PIL import Image
 from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
-from models import load_model
-from utils import engine, scoring
+from models import base, load_model
+from utils import scoring
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
 from utils.runs import load_data, training_objects
@@ -32,7 +32,7 @@ DIMENSIONS = ("CF", "SCC", "PR")
 NETWORK = ["--backbone", "test_efficientnet", "--random-init", "--size", 64, "--device", "cpu"]
 QUICK = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 0, "--no-augment"]
 NO_PRIORS = ["--prior", "none", "--object-prior", "none"]  # of SCC
-FILES = {"best.pt", "last.pt", "metrics.csv", "curves.png", "split.txt", "test.json", "tensorboard"}
+FILES = {"best.pt", "last.pt", "metrics.csv", "curves.png", "split.txt", "test.json", "test.csv", "tensorboard"}
 
 # infer_CF.py that takes its time, so that it can be stopped midway on any machine
 SLOW = """
@@ -157,6 +157,11 @@ def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp
     assert torch.load(output / "last.pt", weights_only=True)["optimizer"]["param_groups"]
 
     assert [row["epoch"] for row in history_of(output)] == ["1"]
+    predicted = rows_of(output / "test.csv")
+    pairs = np.array([(float(row[dimension]), float(row[f"{dimension}_mos"])) for row in predicted.values()])
+    tested = json.loads((output / "test.json").read_text())
+    assert len(pairs) == tested["pictures"]
+    assert np.sqrt(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)) == pytest.approx(tested["RMSE"], abs=1e-5)
     assert {"SRCC", "KRCC", "PLCC", "pictures", "scenes"} <= json.loads((output / "test.json").read_text()).keys()
     assert set.union(*read_split(output / "split.txt").values()) == {f"s{number}" for number in range(8)}
     with Image.open(output / "curves.png") as curves:
@@ -176,14 +181,14 @@ def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp
 
 def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
     """Ctrl-C in the middle of an epoch, after so many optimizer steps."""
-    real, count = engine.loss_function, iter(range(1 << 30))
+    real, count = base.loss_function, iter(range(1 << 30))
 
     def loss(*values: object) -> torch.Tensor:
         if next(count) == steps:
             raise KeyboardInterrupt
         return real(*values)
 
-    patch.setattr(engine, "loss_function", loss)
+    patch.setattr(base, "loss_function", loss)
 
 
 @pytest.mark.parametrize(

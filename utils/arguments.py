@@ -65,17 +65,7 @@ def training_parser(description: str | None, **defaults: float) -> argparse.Argu
         metavar="PATH",
         help="HECD, ICQA-2K or a CSV (data/README.md); PATH:N for N pictures of it",
     )
-    add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="range of a CSV's MOS")
-    add("--val", type=float, default=0.15, help="share of the scenes that choose the epoch (default: %(default)s)")
-    add("--test", type=float, default=0.2, help="share of the scenes scored once at the end (default: %(default)s)")
-    add("--split", type=Path, help="a split.txt of an earlier run, in place of --val and --test")
-    add(
-        "--shared-scenes",
-        choices=SHARED_SCENES,
-        default="refuse",
-        help="if ICQA_2K_train and ICQA_2K_test share scenes: stop; keep both as they are; or split all pictures anew by scene",
-    )
-    add("--limit", type=int, metavar="N", help="train on N pictures only, for a quick check")
+    add_split_arguments(parser)
     # model
     add(
         "--preset",
@@ -85,8 +75,7 @@ def training_parser(description: str | None, **defaults: float) -> argparse.Argu
     )
     add("--strict-recipe", action="store_true", help="with --preset published: nothing that the published training lacks")
     add("--backbone", default=DEFAULT_BACKBONE, help="any timm network with feature maps (default: %(default)s)")
-    add("--backbone-weights", type=Path, metavar="PATH", help="start weights in place of the packaged ones, or of the hub's")
-    add("--random-init", action="store_true", help="start the backbone from random weights")
+    add_start_arguments(parser)
     add("--init", type=Path, metavar="CHECKPOINT", help="start from this trained network of the same dimension")
     add("--size", type=int, default=224, help="side of the picture the backbone sees, in pixels (default: %(default)s)")
     # optimization
@@ -107,18 +96,47 @@ def training_parser(description: str | None, **defaults: float) -> argparse.Argu
     add("--correlation-weight", type=float, default=0.2, help="of 1 - PLCC beside the mean squared error")
     add("--augment", action=argparse.BooleanOptionalAction, default=True, help="flips and mild crops, never color")
     # run
+    add_run_arguments(parser)
+    add("--cache-gb", type=float, default=8, help="most memory for prepared pictures (default: %(default)s)")
+    add("--checkpoint-activations", action="store_true", help="published CF: less memory, a third more time")
+    add("--cache", type=Path, metavar="DIR", help="where the resized pictures of a published network lie (default: runs/cache)")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of the pictures train, validate and test."""
+    add = parser.add_argument
+    add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="range of a CSV's MOS")
+    add("--val", type=float, default=0.15, help="share of the scenes that choose the epoch (default: %(default)s)")
+    add("--test", type=float, default=0.2, help="share of the scenes scored once at the end (default: %(default)s)")
+    add("--split", type=Path, help="a split.txt of an earlier run, in place of --val and --test")
+    add(
+        "--shared-scenes",
+        choices=SHARED_SCENES,
+        default="refuse",
+        help="if ICQA_2K_train and ICQA_2K_test share scenes: stop; keep both as they are; or split all pictures anew by scene",
+    )
+    add("--limit", type=int, metavar="N", help="train on N pictures only, for a quick check")
+
+
+def add_start_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a backbone starts from."""
+    add = parser.add_argument
+    add("--backbone-weights", type=Path, metavar="PATH", help="start weights in place of the packaged ones, or of the hub's")
+    add("--random-init", action="store_true", help="start the backbone from random weights")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a run goes and what it runs on."""
+    add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for checkpoints, metrics and curves")
     add("--resume", action="store_true", help="go on with the run in --output")
     add("--seed", type=_seed, default=0, help="a number, or 'none' for another one each time (default: %(default)s)")
     add("--device", default=default_device(), help="(default: %(default)s)")
     add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
-    add("--cache-gb", type=float, default=8, help="most memory for prepared pictures (default: %(default)s)")
-    add("--checkpoint-activations", action="store_true", help="published CF: less memory, a third more time")
-    add("--cache", type=Path, metavar="DIR", help="where the resized pictures of a published network lie (default: runs/cache)")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
     add("--half", action="store_true", help="store the checkpoint's weights as float16")
-    parser.set_defaults(**defaults)
-    return parser
 
 
 def _seed(text: str) -> int | None:

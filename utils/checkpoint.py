@@ -12,7 +12,7 @@ from utils.files import sha256, write_atomic
 FORMAT = "ICQA checkpoint 1"
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 DIMENSIONS = ("CF", "SCC", "PR")
-PRESETS = ("compact", "published")
+PRESETS = ("compact", "published")  # of our own scripts; baselines have another one, "baseline"
 
 
 def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: Any) -> None:
@@ -130,6 +130,10 @@ def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Modu
         from models.published import NETWORKS
 
         return NETWORKS
+    if preset == "baseline":
+        from models.baselines.scorer import SYSTEMS, Baseline
+
+        return dict.fromkeys(SYSTEMS, Baseline)
     raise ValueError(f"{source}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from models.base import Inputs, ScoreNet, stack
+from models.baselines.afine import learning_rate
 from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.files import write_atomic
@@ -54,6 +55,11 @@ _SETTINGS = (  # arguments that decide where training ends up; a run goes on wit
     "color_prior",
     "prior",
     "object_prior",
+    "system",
+    "settings",
+    "columns",
+    "betas",
+    "test_methods",
 )
 
 
@@ -62,6 +68,11 @@ class FeatureSet(Dataset):
 
     def __init__(self, features: Inputs, mos: Tensor, scores: Tensor | None, views: int) -> None:
         self.features, self.mos, self.scores, self.views = features, mos, scores, views
+
+    @property
+    def scenes(self) -> Tensor:
+        """Number of the scene of each picture, where the features have it."""
+        return self.features["scene"][0]
 
     def __len__(self) -> int:
         return len(self.mos)
@@ -79,11 +90,29 @@ class FeatureSet(Dataset):
         return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
 
 
-class EpochSampler(Sampler[int]):
-    """The share of this process in a shuffle that depends on seed and epoch alone."""
+class OwnViews(Dataset):
+    """A picture set that makes its random views itself, of the seed and the epoch; plain ones in epoch 0.
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
+    Attributes:
+        epoch: Whole number that processes which read pictures share.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+
+class EpochSampler(Sampler[int]):
+    """The share of this process in a shuffle that depends on seed and epoch alone.
+
+    Args:
+        count: Pictures.
+        seed: Of the shuffle.
+        scenes: Number of the scene of each picture, shape (count,), to keep the pictures of a scene together: scenes are
+            shuffled, and the pictures within each.
+    """
+
+    def __init__(self, count: int, seed: int, scenes: Tensor | None = None) -> None:
+        self.count, self.seed, self.scenes, self.epoch = count, seed, scenes, 0
 
     def _share(self) -> int:
         return math.ceil(self.count / distributed.world_size())
@@ -92,8 +121,14 @@ class EpochSampler(Sampler[int]):
         return self._share()
 
     def __iter__(self):
-        order = torch.randperm(self.count, generator=epoch_generator(self.seed, self.epoch)).tolist()
-        padded = order + order[: self._share() * distributed.world_size() - self.count]
+        generator = epoch_generator(self.seed, self.epoch)
+        order = torch.randperm(self.count, generator=generator)
+        if self.scenes is not None:
+            place = torch.randperm(int(self.scenes.max()) + 1, generator=generator)
+            order = order[place[self.scenes[order]].argsort(stable=True)]
+        padded = torch.cat((order, order[: self._share() * distributed.world_size() - self.count])).tolist()
+        if self.scenes is not None:
+            return iter(padded[distributed.rank() * self._share() :][: self._share()])
         return iter(padded[distributed.rank() :: distributed.world_size()])
 
 
@@ -151,14 +186,24 @@ def augment(inputs: Inputs, generator: torch.Generator) -> Inputs:
     return out
 
 
-def loss_function(pred: Tensor, mos: Tensor, correlation_weight: float) -> Tensor:
-    """Mean squared error, and 1 - PLCC of the batch, which looks at order and spread rather than level."""
-    loss = F.mse_loss(pred, mos)
-    if correlation_weight > 0 and len(pred) > 2:
-        p, m = pred - pred.mean(), mos - mos.mean()
-        plcc = (p * m).sum() / (p.square().sum() * m.square().sum() + 1e-8).sqrt()
-        loss = loss + correlation_weight * (1 - plcc)
-    return loss
+def agreement(pred: np.ndarray, mos: np.ndarray, columns: list[str]) -> dict[str, float]:
+    """``correlations``; of several columns their means, and each after the name of its column.
+
+    Args:
+        pred: Shape (N,), or (N, K).
+        mos: Of the same shape; NaN where a picture is not rated.
+        columns: K names.
+    """
+    found = {}
+    for name, p, m in zip(columns, pred.reshape(len(pred), -1).T, mos.reshape(len(mos), -1).T, strict=True):
+        known = np.isfinite(m)
+        found[name] = correlations(p[known], m[known])
+    if len(columns) == 1:
+        return found[columns[0]]
+    # a column that nobody rated here, or that is constant, has no part in the mean
+    parts = {key: [value[key] for value in found.values() if not math.isnan(value[key])] for key in found[columns[0]]}
+    means = {key: float(np.mean(values)) if values else math.nan for key, values in parts.items()}
+    return means | {f"{name} {key}": value for name, values in found.items() for key, value in values.items()}
 
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
@@ -166,10 +211,10 @@ def to_device(inputs: Inputs, device: torch.device) -> Inputs:
 
 
 @torch.inference_mode()
-def predict(model: ScoreNet, dataset: Dataset, device: torch.device, batch_size: int = 32, workers: int = 0) -> Tensor:
-    """Scores of a dataset in its order, by the network in evaluation mode, shape (N,)."""
+def predict(model: ScoreNet, dataset: Dataset, device: torch.device, workers: int = 0) -> Tensor:
+    """Scores of a dataset in its order, by the network in evaluation mode, shape (N,), or (N, K) of K columns."""
     model.eval()
-    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(dataset, model.scoring_batch, num_workers=workers, collate_fn=collate)
     parts = [
         model(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
         for inputs, _, scores, _ in loader
@@ -187,10 +232,15 @@ def encode_set(model: ScoreNet, dataset: Any, device: torch.device, views: int, 
         generator = epoch_generator(seed, view, stream=2)
         bar = tqdm(loader, desc=f"encoding, view {view + 1}/{views}", leave=False, disable=not distributed.is_main())
         parts = []
+        own_views = isinstance(dataset, OwnViews)
+        if own_views:
+            dataset.epoch.fill_(view)
         for inputs, _, _, _ in bar:
-            inputs = augment(inputs, generator) if view > 0 else inputs
+            inputs = augment(inputs, generator) if view > 0 and not own_views else inputs
             parts.append({k: v.cpu() for k, v in model.encode(to_device(inputs, device)).items()})
         stored.append({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
+    if isinstance(dataset, OwnViews):
+        dataset.epoch.fill_(0)
     features = {k: torch.stack([s[k] for s in stored]) for k in stored[0]}
     return FeatureSet(features, dataset.mos, dataset.scores, views)
 
@@ -236,8 +286,9 @@ def fit(
     if not frozen:
         groups.append({"params": model.pretrained_parameters(), "lr": args.backbone_lr})
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[args.optimizer]
-    optimizer = adam(groups, weight_decay=args.weight_decay)
-    sampler = EpochSampler(len(train_set), args.seed)
+    betas = getattr(args, "betas", (0.9, 0.999))
+    optimizer = adam([group for group in groups if group["params"]], betas=betas, weight_decay=args.weight_decay)
+    sampler = EpochSampler(len(train_set), args.seed, train_set.scenes if model.ranks_within_scenes else None)
     drop_last = len(sampler) > args.batch_size and args.preset == "compact"
     loader = DataLoader(
         train_set,
@@ -257,6 +308,8 @@ def fit(
             return (step + 1) / warmup
         if args.schedule == "constant":
             return 1.0
+        if args.schedule == "restarts":
+            return learning_rate(step, steps, 1.0)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -295,6 +348,9 @@ def fit(
             break
         began = time.time()
         sampler.epoch = epoch
+        own_views = isinstance(train_set, OwnViews)
+        if own_views:
+            train_set.epoch.fill_(epoch if args.augment else 0)
         # dropout and the choice of views; each process draws its own
         torch.manual_seed(int(epoch_generator(args.seed, epoch, stream=10 + distributed.rank()).initial_seed()))
         generator = epoch_generator(args.seed, epoch, stream=1)
@@ -302,11 +358,12 @@ def fit(
         total = 0.0
         bar = tqdm(loader, desc=f"epoch {epoch}/{args.epochs}", leave=False, disable=quiet)
         for inputs, mos, scores, _ in bar:
-            if args.augment and not frozen:
+            if args.augment and not frozen and not own_views:
                 inputs = augment(inputs, generator)
+            inputs = to_device(inputs, device)
             with torch.autocast(device.type, half, enabled=amp):
-                pred = wrapped(to_device(inputs, device), scores.to(device) if scores.numel() else None)
-            loss = loss_function(pred.float(), mos.to(device), args.correlation_weight)
+                pred = wrapped(inputs, scores.to(device) if scores.numel() else None)
+            loss = model.loss(pred.float(), mos.to(device), inputs, args.correlation_weight)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
@@ -322,7 +379,7 @@ def fit(
         if distributed.is_main():
             if val_set is not None:
                 pred = predict(model, val_set, device, workers=workers).numpy()
-                row |= correlations(pred, val_set.mos.numpy())
+                row |= agreement(pred, val_set.mos.numpy(), model.columns)
             row["seconds"] = time.time() - began
             history.append(row)
             # a constant prediction has no SRCC; it still must be kept when nothing better has come

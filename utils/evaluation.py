@@ -86,6 +86,9 @@ def read_predictions(named: Sequence[str]) -> dict[str, Scores]:
         path, dimension = _named_dimension(name)
         frame = read_scores(path, dimension)
         columns = [column for column in frame.columns if column in DIMENSIONS]
+        if not columns:
+            others = ", ".join(column for column in frame.columns if column not in ("image", "gray", "error"))
+            raise ValueError(f"{path} has no column CF, SCC or PR but {others}; name it after what it is to be compared with")
         main = dimension or frame.attrs["meta"].get("dimension", columns[0])
         if main not in columns:
             raise ValueError(f"{path} has no column {main}, which the file beside it names as its dimension")

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from data.baseline_pictures import BaselinePictures
 from data.labels import ObjectLabels, no_curves, read_color_curves
 from data.pictures import PublishedPictures, RatedPictures, with_paths
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
@@ -21,12 +22,13 @@ from data.table import load_dataset
 from models import SemanticConsistencyNet
 from models.backbone import UnreachableError, load_pretrained
 from models.base import Inputs, ScoreNet
+from models.baselines.scorer import Baseline
 from models.published import load_start_weights
 from utils import distributed
-from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights
-from utils.engine import FeatureSet, encode_set, fit, predict, write_results
-from utils.files import picture_id, sha256
-from utils.metrics import correlations, within_scene_srcc
+from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
+from utils.engine import FeatureSet, agreement, encode_set, fit, predict, write_results
+from utils.files import picture_id, sha256, write_atomic
+from utils.metrics import within_scene_srcc
 from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
 
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
@@ -46,25 +48,35 @@ def one_line_errors() -> None:
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
-    """The MOS tables of one or several data sets as one, pictures without a rating in this dimension included.
+    """The MOS tables of one or several data sets as one, see ``join_data``."""
+    frames = []
+    for named in sources:
+        source, most = counted(named)
+        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
+        frames.append((str(source), frame if most is None else spread(frame, most)))
+    return join_data(frames, [dimension])
+
+
+def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.DataFrame:
+    """MOS tables as one, pictures without a rating included.
+
+    Args:
+        frames: Where a table comes from, and the table, which has ``path``.
+        columns: The ratings that are wanted.
 
     Returns:
         MOS table with ``path``, the absolute path of each picture; ``image`` is relative to the folder above them all.
 
     Raises:
-        ValueError: If nothing is rated in this dimension, or a picture comes twice.
+        ValueError: If nothing is rated in one of the columns, or a picture comes twice.
     """
-    frames = []
-    for named in sources:
-        source, most = counted(named)
-        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
-        frame = frame if most is None else spread(frame, most)
-        count = int(frame[dimension].notna().sum())
-        print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {count} with a {dimension} rating")
-        frames.append(frame)
-    joined = pd.concat(frames, ignore_index=True)
-    if joined[dimension].isna().all():
-        raise ValueError(f"no picture in {', '.join(map(str, sources))} has a {dimension} rating")
+    for source, frame in frames:
+        counts = ", ".join(f"{int(frame[c].notna().sum()) if c in frame else 0} with a {c} rating" for c in columns)
+        print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {counts}")
+    joined = pd.concat([frame for _, frame in frames], ignore_index=True)
+    for column in columns:
+        if column not in joined or joined[column].isna().all():
+            raise ValueError(f"no picture in {', '.join(source for source, _ in frames)} has a {column} rating")
     joined["path"] = [os.path.abspath(p) for p in joined["path"]]
     root = os.path.commonpath([os.path.dirname(p) for p in joined["path"]])
     joined["image"] = [Path(os.path.relpath(p, root)).as_posix() for p in joined["path"]]
@@ -72,7 +84,7 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
     if len(repeated):
         raise ValueError(f"{repeated.iloc[0]} is in the data twice; give each data set once")
     joined = joined.sort_values("image", ignore_index=True)
-    joined.attrs = {"root": root, "name": " + ".join(f.attrs.get("name", "") for f in frames)}
+    joined.attrs = {"root": root, "name": " + ".join(f.attrs.get("name", "") for _, f in frames)}
     return joined
 
 
@@ -84,9 +96,9 @@ def counted(source: Path) -> tuple[Path, int | None]:
     return source, None
 
 
-def rated(frame: pd.DataFrame, dimension: str) -> pd.DataFrame:
-    """The rows that have a rating in this dimension."""
-    rows = frame[frame[dimension].notna()].reset_index(drop=True)
+def rated(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The rows that have a rating in one of the columns."""
+    rows = frame[frame[columns].notna().any(axis=1)].reset_index(drop=True)
     rows.attrs = frame.attrs
     return rows
 
@@ -118,13 +130,13 @@ def settle_scenes(args: argparse.Namespace, frame: pd.DataFrame) -> pd.DataFrame
     )
 
 
-def divide(args: argparse.Namespace, frame: pd.DataFrame, dimension: str) -> dict[str, pd.DataFrame]:
+def divide(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> dict[str, pd.DataFrame]:
     """Train, validation and test part by scene, written to ``split.txt`` beside the run; rated pictures only.
 
     Args:
         args: Arguments of the script.
         frame: What ``settle_scenes`` gave. Given test pictures that share scenes with the others are the test part.
-        dimension: CF, SCC or PR.
+        columns: The ratings that count, such as ["CF"].
 
     Raises:
         ValueError: If two other parts share a scene; names it.
@@ -148,9 +160,9 @@ def divide(args: argparse.Namespace, frame: pd.DataFrame, dimension: str) -> dic
         write_split(parts, recorded)
     if len(fixed):
         parts["test"] = fixed
-    parts = {name: rated(part, dimension) for name, part in parts.items()}
+    parts = {name: rated(part, columns) for name, part in parts.items()}
     if parts["train"].empty:
-        raise ValueError(f"no training scene has a {dimension} rating; choose another --seed or --split")
+        raise ValueError(f"no training scene has a {' or '.join(columns)} rating; choose another --seed or --split")
     if args.limit is not None:
         parts = {name: spread(part, args.limit if name == "train" else max(8, args.limit // 4)) for name, part in parts.items()}
     print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
@@ -230,7 +242,7 @@ def labeled_objects(
     return lambda index, rgb: model.object_inputs(rgb, rows[index])
 
 
-Part = RatedPictures | PublishedPictures | FeatureSet
+Part = RatedPictures | PublishedPictures | BaselinePictures | FeatureSet
 Sets = Callable[[pd.DataFrame, bool, np.ndarray | None], Part | None]
 
 
@@ -248,6 +260,8 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
     """
     if args.preset == "published":
         return published_maker(args, model, frame)
+    if args.preset == "baseline":
+        return baseline_maker(args, model, frame)
     if args.backbone_lr > 0:
         return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
     device = torch.device(args.device)
@@ -286,6 +300,35 @@ def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFra
     return make
 
 
+def baseline_maker(args: argparse.Namespace, model: Baseline, frame: pd.DataFrame) -> Sets:
+    """``dataset_maker`` for a published system used as a baseline."""
+    names = sorted(set(frame["scene"]))
+    number = {scene: i for i, scene in enumerate(names)}
+    cache = args.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
+
+    def plain(part: pd.DataFrame) -> BaselinePictures:
+        scenes = torch.tensor([number[scene] for scene in part["scene"]])
+        return BaselinePictures(part, model.reader(), model.columns, scenes, args.seed, cache)
+
+    pictures = plain(frame)
+    made = pictures.fill() if distributed.is_main() else 0
+    distributed.barrier()
+    if made:
+        print(f"superpixels of {made} pictures found, in {cache}")
+    if args.backbone_lr != 0 or not model.keeps_features:
+        return lambda part, train, scores=None: None if part.empty else plain(part)
+    device = torch.device(args.device)
+    views = _VIEWS if args.augment else 1
+    encoded = encode_set(model.to(device), pictures, device, views, args.seed, args.workers)
+    row_of = {image: row for row, image in enumerate(frame["image"])}
+
+    def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
+        rows = np.array([row_of[image] for image in part["image"]], dtype=int)
+        return encoded.subset(rows, pictures.mos.numpy()[rows], None, encoded.views if train else 1) if len(rows) else None
+
+    return make
+
+
 def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLabels:
     """The labels and the color prior of a data set: those of the command line, else those in its folder."""
     source, _ = counted(args.data[0])
@@ -317,7 +360,7 @@ def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) ->
         known = earlier is not None
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
-        "data": [str(source) for source in args.data],
+        "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
         "seen_is_all": known,
@@ -337,7 +380,25 @@ def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[
     args.device = distributed.setup(args.device)
     settle_seed(args)
     frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
-    parts = divide(args, frame, dimension)
+    train_and_test(args, frame, divide(args, frame, [dimension]), make_model)
+
+
+def train_and_test(
+    args: argparse.Namespace,
+    frame: pd.DataFrame,
+    parts: dict[str, pd.DataFrame],
+    make_model: Callable[[], ScoreNet],
+    train: Callable[..., ScoreNet] = fit,
+) -> None:
+    """Train a network on its split, score the test part once, write out-of-fold predictions if asked.
+
+    Args:
+        args: Arguments of the script.
+        frame: All pictures.
+        parts: "train", "val" and "test" of them, or a test part from elsewhere.
+        make_model: A network with its start weights, the same at every call.
+        train: What trains it, with the arguments of ``fit``.
+    """
     used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
     rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
     # what would fail after the training must fail before it
@@ -346,21 +407,22 @@ def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[
     if args.folds:
         scene_folds(rest, args.folds, args.seed)
     if not args.resume and distributed.is_main():
-        for earlier in args.output.glob("fold*/last.pt"):  # of another run, which a later --resume must not take up
-            earlier.unlink()
+        for pattern in ("fold*", "stage*", "fold*/stage*"):
+            for earlier in args.output.glob(f"{pattern}/last.pt"):  # of another run, which a later --resume must not take up
+                earlier.unlink()
     model = make_model()
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
     make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
-    model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
+    model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
     finish(args, model, parts["test"], sets["test"])
     if args.folds:
-        out_of_fold(args, make_model, make_set, rest)
+        out_of_fold(args, make_model, make_set, rest, train)
     distributed.cleanup()
 
 
 def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: Part | None) -> None:
-    """Score the test part, once, with the weights that validation chose."""
+    """Score the test part, once, with the weights that validation chose: ``test.json``, and ``test.csv`` by picture."""
     if not distributed.is_main():
         return
     print(f"weights: {args.output / 'best.pt'}")
@@ -368,8 +430,17 @@ def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_s
         print("no test part: nothing is known of these weights on scenes that were not used")
         return
     pred = predict(model, test_set, torch.device(args.device), workers=args.workers).numpy().astype(float)
-    mos = test[model.dimension].to_numpy(float)
-    results = correlations(pred, mos) | {"within-scene SRCC": within_scene_srcc(pred, mos, test["scene"].to_numpy())}
+    mos = test[model.columns].to_numpy(float)
+    rows = test[["image", "scene", "method"]].assign(
+        **dict(zip(model.columns, pred.reshape(mos.shape).T.round(6), strict=True)),
+        **{f"{column}_mos": mos[:, i] for i, column in enumerate(model.columns)},
+    )
+    write_atomic(args.output / "test.csv", rows.to_csv(index=False, lineterminator="\n"))
+    results = agreement(pred, mos, model.columns)
+    for column, p, m in zip(model.columns, pred.reshape(mos.shape).T, mos.T, strict=True):
+        known = np.isfinite(m)
+        within = within_scene_srcc(p[known], m[known], test["scene"].to_numpy()[known])
+        results[f"{column} within-scene SRCC" if len(model.columns) > 1 else "within-scene SRCC"] = within
     write_results(args.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
     shown = "  ".join(f"{k} {v:.4f}" for k, v in results.items())
     print(f"test, {len(test)} pictures of {test['scene'].nunique()} scenes: {shown}")
@@ -382,13 +453,19 @@ def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
     return chosen
 
 
-def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], make_set: Sets, frame: pd.DataFrame) -> None:
+def out_of_fold(
+    args: argparse.Namespace,
+    make_model: Callable[[], ScoreNet],
+    make_set: Sets,
+    frame: pd.DataFrame,
+    train: Callable[..., ScoreNet] = fit,
+) -> None:
     """Predict every picture with a network that has not seen its scene; the CSV that train_PR.py should be fed.
 
     Pictures without a rating in this dimension are predicted as well, for PR needs a prediction for each.
     """
     target = args.oof or args.output / "oof.csv"
-    predictions = np.full(len(frame), np.nan)
+    found: dict[str, np.ndarray] = {}
     hashes = []
     for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
         output = args.output / f"fold{number}"
@@ -396,38 +473,41 @@ def out_of_fold(args: argparse.Namespace, make_model: Callable[[], ScoreNet], ma
         held = frame["scene"].isin(scenes)
         model = make_model()
         parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
-        parts = {name: rated(part, model.dimension) for name, part in parts.items()}
+        parts = {name: rated(part, model.columns) for name, part in parts.items()}
         train_set, val_set = (make_set(parts[name], name == "train", None) for name in ("train", "val"))
-        model = fit(model, train_set, val_set, args, output, training_record(args, parts))
+        model = train(model, train_set, val_set, args, output, training_record(args, parts))
         if distributed.is_main():
-            held_set = make_set(select(frame, held), False, None)
-            predictions[held.to_numpy()] = predict(model, held_set, torch.device(args.device), workers=args.workers).numpy()
+            left_out = select(frame, held)
+            values = predict(model, make_set(left_out, False, None), torch.device(args.device), workers=args.workers).numpy()
+            found |= dict(zip(left_out["image"], values.reshape(len(left_out), -1), strict=True))
             hashes.append(sha256(output / "best.pt"))
     if not distributed.is_main():
         return
-    dimension = model.dimension
+    dimension, columns = model.dimension, model.columns
+    predictions = np.array([found[image] for image in frame["image"]], dtype=float)
     if args.init is not None:
         # a network that started from one that knew a picture has not truly left it out
-        _, ids = load_model(args.init).seen or ((), ())  # nothing is known of what a published file has seen
+        _, ids = seen_by(read_weights(args.init))  # nothing is known of what a published file has seen
         new = np.array([picture_id(path) not in ids for path in frame["path"]])
         if not new.all():
             print(f"{(~new).sum()} of {len(frame)} pictures were used to train --init and are left out of {target}")
         frame, predictions = select(frame, pd.Series(new)), predictions[new]
     with ScoreWriter(
         target,
-        [dimension],
+        columns,
         list(frame["image"]),
         root=frame.attrs["root"],
         weights={f"{dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
         preprocessing=model.preprocessing(),
         sample="out-of-fold",
         overwrite=True,
+        unbounded=args.preset == "baseline",
     ) as writer:
-        for name, value in zip(frame["image"], predictions, strict=True):
-            writer.add(name, {dimension: float(value)}, gray=False)
-    known = frame[dimension].notna().to_numpy()
-    quality = correlations(predictions[known], frame[dimension].to_numpy(float)[known])
-    print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f} on {known.sum()} rated ones")
+        for name, values in zip(frame["image"], predictions, strict=True):
+            writer.add(name, dict(zip(columns, values.tolist(), strict=True)), gray=False)
+    quality = agreement(predictions, frame[columns].to_numpy(float), columns)
+    count = len(rated(frame, columns))
+    print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f} on {count} rated ones")
 
 
 def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:

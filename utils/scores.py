@@ -20,6 +20,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -64,7 +65,8 @@ class ScoreWriter:
 
     Args:
         path: The CSV to write.
-        columns: The dimension that is scored, then the sub-scores it was computed from: ``["PR", "CF", "SCC"]``.
+        columns: The dimension that is scored, then the sub-scores it was computed from: ``["PR", "CF", "SCC"]``. With
+            ``unbounded`` any names.
         names: Every image of the folder, relative to ``root``, with forward slashes.
         root: The scored folder.
         weights: SHA-256 of each weight file by dimension.
@@ -72,6 +74,7 @@ class ScoreWriter:
         sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
         overwrite: Delete the files of an earlier run first.
         beside: Another file by image, such as its labels, a change of which counts as a change of the image.
+        unbounded: Allow any finite scores, of systems that have no bounds.
 
     Attributes:
         kept: How many rows of an earlier run are taken over.
@@ -95,13 +98,17 @@ class ScoreWriter:
         sample: str,
         overwrite: bool = False,
         beside: Mapping[str, Path] | None = None,
+        unbounded: bool = False,
     ) -> None:
         self.path = Path(path)
         self.columns = list(columns)
+        self.limit = math.inf if unbounded else 1.0
         if self.path.suffix.lower() != ".csv":
             raise ValueError(f"expected a score file that ends in .csv, got {path}")
-        if not columns or not set(columns) <= set(DIMENSIONS):
+        if not columns or not (unbounded or set(columns) <= set(DIMENSIONS)):
             raise ValueError(f"expected score columns out of {', '.join(DIMENSIONS)}, got {self.columns}")
+        if len(set(columns)) < len(columns) or set(columns) & {"image", "gray", "error", ""}:
+            raise ValueError(f"expected names of scores, each once and not image, gray or error, got {self.columns}")
         if sample not in SAMPLES:
             raise ValueError(f"expected sample to be one of {', '.join(SAMPLES)}, got {sample!r}")
         for name in names:
@@ -115,7 +122,7 @@ class ScoreWriter:
             "preprocessing": dict(preprocessing),
             "sample": sample,
             "root": os.path.abspath(root),
-        }
+        } | ({"unbounded": self.columns} if unbounded else {})
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
         self._files = {name: fingerprint(Path(root, name)) for name in names}
@@ -167,7 +174,7 @@ class ScoreWriter:
             raise ValueError(f"expected scores for {', '.join(self.columns)} of {image}, got {', '.join(scores)}")
         values = {} if error else {column: float(scores[column]) for column in self.columns}
         for column, value in values.items():
-            if not error and not -1 <= value <= 1:
+            if not error and not (-self.limit <= value <= self.limit and math.isfinite(value)):
                 range_error = f"{column} score {value:.6g} is outside [-1, 1]"
                 error = range_error if math.isfinite(value) else f"{column} score is not finite"
         row = {
@@ -218,7 +225,7 @@ class ScoreWriter:
             return {}
         frame = read_scores(self.path)
         meta = frame.attrs["meta"]
-        columns = [column for column in frame.columns if column in DIMENSIONS]
+        columns = [column for column in frame.columns if column not in ("image", "gray", "error")]
         self._refuse_other_run(self.path, {**meta, "columns": columns} if meta else {})
         return {
             record["image"]: {
@@ -283,16 +290,19 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
 
     Returns:
         Columns ``image``, those of PR, CF and SCC that are there in the file's order (float in [-1, 1], NaN where
-        there is none), ``gray`` (bool) and ``error`` (empty if none). ``attrs["meta"]`` is the sidecar, {} if there is
-        none; ``attrs["by_stem"]`` says whether ``image`` holds stems, as in JSON, instead of paths.
+        there is none; of a file of infer_baseline.py all its scores, which may go beyond), ``gray`` (bool) and ``error``
+        (empty if none). ``attrs["meta"]`` is the sidecar, {} if there is none; ``attrs["by_stem"]`` says whether ``image``
+        holds stems, as in JSON, instead of paths.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read as said above; the message names the line or image.
     """
     path = Path(path)
-    if dimension is not None and dimension not in DIMENSIONS:
-        raise ValueError(f"expected a dimension out of {', '.join(DIMENSIONS)}, got {dimension!r}")
+    meta = _read_sidecar(path) if path.suffix.lower() == ".csv" and path.is_file() else {}
+    known = (*DIMENSIONS, *(column for column in meta.get("unbounded", ()) if column not in DIMENSIONS))
+    if dimension is not None and dimension not in known:
+        raise ValueError(f"expected a dimension out of {', '.join(known)}, got {dimension!r}")
     if not path.is_file():
         script = f"infer_{dimension}.py" if dimension else "infer_CF.py or infer_SCC.py"
         stopped = _beside(path, ".partial").exists()
@@ -306,7 +316,7 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         return _read_published(path, text, dimension)
 
     header, rows = _read_csv(path, text)
-    found = [column for column in header if column in DIMENSIONS]
+    found = [column for column in header if column in known]
     if "image" not in header or not found or (dimension and dimension not in found):
         wanted = "image" if "image" not in header else dimension or "CF, SCC or PR"
         others = [] if found else _numeric_columns(header, rows)
@@ -314,15 +324,16 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         raise ValueError(f"{path} has no column {wanted}, only {', '.join(header) or 'an empty header'}{advice}")
     images = [row["image"] for row in rows]
     _refuse_duplicates(path, images)
+    limit = sys.float_info.max if "unbounded" in meta else 1.0
     frame = pd.DataFrame(
         {
             "image": pd.Series(images, dtype=str),
-            **{c: pd.Series([_score(path, row, c) for row in rows], dtype=float) for c in found},
+            **{c: pd.Series([_score(path, row, c, limit) for row in rows], dtype=float) for c in found},
             "gray": pd.Series([_gray(path, row) for row in rows], dtype=bool),
             "error": pd.Series([row.get("error", "") for row in rows], dtype=str),
         }
     )
-    frame.attrs = {"meta": _read_sidecar(path), "by_stem": False}
+    frame.attrs = {"meta": meta, "by_stem": False}
     return frame
 
 
@@ -484,7 +495,7 @@ def _read_sidecar(path: Path) -> dict:
     return meta
 
 
-def _score(path: Path, row: dict[str, str], column: str) -> float:
+def _score(path: Path, row: dict[str, str], column: str, limit: float) -> float:
     cell = row[column].strip()
     if not cell:
         return math.nan
@@ -492,8 +503,9 @@ def _score(path: Path, row: dict[str, str], column: str) -> float:
         value = float(cell)
     except ValueError:
         value = math.nan
-    if not -1 <= value <= 1:
-        raise ValueError(f"expected a {column} score in [-1, 1] for {row['image']} in {path}, got {cell!r}")
+    if not -limit <= value <= limit:
+        wanted = "score in [-1, 1]" if limit == 1 else "finite score"
+        raise ValueError(f"expected a {column} {wanted} for {row['image']} in {path}, got {cell!r}")
     return value
 
 

@@ -319,6 +319,7 @@ def open_writer(
     overwrite: bool,
     settings: Mapping[str, str] | None = None,
     objects: Objects | None = None,
+    beside: Mapping[str, Path] | None = None,
 ) -> ScoreWriter:
     """A score file for the pictures, which goes on with an earlier run and says so.
 
@@ -331,6 +332,7 @@ def open_writer(
         overwrite: Start anew.
         settings: What was chosen on the command line and changes scores.
         objects: What the network, or one that it reads the scores of, reads of objects.
+        beside: What a baseline reads beside a picture, its original.
     """
     seen = seen_pictures(model, images)
     if seen:
@@ -347,7 +349,8 @@ def open_writer(
         preprocessing={**model.preprocessing(), **(settings or {}), **labels},
         sample="unknown" if seen is None else "in-sample" if seen else "unseen",
         overwrite=overwrite,
-        beside=objects.files if objects else None,
+        beside=objects.files if objects else beside,
+        unbounded=model.preset == "baseline",
     )
     if writer.kept or writer.changed or writer.dropped:
         print(

@@ -1,0 +1,243 @@
+"""Pictures with their ratings and originals as a published system reads them, and where an original is."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.pictures import picture_paths
+from data.table import csv_rows, relative_image
+from models.base import Inputs
+from models.baselines.scorer import Baseline
+from utils.engine import OwnViews, epoch_generator
+from utils.files import write_atomic
+from utils.images import ImageReadError, list_images, read_rgb
+from utils.scores import fingerprint
+
+REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
+
+
+class Originals:
+    """Where the originals of pictures are.
+
+    Args:
+        source: A folder, searched recursively. The original of a picture is the file of the same path or of the same name
+            without extension; or else one whose name begins or ends that of the picture, apart by "_" or "-", the longest such:
+            the original of BigColor_000000000139.png is 000000000139.jpg. Or a CSV file with the columns image and reference,
+            paths relative to it; an image may also be named as the data or the scored folder name it.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If the CSV cannot be read, or two originals have one name.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.source = source = Path(source)
+        self.listed: dict[str, Path] = {}
+        self.by_stem: dict[str, Path] = {}
+        if source.suffix.lower() == ".csv":
+            header, rows = csv_rows(source, "picture")
+            if not {"image", "reference"} <= set(header):
+                raise ValueError(f"{source} has the columns {header}, expected image and reference")
+            for number, row in rows:
+                where = f"{source}, line {number}"
+                image = relative_image(row["image"], where)
+                if row["reference"]:
+                    path = source.parent / row["reference"]
+                    if not path.is_file():
+                        raise FileNotFoundError(f"{where}: no file {path}")
+                    if self.listed.setdefault(image, path) != path:
+                        raise ValueError(f"{where}: {image} has another original already, {self.listed[image]}")
+            return
+        if not source.is_dir():
+            raise FileNotFoundError(f"no folder of originals {source}")
+        images = list_images(source)
+        for name in images.names:
+            self.listed[name] = images.path(name)
+            stem = Path(name).stem
+            if self.by_stem.setdefault(stem, images.path(name)) != images.path(name):
+                raise ValueError(f"{source} holds two originals named {stem}: {self.by_stem[stem]}, {images.path(name)}")
+
+    def find(self, image: str, scene: str = "", path: Path | None = None) -> Path | None:
+        """The original of a picture.
+
+        Args:
+            image: Its path relative to the folder of pictures.
+            scene: Its scene, whose name an original may have too.
+            path: Where it lies, for a CSV file whose paths are relative to itself.
+        """
+        if image in self.listed:
+            return self.listed[image]
+        if path is not None and self.source.suffix.lower() == ".csv":
+            image = Path(os.path.relpath(path, self.source.parent)).as_posix()
+            return self.listed.get(image)
+        stem = Path(image).stem
+        cuts = [i for i, letter in enumerate(stem) if letter in "_-"]
+        parts = sorted({stem[i + 1 :] for i in cuts} | {stem[:i] for i in cuts}, key=lambda part: (-len(part), part))
+        return next((self.by_stem[part] for part in (stem, scene, *parts) if part in self.by_stem), None)
+
+
+def find_originals(source: Path, images: Sequence[str], paths: Sequence[Path], scenes: Sequence[str] = ()) -> dict[str, Path]:
+    """Originals of pictures by name, those there are.
+
+    Args:
+        source: As of ``Originals``.
+        images: Pictures relative to their folder.
+        paths: Where they lie.
+        scenes: Their scenes, if these are known.
+    """
+    originals = Originals(source)
+    found = [originals.find(*one) for one in zip(images, scenes or [""] * len(images), paths, strict=True)]
+    return {image: original for image, original in zip(images, found, strict=True) if original is not None}
+
+
+def check_originals(source: Path, paths: Sequence[Path | str], originals: Sequence[Path | str]) -> None:
+    """Say how many pictures have an original, and refuse a source that is of no use.
+
+    Args:
+        source: As of ``Originals``.
+        paths: Pictures.
+        originals: The original of each; empty where there is none.
+
+    Raises:
+        ValueError: If there is none at all, or the folder is that of the pictures, each of which would be its own.
+    """
+    pairs = [(path, original) for path, original in zip(paths, originals, strict=True) if original]
+    print(f"originals: {len(pairs)} of {len(paths)} pictures have one in {source}")
+    if not pairs:
+        raise ValueError(
+            f"{source} has no original of any picture, e.g. of {paths[0]}; an original has the name of its pictures less their "
+            "method, or is listed in a CSV with the columns image and reference"
+        )
+    own = sum(os.path.abspath(path) == os.path.abspath(original) for path, original in pairs)
+    if own == len(pairs) > 1 and Path(source).is_dir():
+        raise ValueError(f"{source} holds the pictures themselves, so that each is its own original; pass the originals alone")
+
+
+def with_originals(frame: pd.DataFrame, source: Path | None) -> pd.DataFrame:
+    """The table with the original of each picture, as the column ``REFERENCE``.
+
+    Args:
+        frame: MOS table with ``path``.
+        source: As of ``Originals``; None takes what the table says: its column ``reference``, or else the picture of the scene
+            whose method is "original".
+    """
+    if source is not None:
+        found = find_originals(source, list(frame["image"]), list(frame["path"]), list(frame["scene"]))
+        return frame.assign(**{REFERENCE: [os.path.abspath(found[i]) if i in found else "" for i in frame["image"]]})
+    if "reference" in frame:
+        root = frame.attrs["root"]
+        return frame.assign(**{REFERENCE: [os.path.abspath(Path(root, r)) if r else "" for r in frame["reference"]]})
+    of_scene = frame[frame["method"] == "original"].set_index("scene")["path"].to_dict()
+    return frame.assign(**{REFERENCE: [os.path.abspath(of_scene[s]) if s in of_scene else "" for s in frame["scene"]]})
+
+
+class BaselinePictures(OwnViews):
+    """One item is one picture as a baseline reads it, its MOS, no sub-scores, and the index.
+
+    Superpixels, which take longer than all else, are kept in a folder, one file a picture, found again by the path, size and
+    time of change of the picture and by their own settings.
+
+    Args:
+        frame: A MOS table with ``path``, and with ``REFERENCE`` for a system that reads originals.
+        reader: What prepares pictures, see ``Baseline.reader``.
+        columns: The columns with the MOS.
+        scenes: Number of the scene of each picture, shape (N,).
+        seed: Of the random views.
+        cache: The folder for superpixels.
+    """
+
+    def __init__(
+        self, frame: pd.DataFrame, reader: Baseline, columns: Sequence[str], scenes: Tensor, seed: int, cache: Path
+    ) -> None:
+        super().__init__()
+        self.paths = [Path(p) for p in picture_paths(frame)]
+        self.originals = list(frame[REFERENCE]) if reader.uses_reference else [""] * len(frame)
+        lacking = [path.name for path, original in zip(self.paths, self.originals, strict=True) if not original]
+        if reader.needs_reference and lacking:
+            advice = ", or --set form=partial to do without where there is none" if reader.dimension == "fr_aigciqa" else ""
+            raise ValueError(
+                f"{reader.dimension} compares pictures with their originals, and {len(lacking)} of {len(frame)} have none, "
+                f"e.g. {lacking[0]}; pass --reference{advice}"
+            )
+        self.reader, self.scenes, self.seed = reader, scenes, seed
+        mos = torch.tensor(frame[list(columns)].to_numpy(np.float32))
+        self.mos = mos[:, 0] if len(columns) == 1 else mos
+        self.scores = None
+        self.superpixels = cache / "superpixels" if reader.dimension == "dpam" else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, index: int) -> Path:
+        """Where the superpixels of a picture lie, or will."""
+        path = self.paths[index]
+        key = f"{os.path.abspath(path)} {fingerprint(path)} {self.reader.network.superpixel_key}"
+        return self.superpixels / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
+
+    def fill(self) -> int:
+        """Find the superpixels that are not kept yet.
+
+        Returns:
+            How many there were to find.
+
+        Raises:
+            ImageReadError: If pictures cannot be read; tells how many, and all about the first.
+        """
+        if self.superpixels is None:
+            return 0
+        lacking = [i for i in range(len(self)) if not self.file(i).is_file()]
+        errors = []
+        for i in tqdm(lacking, desc="superpixels", leave=False, disable=len(lacking) < 2):
+            try:
+                self.found_superpixels(i, pixels_of(self.paths[i]))
+            except ImageReadError as error:
+                errors.append(error)
+        if errors:
+            raise ImageReadError(f"{len(errors)} of {len(self)} pictures cannot be trained on; {errors[0]}")
+        return len(lacking)
+
+    def found_superpixels(self, index: int, pixels: Tensor) -> Tensor | None:
+        """Of one picture, from the folder or anew; None for a system that has none."""
+        if self.superpixels is None:
+            return None
+        file = self.file(index)
+        try:
+            return torch.from_numpy(np.load(file))
+        except (OSError, ValueError, EOFError):  # not made yet, or a file that something else damaged
+            found = self.reader.network.find_superpixels(pixels)
+            buffer = io.BytesIO()
+            np.save(buffer, found.numpy())
+            write_atomic(file, buffer.getvalue())
+            return found
+
+    def inputs(self, index: int) -> Inputs:
+        """The prepared picture: plain in epoch 0, else a view that seed, epoch and index decide."""
+        pixels, epoch = pixels_of(self.paths[index]), int(self.epoch)
+        original = pixels_of(Path(self.originals[index])) if self.originals[index] else None
+        superpixels = self.found_superpixels(index, pixels)
+        try:
+            if epoch == 0:
+                inputs = self.reader.prepare(pixels, original, superpixels)
+            else:
+                generator = epoch_generator(self.seed, epoch, stream=100 + index)
+                inputs = self.reader.view(pixels, original, superpixels, generator)
+        except ValueError as error:  # such as of a picture that is too small for a crop
+            raise ValueError(f"{self.paths[index]}: {error}") from error
+        return inputs | {"scene": self.scenes[index]}
+
+    def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
+        """Prepared picture, MOS (0-dim, or (K,)), an empty tensor, and the index."""
+        return self.inputs(index), self.mos[index], torch.empty(0), index
+
+
+def pixels_of(path: Path) -> Tensor:
+    """sRGB of a file, uint8, shape (3, H, W)."""
+    return torch.from_numpy(read_rgb(path)).permute(2, 0, 1)

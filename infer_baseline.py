@@ -1,0 +1,124 @@
+"""Score images with a published system: DPAM, Delegate Transformer, A-FINE, NR- or FR-AIGCIQA.
+
+    python infer_baseline.py nr_aigciqa FOLDER --weights runs/nr/best.pt -o nr.csv       # weights of train_baseline.py
+    python infer_baseline.py afine FOLDER --weights afine.pth --reference ORIGINALS      # the authors' file
+    python infer_baseline.py dpam data/samples --random-init                             # only to see that it runs
+
+Scores are on the scale of the MOS, -1 to 1, higher is better, whatever scale the system has of its own (docs/baselines.md).
+DPAM and AIGCIQA have no bounds and may go beyond. A run that was stopped goes on when it is started again.
+"""
+
+import argparse
+from pathlib import Path
+
+from utils import startup  # noqa: F401, before all that is slow to load
+
+# isort: split
+
+from collections.abc import Mapping
+
+import torch
+
+from data.baseline_pictures import check_originals, find_originals, pixels_of
+from models.baselines.scorer import Baseline
+from utils.baselines import add_system_arguments, load_baseline, random_baseline
+from utils.images import list_images
+from utils.scoring import (
+    Row,
+    Scorer,
+    check_json,
+    conclude,
+    devices_of,
+    open_writer,
+    output_path,
+    rounded,
+    run_script,
+    score_images,
+    worker_count,
+)
+
+
+class BaselineScorer(Scorer):
+    """The network on each device that is used, and the work on one picture.
+
+    Args:
+        model: In evaluation mode.
+        originals: Original of each picture that has one, by name.
+        devices: Where to run.
+    """
+
+    def __init__(self, model: Baseline, originals: Mapping[str, Path], devices: list[str]) -> None:
+        super().__init__({model.dimension: model}, devices)
+        self.originals = originals
+
+    @torch.inference_mode()
+    def row(self, pixels: torch.Tensor, known: Mapping[str, float], name: str, gray: bool) -> Row:
+        """Scores of one picture (3, H, W)."""
+        (model,) = self._own_branches().values()
+        path = self.originals.get(name)
+        if path is None and model.needs_reference:
+            return Row({}, gray, f"{name}: its original is not in --reference")
+        inputs = model.prepare(pixels, None if path is None else pixels_of(path))
+        return Row({column: rounded(score) for column, score in model.score_columns(inputs).items()}, gray)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add_system_arguments(parser)
+    add("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
+    add("-o", "--output", type=Path, metavar="CSV", help="score file (default: results/NAME_MODEL.csv)")
+    add("--weights", type=Path, metavar="FILE", help="checkpoint of train_baseline.py, or the authors' file")
+    add("--random-init", action="store_true", help="random weights, only to see that it runs")
+    add(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="names of the scores of the authors' file or of random weights, such as PR for evaluate.py (default: quality)",
+    )
+    add("--reference", type=Path, metavar="DIR", help="originals in color, or a CSV with the columns image and reference")
+    add("--json", type=Path, metavar="FILE", help="also write {stem: score} of the first column, the published form")
+    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
+    add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
+    add("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
+    args = parser.parse_args()
+    if args.weights is not None and args.random_init:
+        parser.error("--weights and --random-init contradict each other; leave one out")
+    if args.weights is None and not args.random_init:
+        parser.error(
+            f"no weights of {args.system} come with this project: pass --weights FILE, of train_baseline.py or of its authors "
+            "(docs/baselines.md), or --random-init to see that it runs"
+        )
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    images = list_images(args.images)
+    if args.random_init:
+        model = random_baseline(args, args.columns or ["quality"])
+        print(f"{args.system} with random weights: the scores mean nothing")
+    else:
+        model = load_baseline(args, args.columns)
+    if args.reference is not None and not model.uses_reference:
+        raise ValueError(f"--reference {args.reference}: {args.system} looks at pictures alone as it is set; leave it out")
+    if args.reference is None and model.needs_reference:
+        advice = ", or --naturalness for the part that needs none" if args.system == "afine" else ""
+        raise ValueError(f"{args.system} compares pictures with their originals; pass --reference DIR{advice}")
+    originals = {}
+    if args.reference is not None:
+        paths = [images.path(name) for name in images.names]
+        originals = find_originals(args.reference, images.names, paths)
+        check_originals(args.reference, paths, [originals.get(name, "") for name in images.names])
+    path = output_path(args.output, args.images, args.system)
+    check_json(args.json, {args.system: path})
+    devices = devices_of(args.device)
+    scorer = BaselineScorer(model, originals, devices)
+    weights = {args.system: model.weights_hash}
+    with open_writer(path, model.columns, images, model, weights, args.overwrite, beside=originals) as writer:
+        score_images(scorer, images, {args.system: writer}, {}, {}, args.workers or worker_count(devices))
+    return conclude({model.columns[0]: path}, model.columns[0], model.columns, args.json)
+
+
+if __name__ == "__main__":
+    run_script(main)

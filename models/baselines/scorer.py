@@ -1,0 +1,346 @@
+"""The published systems behind the interface of our own branches, so that the same code trains, scores and stores them.
+
+Whatever scale a system has of its own, scores here are on that of the MOS: -1 to 1, higher is better, by a fixed linear map.
+They are not cut off there: DPAM and AIGCIQA have no bounds.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import torch
+from torch import Tensor, nn
+
+from models.backbone import UnreachableError
+from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, stack, to_tensor
+from models.baselines import afine, aigciqa, delegate_transformer, dpam
+from models.baselines.loading import unwrapped
+from models.preprocessing import Preprocess
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "dpam": dpam.DPAM,
+    "delegate_transformer": delegate_transformer.DelegateTransformer,
+    "afine": afine.AFine,
+    "nr_aigciqa": partial(aigciqa.AIGCIQA, form="nr"),
+    "fr_aigciqa": partial(aigciqa.AIGCIQA, form="fr"),
+}
+SYSTEMS = tuple(_NETWORKS)
+
+
+class Baseline(ScoreNet):
+    """A published system that gives a picture one score or several.
+
+    Args:
+        system: One of ``SYSTEMS``.
+        columns: Names of the scores.
+        settings: Arguments of the system's own network, all but ``outputs``.
+
+    Attributes:
+        dimension: The system, which is what a checkpoint is told by.
+        network: The system's own network, in its own scale.
+        stage: Of the training of A-FINE, 1 to 3, in which ``forward`` gives what is ranked by; None for scores.
+        within_scenes: Whether ratings compare within a scene only, as those of A-FINE's triplets do, so that stage 1 forms no
+            pairs of different scenes either.
+
+    Raises:
+        ValueError: If there is no such system or setting, or a setting is refused.
+    """
+
+    preset = "baseline"
+
+    def __init__(self, system: str, columns: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        if system not in _NETWORKS:
+            raise ValueError(f"the system must be one of {', '.join(SYSTEMS)}, got {system!r}")
+        self.dimension = system
+        if system == "nr_aigciqa" and "form" in (settings or {}):
+            raise ValueError("nr_aigciqa is the form nr; the forms fr and partial are of fr_aigciqa")
+        self._names = list(columns)
+        _check_settings(system, settings or {})
+        try:
+            self.network = _NETWORKS[system](outputs=len(self._names), **(settings or {}))
+        except (TypeError, AssertionError, ArithmeticError, RuntimeError) as error:  # values that make no network
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{system} cannot be built with {_listed(settings or {})}: {reason}") from error
+        self.stage: int | None = None
+        self.within_scenes = False
+
+    # --- What it is
+
+    @property
+    def columns(self) -> list[str]:
+        return self._names
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All it takes to rebuild the network; live, for loading official weights changes settings."""
+        settings = {name: value for name, value in self.network.config.items() if name != "outputs"}
+        if self.dimension == "nr_aigciqa":
+            del settings["form"]
+        return {"system": self.dimension, "columns": self.columns, "settings": settings}
+
+    @property
+    def size(self) -> int:
+        return self.network.size
+
+    @property
+    def input_key(self) -> tuple:
+        return self.preset, self.dimension
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether it reads the original beside the picture."""
+        settings = self.network.config
+        return settings.get("full_reference", False) or settings.get("form", "nr") != "nr"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it cannot do without."""
+        return self.uses_reference and self.network.config.get("form") != "partial"
+
+    @property
+    def ranks_within_scenes(self) -> bool:
+        """Whether it is trained on pairs of one scene, so that batches must hold pictures of the same."""
+        return self.stage in (2, 3) or (self.stage == 1 and self.within_scenes)
+
+    @property
+    def scoring_batch(self) -> int:
+        """One where a score depends on the batch, or pictures of different sizes form none."""
+        settings = self.network.config
+        return 1 if settings.get("reference_mode") == "batch_mean" or settings.get("native", False) else 8
+
+    def preprocessing(self) -> dict[str, Any]:
+        settings = self.config["settings"]
+        return {"system": self.dimension} | {f"setting {name}": value for name, value in settings.items()}
+
+    # --- Pictures
+
+    def prepare(self, picture: Picture, reference: Picture | None = None, superpixels: Tensor | None = None) -> Inputs:
+        """Tensors of one picture for scoring.
+
+        Args:
+            picture: Of any of the forms that ``score`` takes.
+            reference: Its original, likewise; None where there is none.
+            superpixels: Of DPAM, if they were kept.
+
+        Raises:
+            ImageReadError: If a path does not lead to a readable picture.
+            ValueError: If the picture is of another form, or the system needs a reference and there is none.
+        """
+        pixels = to_tensor(picture)
+        if self.dimension == "dpam":
+            return self.network.preprocess(pixels, superpixels)
+        original = None if reference is None or not self.uses_reference else self.network.preprocess(to_tensor(reference))
+        return self._paired(self.network.preprocess(pixels), original)
+
+    def view(self, picture: Tensor, reference: Tensor | None, superpixels: Tensor | None, generator: torch.Generator) -> Inputs:
+        """The same for training, as a random view of the system's own kind; pictures as tensors (3, H, W)."""
+        if self.dimension == "dpam":
+            return self.network.augment(picture, generator, superpixels)
+        if self.dimension == "delegate_transformer":
+            return {"rgb": self.network.augment(picture, generator)}
+        original = reference if self.uses_reference else None
+        return self._paired(*self.network.augment(picture, original, generator))
+
+    def _paired(self, rgb: Tensor, original: Tensor | None) -> Inputs:
+        if not self.uses_reference:
+            return {"rgb": rgb}
+        if original is None and self.needs_reference:
+            raise ValueError(f"{self.dimension} compares a picture with its original, and there is none; pass --reference")
+        if self.needs_reference:
+            return {"rgb": rgb, "reference": original}
+        there = torch.tensor(original is not None)
+        return {"rgb": rgb, "reference": torch.zeros_like(rgb) if original is None else original, "has_reference": there}
+
+    def prepare_batch(self, rgb: Tensor) -> Inputs:
+        return stack([self.prepare(picture) for picture in rgb])
+
+    # --- Scores
+
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        passed = {"scene": inputs["scene"]} if "scene" in inputs else {}
+        if self.dimension == "afine":
+            reference = None if self.stage == 1 else inputs.get("reference")
+            return self.network.moments(inputs["rgb"], reference) | passed
+        own = {name: x for name, x in inputs.items() if name != "scene"}
+        if self.dimension.endswith("aigciqa"):
+            return {"features": self.network.features(**own)} | passed
+        return {"own scale": self.network(**own)} | passed
+
+    def head(self, features: Inputs) -> Tensor:
+        """Scores, higher is better, about -1 to 1, shape (B,), or (B, K) with K > 1 columns.
+
+        In a stage of A-FINE what it ranks by, sign changed, on no scale.
+        """
+        if self.dimension == "afine":
+            moments = {name: x for name, x in features.items() if name != "scene"}
+            if self.stage is not None:
+                ranked = {1: self.network.raw_naturalness, 2: self.network.raw_fidelity, 3: self.network.distance}
+                return self._columns(-ranked[self.stage](moments))
+            return self._columns(self.on_mos_scale(self.network(moments)))
+        if self.dimension.endswith("aigciqa"):
+            return self._columns(self.on_mos_scale(self.network.regressor(features["features"])))
+        return self._columns(self.on_mos_scale(features["own scale"]))
+
+    def _columns(self, scores: Tensor) -> Tensor:
+        return scores[:, 0] if len(self.columns) == 1 else scores
+
+    def _ends(self) -> tuple[float, float]:
+        """What the worst and the best MOS are in the system's own scale."""
+        low, high = self.network.score_range
+        return (low, high) if getattr(self.network, "higher_is_better", True) else (high, low)
+
+    def on_mos_scale(self, own: Tensor) -> Tensor:
+        """Scores of the system's own scale, from -1 for its worst to 1 for its best."""
+        worst, best = self._ends()
+        return (2 * own - (worst + best)) / (best - worst)
+
+    def on_own_scale(self, score: Tensor) -> Tensor:
+        """The other way round."""
+        worst, best = self._ends()
+        return ((best - worst) * score + (worst + best)) / 2
+
+    def loss(self, pred: Tensor, mos: Tensor, inputs: Inputs, correlation_weight: float = 0.0) -> Tensor:
+        """The system's own objective; what is not rated (NaN) has no part in it.
+
+        Args:
+            pred: As of ``head``.
+            mos: MOS of the same shape.
+            inputs: What the network was given.
+            correlation_weight: Not used: no published system has such a term.
+        """
+        pred, mos = pred.reshape(len(pred), -1), mos.reshape(len(mos), -1)
+        if self.stage is not None:
+            return afine.batch_loss(-pred, mos, group=inputs["scene"] if self.ranks_within_scenes else None)
+        own, label = self.on_own_scale(pred), self.on_own_scale(mos)
+        if self.dimension == "dpam":
+            return dpam.rating_loss(own, label)
+        if self.dimension == "delegate_transformer":
+            return delegate_transformer.training_loss(own, label)
+        if self.dimension == "afine":
+            raise ValueError("A-FINE is trained in stages; call set_stage first")
+        return aigciqa.rating_loss(own, label)
+
+    @torch.inference_mode()
+    def score_columns(self, inputs: Inputs) -> dict[str, float]:
+        """Scores of one prepared picture by column; a batch of one, so that company never changes a score."""
+        values = self({name: x[None].to(self.device) for name, x in inputs.items()}).float().reshape(-1).tolist()
+        return dict(zip(self.columns, values, strict=True))
+
+    @torch.inference_mode()
+    def score(self, pictures: Picture | list[Picture], references: Picture | list[Picture] | None = None) -> Any:
+        """Score pictures with the network as it stands (evaluation mode).
+
+        Args:
+            pictures: As of ``ScoreNet.score``.
+            references: Original of each picture, for a system that compares; None in a list where there is none.
+
+        Returns:
+            For one picture one number, or with several columns a dictionary; for a list a list of these.
+        """
+        items, single = as_list(pictures)
+        originals = [None] * len(items) if references is None else [references] if single else list(references)
+        if len(originals) != len(items):
+            raise ValueError(f"{len(items)} pictures but {len(originals)} references")
+        with one_thread():
+            rows = [self.score_columns(self.prepare(p, r)) for p, r in zip(items, originals, strict=True)]
+        found = [row if len(row) > 1 else next(iter(row.values())) for row in rows]
+        return found[0] if single else found
+
+    # --- Training
+
+    def reader(self) -> "Baseline":
+        """A twin without weights that prepares pictures alike, light enough for every process that reads some."""
+        with torch.device("meta"):
+            twin = Baseline(self.dimension, self.columns, self.config["settings"])
+        if self.dimension == "afine":
+            twin.network.resize = Preprocess(self.size)
+        return twin
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Those that start weights are for; none in stages of A-FINE that leave the tower alone."""
+        return [] if self.stage in (2, 3) else self.network.pretrained_parameters()
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in super().head_parameters() if parameter.requires_grad]
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether what ``encode`` gives can be kept while the pretrained part stays as it is."""
+        return self.dimension in ("afine", "nr_aigciqa", "fr_aigciqa")
+
+    def train(self, mode: bool = True) -> "Baseline":
+        """A backbone that is not trained keeps its statistics, too."""
+        super().train(mode)
+        parameters = self.pretrained_parameters()
+        if parameters and not any(parameter.requires_grad for parameter in parameters) and self.dimension.endswith("aigciqa"):
+            self.network.backbone.eval()
+        return self
+
+    def set_stage(self, stage: int | None) -> None:
+        """Of the training of A-FINE; None when it is over.
+
+        Raises:
+            ValueError: If this is another system, or there is no such stage.
+        """
+        if self.dimension != "afine":
+            raise ValueError(f"{self.dimension} is not trained in stages")
+        if stage is None:
+            self.network.requires_grad_(True)
+        else:
+            self.network.set_stage(stage)
+        self.stage = stage
+
+    # --- Weights
+
+    def start(self, weights: Path | None) -> str:
+        """Start the pretrained part from a file, or from where the authors started; what was loaded, in words.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it does not fit.
+            UnreachableError: If the hub cannot be reached; says what to fetch.
+        """
+        try:
+            return str(self.network.load_backbone(weights))
+        except UnreachableError as error:
+            raise UnreachableError(f"{self.dimension}: {error}") from error
+
+
+def _check_settings(system: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that the network does not have, or of another kind, which some would only fail of while scoring."""
+    known = inspect.signature(_NETWORKS[system]).parameters
+    names = [name for name in known if name != "outputs" and not (system == "nr_aigciqa" and name == "form")]
+    for name, value in settings.items():
+        if name not in names:
+            raise ValueError(f"{system} has no setting {name}; it has {', '.join(names)}")
+        if not _is_of(value, known[name].annotation):
+            usual = json.dumps(known[name].default)
+            raise ValueError(f"{system}: {name} cannot be {json.dumps(value)}; write it as JSON, as its default {usual}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; a list does for every sequence."""
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if get_origin(kind) in (tuple, list, Sequence):
+        return isinstance(value, list | tuple) and all(_is_of(part, get_args(kind)[0]) for part in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items()) or "its defaults"
+
+
+def official_columns(system: str, content: Mapping[str, Any]) -> list[str]:
+    """Names of the scores that a file of the authors holds."""
+    if system == "delegate_transformer":
+        gated = any("class_head2" in key or ".ref_gate." in key for key in unwrapped(content, system))
+        return ["overall", "color"] if gated else ["colorfulness"]
+    return ["quality"]
