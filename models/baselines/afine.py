@@ -341,8 +341,8 @@ class AFine(nn.Module):
     def fit_naturalness_map(self, raw: Tensor, mos: Tensor) -> None:
         """Give the naturalness map its start values before stage 3, by least squares against ratings.
 
-        Also what makes N of use where stage 1 is the whole training. Center and width are bounded by the spread of ``raw``: where
-        it says nothing of the ratings, the curve would else become so flat that all pictures score alike.
+        Also what makes N of use where stage 1 is the whole training. Center and width are bounded by the spread of ``raw``:
+        where that says nothing of the ratings, the curve would else become so flat that all pictures score alike.
 
         Args:
             raw: ``raw_naturalness`` of training pictures, shape (N, outputs).
