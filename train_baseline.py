@@ -237,10 +237,10 @@ def leave_out(parts: dict[str, pd.DataFrame], methods: list[str]) -> dict[str, p
     Raises:
         ValueError: If one of them has no test picture, or nothing is left to train on.
     """
-    known = sorted(set().union(*(part["method"] for part in parts.values())))
-    absent = [method for method in methods if method not in set(parts["test"]["method"])]
+    known = sorted(set(parts["test"]["method"]))
+    absent = [method for method in methods if method not in known]
     if absent:
-        raise ValueError(f"no test picture is by {', '.join(absent)}; the data are by {', '.join(known)}")
+        raise ValueError(f"no test picture is by {', '.join(absent)}; they are by {', '.join(known).strip() or 'nobody named'}")
     chosen = {}
     for name, part in parts.items():
         theirs = part["method"].isin(methods)

@@ -169,7 +169,7 @@ def recognize(path: Path | str) -> str:
     number, first = next(_text_rows(path))
     cells = [cell.strip().strip('"') for cell in first.split(",")]
     for form, known in _FORMS.items():
-        if known.images and {*known.images, *known.scores, *known.also} <= set(cells):
+        if known.images and {*known.images, *known.scores} <= set(cells):
             return form
     if len(cells) in (4, 6) and all(_is_image(cell) for cell in cells[:3]):
         return "afine"

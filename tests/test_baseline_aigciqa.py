@@ -559,6 +559,15 @@ def test_files_of_another_form_or_backbone_are_refused():
         small("resnet50").load_official(official())
 
 
+def test_with_several_scores_each_gets_the_one_of_the_authors_file():
+    one, three = small(seed=9), small(outputs=3)
+    state = official(seed=4)
+    one.load_official(state)
+    three.load_official(state)
+    rgb = pictures(2, 32)
+    torch.testing.assert_close(three(rgb), one(rgb).expand(2, 3))
+
+
 def test_each_score_of_a_network_can_go_to_the_authors_code():
     net = small(outputs=3, faithful=True)
     rgb = pictures(2, 32)

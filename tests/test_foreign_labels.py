@@ -288,6 +288,11 @@ def test_a_form_is_recognized_by_its_first_row(tmp_path, form):
     assert cells(read(tmp_path, "\ufeff" + text.replace("\n", "\r\n"))) == cells(read(tmp_path, text, form))
 
 
+def test_a_table_needs_only_the_columns_that_are_read(tmp_path):
+    assert recognize(write(tmp_path, "ID,MOS,color\n1.jpg,5,6\n")) == "icaa17k"
+    assert list(read(tmp_path, "ID,MOS,color\nI01_05_01.png,5,6\n")["color"]) == pytest.approx([0.2])
+
+
 def test_forms_that_look_alike_must_be_named(tmp_path):
     for text in (LIVEC, "10004473376.jpg 3.41\n", "00001.jpg 48.9\n"):
         with pytest.raises(ValueError, match=r"labels\.txt has rows 'name score'.*name its form: livec, koniq or spaq"):

@@ -1,11 +1,18 @@
 """From arguments to data: how many pictures of a data set, and which sub-scores belong to them."""
 
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from utils.runs import counted, load_data, spread, sub_scores
+from models import ChromaticFidelityNet
+from utils.checkpoint import save_checkpoint
+from utils.images import ImageReadError
+from utils.runs import counted, load_data, one_line_errors, spread, sub_scores, training_record
 
 
 def test_a_number_after_a_colon_is_a_count_of_pictures(tmp_path):
@@ -36,3 +43,35 @@ def test_sub_scores_are_found_after_the_data_have_moved(rated, tmp_path):
     values, samples = sub_scores(frame, [tmp_path / "cf.csv"], "CF")
     assert values == pytest.approx(table["CF"])
     assert set(samples.values()) == {"out-of-fold"}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_pictures_that_an_earlier_training_did_not_record_stay_unknown(rated, tmp_path, complete):
+    """A network whose start weights came from elsewhere has seen more than it can say, and so has one that starts from it."""
+    earlier = torch.tensor([[5, 7]])
+    start = ChromaticFidelityNet("test_efficientnet", 64)
+    save_checkpoint(tmp_path / "start.pt", start, seen=earlier, seen_is_all=complete)
+    frame = load_data([rated], "CF", (-1, 1))
+    args = Namespace(data=[rated], preset="compact", init=tmp_path / "start.pt", seed=0)
+    record = training_record(args, {"train": frame[:4], "val": frame[4:6]})
+    assert record["seen_is_all"] is complete
+    assert len(record["seen"]) == 7
+    assert [5, 7] in record["seen"].tolist()
+
+
+class Unreadable(Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        raise ImageReadError("a.png: damaged")
+
+
+def test_an_unreadable_picture_ends_training_with_one_line_whichever_process_reads_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    one_line_errors()
+    for workers in (0, 1):
+        with pytest.raises(ImageReadError) as caught:
+            list(DataLoader(Unreadable(), num_workers=workers))
+        sys.excepthook(caught.type, caught.value, caught.tb)
+        assert capsys.readouterr().err == "error: a.png: damaged\n"

@@ -74,7 +74,7 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
             raise ValueError(f"{path} holds a network of {found}, expected one of {args.system}")
         model = build_model(content, str(path))
         if columns is not None and columns != model.columns:
-            raise ValueError(f"{path} scores {', '.join(model.columns)}, not {', '.join(columns)}")
+            raise ValueError(f"{path} scores {', '.join(model.columns)}, not {', '.join(columns)}; see --target and --columns")
         if settings.pop("full_reference", None) is False:
             model.network.set_full_reference(False)
         if settings:

@@ -40,7 +40,10 @@ def one_line_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, (OSError, ValueError, UnreachableError)):
-            print(f"error: {error}", file=sys.stderr)
+            text = str(error)
+            if text.startswith("Caught "):  # of a process that reads pictures, which puts its traceback before it
+                text = text.rpartition(f"{kind.__name__}: ")[2]
+            print(f"error: {text.strip()}", file=sys.stderr)
         else:
             usual(kind, error, trace)
 
@@ -356,8 +359,9 @@ def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) ->
     prior = getattr(args, "prior", "none") if args.preset == "compact" else "none"
     source = args.init or (None if prior == "none" else Path(prior))  # a color prior has seen photographs
     if source is not None:
-        earlier = read_weights(source).get("seen")
-        known = earlier is not None
+        content = read_weights(source)
+        earlier = content.get("seen")
+        known = earlier is not None and content.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
         "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],

@@ -379,12 +379,13 @@ def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -
     scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
     shown = scored if len(scored) <= most else pd.concat([scored.head(most // 2), scored.tail(most // 2)])
     width = max([len("image"), *(len(name) for name in shown["image"])])
-    lines = [f"{'image':<{width}}  " + "".join(f"{column:>8}" for column in columns)]
+    wide = max(8, *(len(column) + 2 for column in columns))
+    lines = [f"{'image':<{width}}  " + "".join(f"{column:>{wide}}" for column in columns)]
     for i, row in enumerate(shown.to_dict("records")):
         if len(scored) > most and i == most // 2:
             lines.append(f"... {len(scored) - most} more ...")
         lines.append(
-            f"{row['image']:<{width}}  " + "".join(f"{row[c]:>8.3f}" for c in columns) + ("  gray" if row["gray"] else "")
+            f"{row['image']:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + ("  gray" if row["gray"] else "")
         )
     for row in frame[frame["error"] != ""].to_dict("records"):
         named = row["image"] in row["error"]

@@ -321,6 +321,9 @@ class AIGCIQA(nn.Module):
         parts = {part: unwrapped(state[part], source) for part in ("backbone", "regressor")}
         found = {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
         own = self.state_dict()
+        for key in ("regressor.fc2.weight", "regressor.fc2.bias"):
+            if isinstance(found.get(key), Tensor) and found[key].shape == (1, *own[key].shape[1:]):
+                found[key] = found[key].expand(own[key].shape)  # with several outputs each one gets the published score
         unused = {f"backbone.{key}": value for key, value in self._unused_tensors().items()}
         what = f"an {self.config['form']} network on {self.config['backbone']} with {self.outputs} output(s)"
         compare(found, own | unused, source, what, own)

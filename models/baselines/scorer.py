@@ -318,9 +318,10 @@ def _check_settings(system: str, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name not in names:
             raise ValueError(f"{system} has no setting {name}; it has {', '.join(names)}")
-        if not _is_of(value, known[name].annotation):
-            usual = json.dumps(known[name].default)
-            raise ValueError(f"{system}: {name} cannot be {json.dumps(value)}; write it as JSON, as its default {usual}")
+        kind, usual = known[name].annotation, json.dumps(known[name].default)
+        none_left = int in (kind, *get_args(kind)) and isinstance(value, int) and value < 1  # no side, width or count can be 0
+        if none_left or not _is_of(value, kind):
+            raise ValueError(f"{system}: {name} cannot be {json.dumps(value)}; expected JSON such as its default, {usual}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -1,0 +1,1188 @@
+"""train_baseline.py and infer_baseline.py as a user runs them: five systems, originals, other data, files of the authors."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import MOS, SCENES, make_picture, recolor
+from PIL import Image
+from readers import meta_of, rows_of
+from scipy import stats
+
+import train_baseline
+from data.baseline_pictures import REFERENCE, BaselinePictures, Originals, with_originals
+from data.splits import read_split
+from models.backbone import UnreachableError
+from models.baselines import afine
+from models.baselines.dpam import SUPERPIXELS
+from models.baselines.scorer import SYSTEMS, Baseline
+from utils import distributed, runs
+from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
+from utils.engine import EpochSampler
+from utils.files import picture_id
+from utils.scores import ScoreWriter, read_scores
+
+TINY: dict[str, dict[str, Any]] = {
+    "dpam": {
+        "size": 64,
+        "patch": 16,
+        "width": 32,
+        "depth": 3,
+        "heads": 2,
+        "taps": [1, 2],
+        "pixel_width": 8,
+        "slic_size": [64, 64],
+        "region": 16,
+        "superpixels": 12,
+        "pixels": 50,
+    },
+    "delegate_transformer": {
+        "size": 64,
+        "width": 16,
+        "depths": [1, 1, 2, 2],
+        "heads": [1, 2, 4, 8],
+        "groups": [1, 2],
+        "window": 2,
+        "drop_path": 0.0,
+    },
+    "afine": {"size": 64, "width": 32, "depth": 2, "heads": 2, "patch": 16, "table": 4, "projected": 8},
+    "nr_aigciqa": {"backbone": "resnet18", "size": 64, "depths": [1, 1, 1, 1]},
+    "fr_aigciqa": {"backbone": "resnet18", "size": 64, "depths": [1, 1, 1, 1]},
+}
+COMPARING = ("afine", "fr_aigciqa")
+COLUMNS = ["CF", "SCC", "PR"]
+
+Runner = Callable[..., Any]
+
+
+# --- helpers
+
+
+def settings(system: str, **changes: Any) -> list[str]:
+    """``--set`` with the settings of the tiny network."""
+    return [
+        "--set",
+        *(
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in tiny(system, **changes).items()
+        ),
+    ]
+
+
+def tiny(system: str, **changes: Any) -> dict[str, Any]:
+    return TINY[system] | changes
+
+
+def quick(output: Path) -> list[object]:
+    """Options of every training here; superpixels lie with the run."""
+    return ["--output", output, "--epochs", 1, "--workers", 0, "--device", "cpu", "--cache", output / "cache"]
+
+
+def originals_of(system: str, data: Path) -> list[object]:
+    return ["--reference", data / "originals"] if system in COMPARING else []
+
+
+def train(run: Runner, data: Path, system: str, output: Path, *options: object, **changes: Any) -> Any:
+    """Train a tiny network from random weights; must succeed."""
+    own = ["--data", data / "table.csv", "--random-init", *settings(system, **changes), *quick(output)]
+    result = run("train_baseline.py", system, *own, *originals_of(system, data), *options)
+    assert result.code == 0, result.err
+    return result
+
+
+def infer(run: Runner, system: str, images: Path, output: Path, *options: object) -> dict[str, dict[str, str]]:
+    """Rows of a scoring that must succeed."""
+    result = run("infer_baseline.py", system, images, "-o", output, *options)
+    assert result.code == 0, result.err
+    return rows_of(output)
+
+
+def load(path: Path) -> Baseline:
+    return build_model(read_checkpoint(path), str(path)).eval()
+
+
+def numbers(rows: dict[str, dict[str, str]], columns: list[str]) -> list[list[float]]:
+    return [[float(row[column]) for column in columns] for row in rows.values()]
+
+
+def seen_by(path: Path) -> set[int]:
+    return set(read_checkpoint(path)["seen"][:, 1].tolist())
+
+
+def history_of(folder: Path) -> list[dict[str, str]]:
+    """Rows of metrics.csv without the time they took."""
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    one, other = (read_checkpoint(path)["model"] for path in (a, b))
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def refused(run: Runner, *arguments: object) -> str:
+    """The one line that train_baseline.py ends with."""
+    with pytest.raises((ValueError, OSError, UnreachableError)) as caught:
+        run("train_baseline.py", *arguments)
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        sys.excepthook(caught.type, caught.value, caught.tb)  # as Python would
+    assert err.getvalue().startswith("error: ")
+    assert err.getvalue().count("\n") == 1
+    return err.getvalue()
+
+
+def assert_one_line(result: Any, *words: str) -> None:
+    """infer_baseline.py failed at the door: one line to read and no traceback."""
+    assert result.code == 1
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    for word in words:
+        assert word in result.err
+
+
+def assert_usage(result: Any, *words: str) -> None:
+    """A script did not take its arguments."""
+    assert result.code == 2
+    for word in words:
+        assert word in result.err.splitlines()[-1]
+
+
+def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Ctrl-C in the middle of an epoch, after so many optimizer steps."""
+    real, count = Baseline.loss, iter(range(1 << 30))
+
+    def loss(*values: Any) -> torch.Tensor:
+        if next(count) == steps:
+            raise KeyboardInterrupt
+        return real(*values)
+
+    patch.setattr(Baseline, "loss", loss)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_curves():
+    """Drawing them, which test_scripts.py looks at, would take a seventh of the time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.engine.plot_curves", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def data(rated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rated pictures with originals: as a folder, in which they have the name of their scene, and as a table."""
+    root = tmp_path_factory.mktemp("data")
+    shutil.copytree(rated.parent, root, dirs_exist_ok=True)
+    (root / "originals").mkdir()
+    for scene in SCENES:
+        shutil.copy(root / "pictures" / f"ORG_{scene}.png", root / "originals" / f"{scene}.png")
+    rows = [f"pictures/{method}_{scene}.png,originals/{scene}.png\n" for scene in SCENES for method in MOS]
+    (root / "originals.csv").write_text("image,reference\n" + "".join(rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def few(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five of the pictures, with odd sizes."""
+    folder = tmp_path_factory.mktemp("few")
+    for name in ("DULL_s0", "ORG_s0", "STAIN_s3", "SWAP_s3", "SWAP_s7"):
+        shutil.copy(data / "pictures" / f"{name}.png", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(run: Runner, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each system with three scores."""
+    folder = tmp_path_factory.mktemp("trained")
+    for system in SYSTEMS:
+        train(run, data, system, folder / system)
+    return {system: folder / system for system in SYSTEMS}
+
+
+# --- training and scoring
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_training_writes_weights_with_three_scores_and_what_they_are_worth(trained, data, system):
+    output = trained[system]
+    content = torch.load(output / "best.pt", weights_only=True)
+    assert (content["dimension"], content["preset"]) == (system, "baseline")
+    assert content["config"]["columns"] == COLUMNS
+    assert content["config"]["settings"].items() >= TINY[system].items()
+    assert content["command"].startswith(f"python train_baseline.py {system} --data {data}")
+    results = json.loads((output / "test.json").read_text())
+    measured = {"SRCC", "KRCC", "PLCC", "RMSE", "CF SRCC", "SCC PLCC", "PR RMSE", "CF within-scene SRCC"}
+    assert measured <= results.keys()
+    assert results["RMSE"] == pytest.approx(np.mean([results[f"{column} RMSE"] for column in COLUMNS]))
+    scenes = read_split(output / "split.txt")
+    assert results["pictures"] == 4 * len(scenes["test"]) == 8
+    used = {picture_id(p) for p in (data / "pictures").iterdir() if p.stem.split("_")[1] in scenes["train"] | scenes["val"]}
+    assert seen_by(output / "best.pt") == used
+    for folder in [output / f"stage{n}" for n in (1, 2, 3)] if system == "afine" else [output]:
+        assert [row["epoch"] for row in history_of(folder)] == ["1"]
+        assert {"loss", "SRCC", "CF SRCC", "PR RMSE"} <= history_of(folder)[0].keys()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_picture_scores_the_same_alone_and_in_a_folder_and_with_any_number_of_threads(
+    run, trained, data, few, tmp_path, system
+):
+    own = ["--weights", trained[system] / "best.pt", *originals_of(system, data)]
+    rows = infer(run, system, few, tmp_path / "one.csv", *own, "--workers", 1)
+    assert len({row["PR"] for row in rows.values()}) == len(rows) == 5
+    infer(run, system, few, tmp_path / "three.csv", *own, "--workers", 3)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "three.csv").read_bytes()
+    model = load(trained[system] / "best.pt")
+    for name, row in rows.items():
+        original = data / "originals" / f"{Path(name).stem.split('_')[1]}.png" if own[2:] else None
+        assert {column: f"{score:.6f}" for column, score in model.score(few / name, original).items()} == {
+            column: row[column] for column in COLUMNS
+        }
+    alone = infer(run, system, few / "STAIN_s3.png", tmp_path / "alone.csv", *own)
+    assert alone == {"STAIN_s3.png": rows["STAIN_s3.png"]}
+    meta = meta_of(tmp_path / "one.csv")
+    assert meta["unbounded"] == COLUMNS
+    assert meta["preprocessing"]["system"] == system
+    if own[2:]:  # a row goes with its original, a change of which makes it old
+        assert all("+" in mark for mark in meta["files"].values())
+
+
+def test_naturalness_needs_no_original_and_is_what_the_same_weights_say_of_the_picture_alone(run, trained, data, few, tmp_path):
+    weights = trained["afine"] / "best.pt"
+    rows = infer(run, "afine", few, tmp_path / "n.csv", "--weights", weights, "--naturalness")
+    network = load(weights).network
+    for name, row in rows.items():
+        with Image.open(few / name) as picture:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        with torch.inference_mode():
+            moments = network.moments(network.preprocess(pixels)[None])
+            natural = network.natural_map(network.raw_naturalness(moments))[0]
+        assert [float(row[column]) for column in COLUMNS] == pytest.approx((-natural / 2).tolist(), abs=2e-6)
+    # trained for naturalness, the first stage is all there is, and no original is asked for
+    result = run(
+        "train_baseline.py", "afine", "--naturalness", "--data", data / "table.csv", "--target", "PR", "--random-init",
+        *settings("afine"), *quick(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.code == 0
+    assert "stage 1 of 1" in result.out
+    assert not (tmp_path / "run" / "stage2").exists()
+    alone = infer(run, "afine", few, tmp_path / "alone.csv", "--weights", tmp_path / "run" / "best.pt")
+    assert [row["error"] for row in alone.values()] == [""] * 5
+    assert_one_line(
+        run("infer_baseline.py", "afine", few, "--weights", weights, "--naturalness", "--reference", data / "originals"),
+        "looks at pictures alone as it is set; leave it out",
+    )
+
+
+def test_the_partial_form_reads_an_original_where_there_is_one(run, data, few, tmp_path):
+    (tmp_path / "some").mkdir()
+    for scene in ("s1", "s3"):
+        shutil.copy(data / "originals" / f"{scene}.png", tmp_path / "some")
+    result = train(
+        run, data, "fr_aigciqa", tmp_path / "run", "--reference", tmp_path / "some", "--target", "PR", form="partial"
+    )
+    assert f"originals: 8 of 32 pictures have one in {tmp_path / 'some'}" in result.out
+    own = ["--weights", tmp_path / "run" / "best.pt"]
+    without = infer(run, "fr_aigciqa", few, tmp_path / "none.csv", *own)
+    some = infer(run, "fr_aigciqa", few, tmp_path / "some.csv", *own, "--reference", tmp_path / "some")
+    assert [name for name in some if some[name] != without[name]] == ["STAIN_s3.png", "SWAP_s3.png"]
+    model = load(tmp_path / "run" / "best.pt")
+    pair = model.score(few / "SWAP_s3.png", data / "originals" / "s3.png")
+    assert f"{pair:.6f}" == some["SWAP_s3.png"]["PR"]
+
+
+def test_originals_from_a_table_give_the_scores_of_those_from_a_folder(run, trained, data, tmp_path):
+    own, names = ["--weights", trained["afine"] / "best.pt", "--reference"], ("originals", "originals.csv")
+    folder, table = (infer(run, "afine", data / "pictures", tmp_path / f"{n}.csv", *own, data / n) for n in names)
+    assert folder == table
+    assert len(table) == 32
+    frames = [runs.load_data([data / "table.csv"], "PR", (-1, 1)) for _ in range(2)]
+    found = [list(with_originals(frame, data / name)[REFERENCE]) for frame, name in zip(frames, names, strict=True)]
+    assert found[0] == found[1] == [str(data / "originals" / f"{scene}.png") for scene in frames[0]["scene"]]
+
+
+def test_a_run_that_was_stopped_is_gone_on_with_and_another_original_counts_as_a_change(run, trained, data, few, tmp_path):
+    shutil.copytree(data / "originals", tmp_path / "o")
+    command = ["infer_baseline.py", "afine", few, "-o", tmp_path / "x.csv", "--weights", trained["afine"] / "best.pt"]
+    command += ["--reference", tmp_path / "o"]
+    assert run(*command).code == 0
+    before = rows_of(tmp_path / "x.csv")
+    Image.fromarray(make_picture(77, 70, 60)).save(tmp_path / "o" / "s3.png")
+    assert "3 rows kept, 2 changed pictures to score again" in run(*command).out
+    after = rows_of(tmp_path / "x.csv")
+    assert [name for name in after if after[name] != before[name]] == ["STAIN_s3.png", "SWAP_s3.png"]
+
+
+# --- learning
+
+
+@pytest.fixture(scope="session")
+def sixteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 pictures of four scenes, ever more noise in each: ``worse.csv`` rates them down for it, ``better.csv`` up."""
+    root = tmp_path_factory.mktemp("sixteen")
+    (root / "pictures").mkdir()
+    (root / "originals").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        original = make_picture(number % 4, 64, 72)
+        share = 0.8 * number / 15
+        noisy = ((1 - share) * original + share * rng.integers(0, 256, original.shape)).astype(np.uint8)
+        Image.fromarray(original).save(root / "originals" / f"s{number % 4}.png")
+        Image.fromarray(noisy).save(root / "pictures" / f"m{number:02}_s{number % 4}.png")
+    for name, sign in (("worse", -1), ("better", 1)):
+        rows = [f"pictures/m{n:02}_s{n % 4}.png,s{n % 4},m{n:02},{sign * (1.8 * n / 15 - 0.9)}\n" for n in range(16)]
+        (root / f"{name}.csv").write_text("image,scene,method,PR\n" + "".join(rows))
+    return root
+
+
+def training_srcc(model: Baseline, frame: pd.DataFrame) -> float:
+    originals = list(frame[REFERENCE]) if model.uses_reference else None
+    return stats.spearmanr(model.score(list(frame["path"]), originals), frame["PR"]).statistic
+
+
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [
+        ("dpam", ["--lr", 3e-3, "--epochs", 12, "--batch-size", 8]),
+        ("delegate_transformer", ["--lr", 1e-3, "--epochs", 40, "--batch-size", 16]),
+        ("nr_aigciqa", ["--lr", 5e-4, "--epochs", 14, "--batch-size", 16]),
+        ("fr_aigciqa", ["--lr", 1e-3, "--epochs", 50, "--backbone-lr", 0]),
+    ],
+)
+def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, system, options):
+    command = ["train_baseline.py", system, "--data", sixteen / "better.csv", "--random-init", *settings(system)]
+    command += [*originals_of(system, sixteen), *quick(tmp_path), "--no-augment", *options]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    args = train_baseline.parse_args()
+    frame, columns = train_baseline.load(args.data, None, None, None, args.reference, None, args.mos_range)
+    args.columns, args.epochs = columns, args.epochs[0]
+    model = train_baseline.make_model(args, columns)
+    before = training_srcc(model.eval(), frame)
+    train_set = runs.baseline_maker(args, model, frame)(frame, True)
+    model = train_baseline.fit_at_own_rate(model, train_set, None, args, None, {})
+    after = training_srcc(model, frame)
+    assert after >= 0.95
+    assert before < 0.9
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_sixteen_pictures_are_learned_by_heart_in_the_stages_of_afine(run, sixteen, tmp_path):
+    """Naturalness may prefer noise; D starts from the likeness to the original and must not lose it."""
+    common = ["--random-init", *settings("afine"), "--val", 0, "--test", 0, "--no-augment", "--batch-size", 16]
+    for name, more in {
+        "better": ["--naturalness", "--epochs", 20, "--lr", 1e-3, "--schedule", "constant"],
+        "worse": ["--reference", sixteen / "originals", "--epochs", 6, 3, 3, "--lr", 1e-3],
+    }.items():
+        output = tmp_path / name
+        result = run("train_baseline.py", "afine", "--data", sixteen / f"{name}.csv", *quick(output), *common, *more)
+        assert result.code == 0
+        frame = with_originals(runs.load_data([sixteen / f"{name}.csv"], "PR", (-1, 1)), sixteen / "originals")
+        assert training_srcc(load(output / "best.pt"), frame) >= 0.95
+        for stage in sorted(output.glob("stage*")):
+            losses = [float(row["loss"]) for row in history_of(stage)]
+            assert losses[-1] < losses[0]
+    assert len(list((tmp_path / "worse").glob("stage*"))) == 3
+
+
+# --- interruption
+
+
+def test_resuming_with_random_views_continues_exactly(run, data, tmp_path, monkeypatch):
+    system = "delegate_transformer"
+    options = ["--target", "PR", "--limit", 12, "--epochs", 3, "--batch-size", 6, "--lr", 1e-3, "--test", 0]
+    drawn, real = set(), Baseline.view
+    with monkeypatch.context() as patch:
+        patch.setattr(Baseline, "view", lambda *x: drawn.add(x[-1].initial_seed()) or real(*x))
+        train(run, data, system, tmp_path / "whole", *options)
+    assert len(drawn) == 3 * 12  # another view of each picture in each epoch
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2 + 1)  # two steps an epoch: within the second
+        with pytest.raises(KeyboardInterrupt):
+            train(run, data, system, tmp_path / "parts", *options)
+    assert read_checkpoint(tmp_path / "parts" / "last.pt")["epoch"] == 1
+    result = train(run, data, system, tmp_path / "parts", *options, "--resume", "--workers", 2)  # which change no view
+    assert "resuming after epoch 1 of 3" in result.out
+    assert_same_weights(tmp_path / "whole" / "last.pt", tmp_path / "parts" / "last.pt")
+    assert_same_weights(tmp_path / "whole" / "best.pt", tmp_path / "parts" / "best.pt")
+    assert history_of(tmp_path / "whole") == history_of(tmp_path / "parts")
+
+
+def test_afine_resumes_in_its_second_stage_exactly(run, data, tmp_path, monkeypatch):
+    """With a frozen tower, of which several views are kept that are drawn at random."""
+    options = ["--target", "PR", "--limit", 16, "--epochs", 1, 3, 1, "--batch-size", 16, "--backbone-lr", 0]
+    train(run, data, "afine", tmp_path / "whole", *options)
+    # one step an epoch: within the first of stage 2, and then within the third
+    for steps, more in ((1, []), (2, ["--resume"])):
+        with monkeypatch.context() as patch:
+            stop_after(patch, steps)
+            with pytest.raises(KeyboardInterrupt):
+                train(run, data, "afine", tmp_path / "parts", *options, *more)
+    assert read_checkpoint(tmp_path / "parts" / "stage2" / "last.pt")["epoch"] == 2
+    assert not (tmp_path / "parts" / "best.pt").exists()
+    result = train(run, data, "afine", tmp_path / "parts", *options, "--resume")
+    assert "resuming after epoch 1 of 1" in result.out
+    assert "resuming after epoch 2 of 3" in result.out
+    for name in ("best.pt", "stage1/last.pt", "stage2/best.pt", "stage3/last.pt"):
+        assert_same_weights(tmp_path / "whole" / name, tmp_path / "parts" / name)
+    assert (tmp_path / "whole" / "test.json").read_bytes() == (tmp_path / "parts" / "test.json").read_bytes()
+
+
+def test_a_new_run_in_an_old_folder_takes_up_no_old_stage(run, data, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained["afine"], tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)  # one step an epoch: in stage 2
+        with pytest.raises(KeyboardInterrupt):
+            train(run, data, "afine", tmp_path / "run")
+    assert list((tmp_path / "run").glob("**/last.pt")) == [tmp_path / "run" / "stage1" / "last.pt"]
+    result = train(run, data, "afine", tmp_path / "run", "--resume")
+    assert result.out.count("resuming after") == 1
+    assert_same_weights(tmp_path / "run" / "best.pt", trained["afine"] / "best.pt")
+
+
+def test_a_run_goes_on_only_with_its_own_settings(run, data, trained, tmp_path):
+    shutil.copytree(trained["dpam"], tmp_path / "run")
+    command = ["dpam", "--data", data / "table.csv", *quick(tmp_path / "run"), "--random-init", "--resume"]
+    said = refused(run, *command, *settings("dpam", region=17))
+    assert "was started with --settings {'size': 64" in said
+    assert "--target" not in said
+
+
+# --- several processes
+
+
+def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, data, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train_baseline.py"]
+    own = ["afine", "--data", data / "table.csv", "--reference", data / "originals", "--random-init", *settings("afine")]
+    command = [*launch, *own, *quick(tmp_path / "run"), "--batch-size", 4, "--target", "PR", "CF"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(list(map(str, command)), cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch   1/1") == 3  # once a stage
+    for stage in (1, 2, 3):
+        assert len(list((tmp_path / "run" / f"stage{stage}" / "tensorboard").iterdir())) == 1
+        assert [row["epoch"] for row in history_of(tmp_path / "run" / f"stage{stage}")] == ["1"]
+    results = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert results["pictures"] == 8
+    model = load(tmp_path / "run" / "best.pt")
+    assert model.columns == ["PR", "CF"]
+    scenes = sorted(read_split(tmp_path / "run" / "split.txt")["test"])
+    paths = [data / "pictures" / f"{method}_{scene}.png" for scene in scenes for method in MOS]
+    scores = model.score(paths, [data / "originals" / f"{path.stem.split('_')[1]}.png" for path in paths])
+    table = pd.read_csv(data / "table.csv").set_index("image")
+    ratings = [table.loc[f"pictures/{path.name}", "PR"] for path in paths]
+    assert results["PR SRCC"] == pytest.approx(stats.spearmanr([s["PR"] for s in scores], ratings).statistic, abs=1e-9)
+
+
+def test_pictures_of_a_scene_stay_together_in_an_order_that_depends_on_seed_and_epoch(monkeypatch):
+    scenes = torch.tensor([0, 1, 2, 3, 4, 5] * 4)[torch.randperm(24, generator=torch.Generator().manual_seed(1))]
+    orders = []
+    for seed, epoch in ((3, 1), (3, 2), (4, 1)):
+        sampler = EpochSampler(24, seed, scenes)
+        sampler.epoch = epoch
+        orders.append(list(sampler))
+        assert list(sampler) == orders[-1]
+    assert len(set(map(tuple, orders))) == 3
+    for order in orders:
+        assert sorted(order) == list(range(24))
+        blocks = scenes[order].reshape(6, 4)
+        assert (blocks == blocks[:, :1]).all()
+        assert order != sorted(order, key=lambda index: (int(scenes[index]), index))
+    # shared out among processes, in pieces of this order, of one size, with nothing lost
+    monkeypatch.setattr(distributed, "world_size", lambda: 5)
+    shares = []
+    for rank in range(5):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        sampler = EpochSampler(24, 3, scenes)
+        sampler.epoch = 1
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler) == 5
+        assert 2 <= len(scenes[shares[-1]].unique()) <= 3
+    assert [index for share in shares for index in share] == orders[0] + orders[0][:1]
+
+
+# --- folds, and other data to test on
+
+
+def test_out_of_fold_predictions_are_by_networks_that_have_not_seen_the_scene(run, data, tmp_path):
+    result = train(run, data, "nr_aigciqa", tmp_path / "run", "--folds", 2)
+    scenes = read_split(tmp_path / "run" / "split.txt")
+    rows = rows_of(tmp_path / "run" / "oof.csv")
+    assert {name.split("_")[1][:2] for name in rows} == scenes["train"] | scenes["val"]
+    assert len(rows) == 24
+    meta = meta_of(tmp_path / "run" / "oof.csv")
+    assert (meta["sample"], meta["unbounded"]) == ("out-of-fold", COLUMNS)
+    predicted = 0
+    for fold in (1, 2):
+        model, seen = load(tmp_path / "run" / f"fold{fold}" / "best.pt"), seen_by(tmp_path / "run" / f"fold{fold}" / "best.pt")
+        known = {name.split("_")[1] for name in rows if picture_id(data / "pictures" / name) in seen}
+        for name, row in rows.items():
+            if name.split("_")[1] not in known:
+                # in batches, whose sums are divided otherwise
+                scores = model.score(data / "pictures" / name)
+                assert [scores[c] for c in COLUMNS] == pytest.approx([float(row[c]) for c in COLUMNS], abs=2e-5)
+                predicted += 1
+    assert predicted == 24
+    # and evaluate.py reads them
+    ratings = ["--mos", data / "table.csv", "--allow-missing", "--resamples", 20, "--output", tmp_path / "tables"]
+    done = run("evaluate.py", "--predictions", tmp_path / "run" / "oof.csv", *ratings)
+    assert done.code == 0, done.err
+    table = pd.read_csv(data / "table.csv")
+    table["score"] = [float(rows.get(Path(image).name, {"SCC": "nan"})["SCC"]) for image in table["image"]]
+    metrics = pd.read_csv(tmp_path / "tables" / "metrics.csv").query("dimension == 'SCC' and predictor == 'network'")
+    expected = stats.spearmanr(*table.dropna(subset=["score"])[["score", "SCC"]].to_numpy().T).statistic
+    assert metrics.set_index("metric")["value"]["SRCC"] == pytest.approx(expected, abs=1e-6)
+    assert "out-of-fold predictions of 24 pictures" in result.out
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another table, rated from 1 to 5: names of pictures and of two scenes are those of the first, the pictures are not."""
+    root = tmp_path_factory.mktemp("other")
+    (root / "pictures").mkdir()
+    rows = []
+    for number in range(3):
+        original = make_picture(70 + number, 66, 58)
+        for place, method in enumerate(MOS):
+            Image.fromarray(recolor(original, method)).save(root / "pictures" / f"{method}_s{number}.png")
+            scene = f"s{number}" if number else "other"
+            rows.append(f"pictures/{method}_s{number}.png,{scene},{method},{1.5 + place + 0.1 * number},{4.5 - place}\n")
+    (root / "table.csv").write_text("image,scene,method,PR,CF\n" + "".join(rows))
+    return root
+
+
+@pytest.mark.parametrize("backbone_rate", [1e-4, 0])
+def test_another_data_set_is_tested_on_and_all_of_the_first_trained_on(run, data, other, tmp_path, backbone_rate):
+    elsewhere = ["--test-data", other / "table.csv", "--test-mos-range", 1, 5, "--test-target", "PR", "CF"]
+    options = ["--target", "CF", "PR", "--backbone-lr", backbone_rate, "--no-augment", *elsewhere]
+    result = train(run, data, "nr_aigciqa", tmp_path, *options)
+    assert "train: 28 pictures of 7 scenes, val: 4 pictures of 1 scenes" in result.out
+    assert "WARNING: 2 of 3 test scenes have the name of one that is trained on, e.g. s1" in result.out
+    assert seen_by(tmp_path / "best.pt") == {picture_id(path) for path in (data / "pictures").iterdir()}
+    model, table = load(tmp_path / "best.pt"), pd.read_csv(other / "table.csv")
+    scores = pd.DataFrame(model.score([other / image for image in table["image"]]))
+    results = json.loads((tmp_path / "test.json").read_text())
+    assert results["pictures"] == 12
+    for column, rating in (("CF", "PR"), ("PR", "CF")):  # as --test-target says
+        mos = (table[rating] - 3) / 2
+        assert results[f"{column} RMSE"] == pytest.approx(np.sqrt(((scores[column] - mos) ** 2).mean()), abs=1e-5)
+        assert results[f"{column} PLCC"] == pytest.approx(stats.pearsonr(scores[column], mos).statistic, abs=1e-4)
+
+
+def test_a_label_file_can_be_tested_on(run, data, tmp_path):
+    for number in range(6):
+        Image.fromarray(make_picture(400 + number, 50, 70)).save(tmp_path / f"{number}.png")
+    (tmp_path / "labels.txt").write_text("".join(f"{number}.png {1 + 0.8 * number}\n" for number in range(6)))
+    elsewhere = ["--test-label", tmp_path / "labels.txt", "--test-form", "koniq", "--test-target", "MOS"]
+    train(run, data, "nr_aigciqa", tmp_path / "run", "--target", "SCC", *elsewhere)
+    results = json.loads((tmp_path / "run" / "test.json").read_text())
+    scores = load(tmp_path / "run" / "best.pt").score([tmp_path / f"{number}.png" for number in range(6)])
+    assert results["pictures"] == 6
+    assert results["SRCC"] == pytest.approx(stats.spearmanr(scores, range(6)).statistic)
+
+
+def test_what_is_tested_on_must_not_be_trained_on_and_must_have_the_ratings(run, data, other, tmp_path):
+    command = ["nr_aigciqa", "--data", data / "table.csv", "--random-init", *settings("nr_aigciqa"), *quick(tmp_path)]
+    shutil.copytree(other, tmp_path / "mixed")
+    shutil.copy(data / "pictures" / "SWAP_s3.png", tmp_path / "mixed" / "pictures" / "DULL_s2.png")
+    elsewhere = ["--target", "PR", "--test-mos-range", 1, 5, "--test-data"]
+    said = refused(run, *command, *elsewhere, tmp_path / "mixed" / "table.csv")
+    assert "1 of 12 test pictures are trained on too, e.g. " in said
+    assert "mixed/pictures/DULL_s2.png" in said
+    said = refused(run, *command, "--test-data", other / "table.csv", "--test-mos-range", 1, 5)
+    assert "no picture in" in said
+    assert "has a SCC rating; there are CF, PR" in said
+    said = refused(run, *command, *elsewhere, other / "table.csv", "--test-target", "PR", "CF")
+    assert "--test-target names 2 ratings, but 1 are learned: PR" in said
+    assert "has a scene rating; there are CF, SCC, PR" in refused(run, *command, "--target", "scene")
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_colorizers_can_be_left_out_of_training_and_tested_on_alone(run, data, tmp_path):
+    result = train(run, data, "nr_aigciqa", tmp_path / "run", "--test-methods", "SWAP", "STAIN")
+    assert "tested on SWAP, STAIN: train 10 pictures, val 2 pictures, test 4 pictures" in result.out
+    scenes = read_split(tmp_path / "run" / "split.txt")
+    used = {
+        picture_id(data / "pictures" / f"{method}_{scene}.png")
+        for scene in scenes["train"] | scenes["val"]
+        for method in ("ORG", "DULL")
+    }
+    assert seen_by(tmp_path / "run" / "best.pt") == used
+    results = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert (results["pictures"], results["scenes"]) == (4, 2)
+    model = load(tmp_path / "run" / "best.pt")
+    tested = [(method, scene) for scene in sorted(scenes["test"]) for method in ("SWAP", "STAIN")]
+    scores = [model.score(data / "pictures" / f"{method}_{scene}.png")["PR"] for method, scene in tested]
+    mos = pd.read_csv(data / "table.csv").set_index(["method", "scene"]).loc[tested, "PR"]
+    assert results["PR RMSE"] == pytest.approx(np.sqrt(np.mean((scores - mos) ** 2)), abs=1e-5)
+
+    command = ["nr_aigciqa", "--data", data / "table.csv", "--random-init", *settings("nr_aigciqa"), *quick(tmp_path / "x")]
+    said = refused(run, *command, "--test-methods", "SWAP", "DDColor")
+    assert "no test picture is by DDColor; they are by DULL, ORG, STAIN, SWAP" in said
+    assert "leaves nothing to train on" in refused(run, *command, "--test-methods", *MOS)
+
+
+# --- label files of the systems
+
+
+def test_dpam_trains_on_text_rows_with_the_superpixels_of_their_data_set(run, tmp_path):
+    for number in range(8):
+        Image.fromarray(make_picture(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "labels.txt").write_text("".join(f"{number}.jpg {1 + 0.5 * number}\n" for number in range(8)))
+    sizes = {k: v for k, v in tiny("dpam").items() if k not in SUPERPIXELS["koniq"]} | {"region": 25}
+    own = ["--set", *(f"{name}={json.dumps(value)}" for name, value in sizes.items()), "--random-init"]
+    command = ["train_baseline.py", "dpam", "--label", tmp_path / "labels.txt", *own, *quick(tmp_path / "run")]
+    with pytest.raises(ValueError, match="name its form: livec, koniq or spaq"):
+        run(*command)
+    result = run(*command, "--form", "koniq", "--target", "MOS")
+    assert result.code == 0
+    assert "8 pictures of 8 scenes, 8 with a MOS rating" in result.out
+    config = load(tmp_path / "run" / "best.pt").config
+    assert config["columns"] == ["MOS"]
+    assert {k: config["settings"][k] for k in SUPERPIXELS["koniq"]} == SUPERPIXELS["koniq"] | {"region": 25}
+
+
+def test_the_delegate_transformer_trains_on_the_table_of_its_data_set(run, few, tmp_path):
+    for number in range(8):
+        Image.fromarray(make_picture(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
+    table = "".join(f"{number}.jpg,{number},{9 - number},0.5\n" for number in range(8))
+    (tmp_path / "labels.csv").write_text("ID,MOS,color,probability\n" + table)
+    own = ["--random-init", *settings("delegate_transformer"), *quick(tmp_path / "run")]
+    result = run("train_baseline.py", "delegate_transformer", "--label", tmp_path / "labels.csv", *own)
+    assert result.code == 0
+    rows = infer(run, "delegate_transformer", few, tmp_path / "x.csv", "--weights", tmp_path / "run" / "best.pt")
+    assert list(rows["ORG_s0.png"]) == ["image", "MOS", "color", "gray", "error"]
+    assert len({row["color"] for row in rows.values()}) == 5
+
+
+@pytest.fixture(scope="session")
+def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six references and three pictures of each, with labels in the forms of A-FINE and of PKU-I2IQA."""
+    root = tmp_path_factory.mktemp("labeled")
+    triplets, table = [], ["Generated_image,Image_prompt,MOS_q,MOS_a,MOS_c"]
+    for number in range(6):
+        original = make_picture(600 + number, 60, 70)
+        Image.fromarray(original).save(root / f"{number}.png")
+        for place, method in enumerate(("DULL", "SWAP", "STAIN")):
+            Image.fromarray(recolor(original, method)).save(root / f"MJ_{number}_{place}.png")
+            prompt = f"{number}.png" if number < 4 else ""
+            table.append(f"MJ_{number}_{place}.png,{prompt},{4.5 - place},{3 - place},{1 + place}")
+        triplets += [f"MJ_{number}_{a}.png,MJ_{number}_{b}.png,{number}.png,1,0,0" for a, b in ((0, 1), (0, 2), (1, 2))]
+    (root / "triplets.txt").write_text("\n".join(triplets))
+    (root / "table.csv").write_text("\n".join(table))
+    return root
+
+
+def test_afine_trains_on_triplets_and_compares_pictures_of_one_scene_only(run, labeled, tmp_path, monkeypatch):
+    groups = []
+    real = afine.batch_loss
+
+    def noting(pred: torch.Tensor, mos: torch.Tensor, group: torch.Tensor | None) -> torch.Tensor:
+        groups.append(group)
+        return real(pred, mos, group=group)
+
+    monkeypatch.setattr(afine, "batch_loss", noting)
+    own = ["--random-init", *settings("afine"), *quick(tmp_path)]
+    result = run("train_baseline.py", "afine", "--label", labeled / "triplets.txt", *own)
+    assert result.code == 0
+    assert "24 pictures of 6 scenes, 24 with a MOS rating" in result.out  # three of each scene, and its reference
+    assert len(groups) == 3  # a batch a stage; the scale of one scene says nothing of another
+    for group in groups:
+        assert len(group.unique()) > 1
+        assert (group[1:] != group[:-1]).sum() == len(group.unique()) - 1
+    assert "stage 3 of 3" in result.out
+
+
+def test_ratings_on_one_scale_are_compared_between_scenes_in_the_first_stage_alone():
+    model = Baseline("afine", ["PR"], TINY["afine"])
+    pred, mos, inputs = torch.tensor([0.1, 0.5, 0.2]), torch.tensor([0.3, -0.2, 0.9]), {"scene": torch.tensor([0, 0, 1])}
+    for stage, within, scenes in ((1, False, None), (1, True, inputs["scene"]), (2, False, inputs["scene"])):
+        model.set_stage(stage)
+        model.within_scenes = within
+        expected = afine.batch_loss(-pred[:, None], mos[:, None], group=scenes)
+        assert torch.equal(model.loss(pred, mos, inputs), expected)
+        assert model.ranks_within_scenes == (scenes is not None)
+        assert bool(model.pretrained_parameters()) == (stage == 1)
+
+
+def test_the_table_of_i2iqa_trains_the_form_for_mixed_sets(run, labeled, tmp_path):
+    command = ["fr_aigciqa", "--label", labeled / "table.csv", "--random-init", *quick(tmp_path)]
+    said = refused(run, *command, *settings("fr_aigciqa"))
+    assert "6 of 18 have none, e.g. MJ_4_0.png; pass --reference, or --set form=partial" in said
+    result = run("train_baseline.py", *command, *settings("fr_aigciqa", form="partial"))
+    assert result.code == 0
+    assert load(tmp_path / "best.pt").columns == ["MOS_q", "MOS_a", "MOS_c"]
+
+
+# --- files of the authors
+
+
+def prepared(system: str) -> Baseline:
+    """A network of random weights that scores pictures differently."""
+    torch.manual_seed(8)
+    model = Baseline(system, ["quality"], TINY[system]).eval()
+    with torch.no_grad():
+        if system == "dpam":
+            model.network.fc_score[3].bias.fill_(0.5)  # scores below 0 are cut off there
+        if system.endswith("aigciqa"):
+            model.network.regressor.fc2.weight.mul_(20)
+    return model
+
+
+def written(model: Baseline, path: Path) -> int:
+    """A file such as the authors of the system have; how many tensors are in it."""
+    system, network = model.dimension, model.network
+    another_way = pytest.warns(UserWarning, match="runs resnet18 another way")
+    with another_way if system.endswith("aigciqa") else contextlib.nullcontext():
+        state = network.to_official()
+    tensors = state if system in ("dpam", "delegate_transformer") else [t for group in state.values() for t in group]
+    if system == "dpam":
+        content = {f"module.{name}": tensor for name, tensor in state.items()}
+    elif system == "delegate_transformer":
+        content = {"model": state}
+    elif system == "afine":
+        content = {group: {"params": tensors} for group, tensors in state.items()}
+    else:
+        content = state | {"epoch": 3, "optimizer": {"state": {}}, "rho_best": 0.9}
+    torch.save(content, path)
+    return len(tensors) + (3 if system.endswith("aigciqa") else 0)
+
+
+def as_their_code(model: Baseline, picture: Path, original: Path | None) -> float:
+    """The score that the authors' settings give, from -1 to 1, by their scale."""
+    network, scale = model.network, (0.0, 1.0)
+    if model.dimension == "dpam":
+        network.config |= {"faithful_reshape": True, "uint8_texture": True, "relu_scores": True}
+    elif model.dimension == "delegate_transformer":
+        network.set_modes("batch_mean", "none", "official")
+    elif model.dimension == "afine":
+        network.config |= {"native": True, "position": "sequence", "exponent_limit": None}
+        network.tower.position, scale = "sequence", (100.0, 0.0)
+    else:
+        network.set_faithful(True)
+        scale = (0.0, 5.0)
+    with torch.inference_mode():
+        inputs = model.prepare(picture, original)
+        own = float(network(**{name: x[None] for name, x in inputs.items()}))
+    return 2 * (own - scale[0]) / (scale[1] - scale[0]) - 1
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.filterwarnings("ignore:.*official weights take reference points from the mean over the batch")
+def test_a_file_of_the_authors_scores_and_can_be_trained_on(run, data, few, tmp_path, system):
+    model = prepared(system)
+    count = written(model, tmp_path / "official.pth")
+    own = ["--weights", tmp_path / "official.pth", *settings(system), *originals_of(system, data)]
+    result = run("infer_baseline.py", system, few, "-o", tmp_path / "x.csv", *own, "--columns", "PR")
+    assert result.code == 0, result.err
+    lines = [line.split() for line in result.out.splitlines()]
+    loaded = [int(words[0]) for words in lines if words[1:3] == ["tensors", "loaded"]]
+    ignored = [int(words[0]) for words in lines if words[1:2] == ["ignored,"]]
+    assert len(loaded) == 1
+    assert loaded[0] > 30
+    assert loaded[0] + sum(ignored) == count  # every tensor is accounted for
+    rows = rows_of(tmp_path / "x.csv")
+    assert len({row["PR"] for row in rows.values()}) == len(rows)
+    for name, row in rows.items():
+        original = data / "originals" / f"{Path(name).stem.split('_')[1]}.png" if system in COMPARING else None
+        assert float(row["PR"]) == pytest.approx(as_their_code(prepared(system), few / name, original), abs=2e-6)
+    assert meta_of(tmp_path / "x.csv")["sample"] == "unknown"
+
+    # at a rate of 0 training changes nothing, but for the curve that A-FINE fits
+    tune = ["--data", data / "table.csv", "--target", "PR", "--limit", 8, "--lr", 0, *quick(tmp_path / "run")]
+    result = run("train_baseline.py", system, *tune, *own)
+    assert result.code == 0, result.err
+    assert f"{loaded[0]} tensors loaded from {tmp_path / 'official.pth'}" in result.out
+    tuned = dict(load(tmp_path / "run" / "best.pt").network.named_parameters())
+    for name, parameter in model.network.named_parameters():
+        assert torch.equal(parameter, tuned[name]) or name.startswith("natural_map.")
+    # predicted in batches only where a score does not depend on what is scored with it
+    table = pd.read_csv(data / "table.csv")
+    table = table[table["scene"].isin(read_split(tmp_path / "run" / "split.txt")["test"])]
+    originals = [data / "originals" / f"{scene}.png" for scene in table["scene"]] if system in COMPARING else None
+    scores = load(tmp_path / "run" / "best.pt").score([data / image for image in table["image"]], originals)
+    rmse = np.sqrt(np.mean((scores - table["PR"]) ** 2))
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["RMSE"] == pytest.approx(rmse, abs=1e-6)
+    content = read_checkpoint(tmp_path / "run" / "best.pt")
+    assert content["seen_is_all"] is False
+    assert (content["config"]["settings"].get("native"), "are resized to 64 pixels" in result.out) == (
+        (False, True) if system == "afine" else (None, False)
+    )
+
+
+def test_settings_that_a_file_of_the_authors_decides_are_refused(run, few, tmp_path):
+    written(prepared("dpam"), tmp_path / "official.pth")
+    own = ["--weights", tmp_path / "official.pth", *settings("dpam", relu_scores=False)]
+    result = run("infer_baseline.py", "dpam", few, "-o", tmp_path / "x.csv", *own)
+    assert_one_line(
+        result, "official.pth is a file of the authors, which goes with relu_scores=true; leave out --set relu_scores"
+    )
+
+
+def test_training_goes_on_from_a_checkpoint_at_the_rate_of_its_own_network(run, data, trained, tmp_path):
+    weights = trained["nr_aigciqa"] / "best.pt"
+    own = ["--data", data / "table.csv", "--weights", weights, "--test", 0, "--limit", 16, *quick(tmp_path / "run")]
+    result = run("train_baseline.py", "nr_aigciqa", *own)
+    assert result.code == 0
+    assert seen_by(tmp_path / "run" / "best.pt") > seen_by(weights)
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["settings"]["lr"] == 1e-4
+    assert "scores CF, SCC, PR, not PR" in refused(run, "nr_aigciqa", *own, "--target", "PR")
+
+
+def test_the_rate_of_a_checkpoint_is_that_of_its_backbone(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = Baseline("nr_aigciqa", ["PR"], {"backbone": "vit_l_16", "size": 32, "depths": [1]})
+    rates = []
+    monkeypatch.setattr(train_baseline, "fit", lambda model, train, val, args, *more: rates.append((args.lr, args.backbone_lr)))
+    args = train_baseline.argparse.Namespace(lr=None, backbone_lr=None)
+    train_baseline.fit_at_own_rate(model, None, None, args, tmp_path, {})
+    args.lr, args.backbone_lr = 0.5, 0
+    train_baseline.fit_at_own_rate(model, None, None, args, tmp_path, {})
+    assert rates == [(1e-5, 1e-5), (0.5, 0)]
+
+
+# --- bad input
+
+
+def test_scoring_without_what_it_takes_ends_with_one_line_that_says_so(run, trained, data, few, tmp_path):
+    def score(system: str, *options: object) -> Any:
+        return run("infer_baseline.py", system, few, "-o", tmp_path / "x.csv", *options)
+
+    weights = {system: ["--weights", path / "best.pt"] for system, path in trained.items()}
+    assert_usage(score("dpam"), "no weights of dpam come with this project: pass --weights FILE", "--random-init")
+    assert_usage(score("dpam", *weights["dpam"], "--random-init"), "--weights and --random-init contradict each other")
+    assert_one_line(score("afine", *weights["afine"]), "afine compares pictures", "pass --reference DIR, or --naturalness")
+    assert_one_line(score("fr_aigciqa", *weights["fr_aigciqa"]), "fr_aigciqa compares pictures", "pass --reference DIR")
+    assert_one_line(
+        score("afine", *weights["afine"], "--reference", tmp_path / "none"), f"no folder of originals {tmp_path / 'none'}"
+    )
+    wrong = ["--reference", few]
+    assert_one_line(score("afine", *weights["afine"], *wrong), "holds the pictures themselves", "pass the originals alone")
+    (tmp_path / "far").mkdir()
+    shutil.copy(few / "ORG_s0.png", tmp_path / "far" / "far.png")
+    assert_one_line(
+        score("afine", *weights["afine"], "--reference", tmp_path / "far"), "has no original of any picture, e.g.", "a CSV"
+    )
+    assert_one_line(score("dpam", *weights["dpam"], "--reference", data / "originals"), "dpam looks at pictures alone")
+    assert_one_line(score("dpam", *weights["dpam"], "--naturalness"), "--naturalness is of afine, not of dpam")
+    assert_one_line(score("dpam", *weights["afine"]), "holds a network of afine, expected one of dpam")
+    assert_one_line(score("nr_aigciqa", *weights["fr_aigciqa"]), "holds a network of fr_aigciqa, expected one of nr_aigciqa")
+    assert_one_line(score("dpam", *weights["dpam"], "--columns", "PR"), "scores CF, SCC, PR, not PR")
+    assert_one_line(score("dpam", *weights["dpam"], "--set", "size=32"), "has settings of its own; leave out --set size")
+    assert_one_line(score("dpam", "--weights", tmp_path / "none.pt"), "no weights at", "checkpoint of train_baseline.py dpam")
+    (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert_one_line(score("dpam", "--weights", tmp_path / "text.pt"), "text.pt cannot be read as weights", "docs/baselines.md")
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "state.pt")
+    assert_one_line(score("dpam", "--weights", tmp_path / "state.pt", *settings("dpam")), "state.pt does not fit DPAM")
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    assert_one_line(score("dpam", "--weights", tmp_path / "list.pt"), "holds no dictionary of tensors but list")
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("system", "setting", "words"),
+    [
+        ("dpam", "colour=lab", ["dpam has no setting colour; it has size, patch,", "texture"]),
+        ("dpam", "texture=rgb", ["texture must be gray or lab, got 'rgb'"]),
+        ("dpam", "size=large", ['dpam: size cannot be "large"; expected JSON such as its default, 224']),
+        ("dpam", "taps=[1.5]", ["dpam: taps cannot be [1.5]", "[6, 7, 8, 9]"]),
+        ("dpam", "heads=5", ["dpam cannot be built with", "heads=5: dim should be divisible by num_heads"]),
+        ("dpam", "crop=True", ['dpam: crop cannot be "True"; expected JSON such as its default, false']),
+        ("dpam", "size", ["--set size: expected NAME=VALUE"]),
+        ("dpam", "outputs=2", ["outputs follows from the columns"]),
+        ("delegate_transformer", "heads=[1,2,3,4]", ["do not divide evenly"]),
+        ("afine", "patch=0", ["afine: patch cannot be 0"]),
+        ("nr_aigciqa", "size=-32", ["nr_aigciqa: size cannot be -32"]),
+        ("nr_aigciqa", "size=1.5", ["nr_aigciqa: size cannot be 1.5"]),
+        ("nr_aigciqa", "form=fr", ["nr_aigciqa is the form nr; the forms fr and partial are of fr_aigciqa"]),
+        ("fr_aigciqa", "backbone=resnet34", ["backbone must be one of vgg16,"]),
+    ],
+)
+def test_a_wrong_setting_is_named_and_says_what_is_possible(run, few, tmp_path, system, setting, words):
+    name = setting.partition("=")[0]
+    base = settings(system)
+    base = [text for text in base if text.partition("=")[0] != name]
+    # in two flags, of which the second adds to the first
+    result = run("infer_baseline.py", system, few, "-o", tmp_path / "x.csv", "--random-init", *base, "--set", setting)
+    assert_one_line(result, *words)
+
+
+def test_training_without_what_it_takes_ends_with_one_line_that_says_so(run, data, labeled, tmp_path):
+    def start(system: str, *options: object) -> tuple:
+        return system, "--random-init", *settings(system), *quick(tmp_path), *options
+
+    table = ["--data", data / "table.csv"]
+    script = "train_baseline.py"
+    assert_usage(run(script, *start("dpam", *table, "--label", labeled / "table.csv")), "pass --data or --label, and not both")
+    assert_usage(run(script, *start("dpam")), "pass --data or --label, and not both")
+    assert_usage(run(script, *start("dpam", *table, "--form", "koniq")), "--form goes with --label, which is not given")
+    assert_usage(run(script, *start("dpam", *table, "--test-target", "PR")), "go with --test-data or --test-label")
+    assert_usage(run(script, *start("dpam", *table, "--epochs", 1, 2)), "--epochs: expected one number, got 2")
+    assert_usage(run(script, *start("dpam", *table, "--schedule", "restarts")), "--schedule restarts is A-FINE's")
+    assert_usage(run(script, *start("dpam", *table, "--weights", "x.pt")), "leave out --backbone-weights and --random-init")
+    assert_usage(
+        run(script, *start("dpam", *table, "--folds", 2, "--test-methods", "SWAP")), "leave it out with --test-methods"
+    )
+    for system in COMPARING:
+        assert f"{system} compares pictures with their originals, and 32 of 32 have none, e.g. DULL_s0.png" in refused(
+            run, *start(system, *table)
+        )
+    reference = ["--reference", data / "originals"]
+    assert "nr_aigciqa looks at pictures alone as it is set; leave out" in refused(
+        run, *start("nr_aigciqa", *table, *reference)
+    )
+    assert "has no original of any picture" in refused(run, *start("afine", *table, "--reference", labeled))
+    native = [*start("afine", *table, *reference), "--set", "native=true"]
+    assert "--set native=true is for scoring" in refused(run, *native)
+    assert "dpam has no setting colour" in refused(run, *start("dpam", *table), "--set", "colour=1")
+    assert "no file or folder nowhere" in refused(run, *start("dpam", "--data", "nowhere"))
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_an_unreachable_hub_names_the_file_to_fetch_and_the_flags(run, data, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    said = refused(run, "nr_aigciqa", "--data", data / "table.csv", "--set", "backbone=resnet18", *quick(tmp_path))
+    assert "nr_aigciqa: could not fetch ResNet18_Weights.IMAGENET1K_V1" in said
+    assert "fetch https://download.pytorch.org/models/resnet18-f37072fd.pth elsewhere" in said
+    assert "pass --backbone-weights FILE, or pass --random-init" in said
+
+
+def test_bad_pictures_and_missing_originals_are_error_rows_and_change_no_other_score(run, trained, data, few, tmp_path):
+    own = ["--weights", trained["fr_aigciqa"] / "best.pt", "--reference"]
+    good = infer(run, "fr_aigciqa", few, tmp_path / "good.csv", *own, data / "originals")
+    shutil.copytree(few, tmp_path / "pictures")
+    shutil.copytree(data / "originals", tmp_path / "originals")
+    (tmp_path / "pictures" / "DULL_s1.png").write_bytes((few / "DULL_s0.png").read_bytes()[:200])
+    (tmp_path / "originals" / "s3.png").unlink()
+    (tmp_path / "originals" / "s7.png").write_text("no picture")
+    output = tmp_path / "x.csv"
+    result = run("infer_baseline.py", "fr_aigciqa", tmp_path / "pictures", "-o", output, *own, tmp_path / "originals")
+    assert result.code == 1
+    assert "originals: 4 of 6 pictures have one" in result.out
+    assert "4 of 6 pictures have no score, see the column error" in result.err
+    rows = rows_of(output)
+    errors = {name: row["error"] for name, row in rows.items() if row["error"]}
+    assert {name: row for name, row in rows.items() if name not in errors} == {
+        name: good[name] for name in ("DULL_s0.png", "ORG_s0.png")
+    }
+    assert "DULL_s1.png" in errors["DULL_s1.png"]
+    assert "truncated" in errors["DULL_s1.png"]
+    assert errors["STAIN_s3.png"] == "STAIN_s3.png: its original is not in --reference"
+    assert errors["SWAP_s3.png"] == "SWAP_s3.png: its original is not in --reference"
+    assert "s7.png" in errors["SWAP_s7.png"]
+    assert all(rows[name][column] == "" for name in errors for column in COLUMNS)
+
+
+def test_random_weights_score_the_same_every_time_and_say_that_it_means_nothing(run, few, tmp_path):
+    for name in ("a.csv", "b.csv"):
+        result = run("infer_baseline.py", "dpam", few, "-o", tmp_path / name, "--random-init", *settings("dpam"))
+        assert result.code == 0
+        assert "dpam with random weights: the scores mean nothing" in result.out
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert list(rows_of(tmp_path / "a.csv")["ORG_s0.png"])[1] == "quality"
+
+
+# --- scores without bounds
+
+
+def test_scores_beyond_the_scale_of_the_mos_are_written_and_read_but_not_as_scores_of_ours(run, few, data, tmp_path):
+    torch.manual_seed(0)
+    model = Baseline("nr_aigciqa", ["PR", "beauty"], TINY["nr_aigciqa"])
+    model.network.regressor.fc2.bias.data = torch.tensor([3.0, -40.0])
+    save_checkpoint(tmp_path / "high.pt", model)
+    rows = infer(run, "nr_aigciqa", few, tmp_path / "x.csv", "--weights", tmp_path / "high.pt", "--json", tmp_path / "x.json")
+    assert all(float(row["PR"]) > 1 and float(row["beauty"]) < -1 for row in rows.values())
+    frame = read_scores(tmp_path / "x.csv", "beauty")
+    assert frame["PR"].tolist() == [float(row["PR"]) for row in rows.values()]
+    assert json.loads((tmp_path / "x.json").read_text())["ORG_s0"] == float(rows["ORG_s0.png"]["PR"])
+    done = run("evaluate.py", "--predictions", tmp_path / "x.csv", "--mos", data / "table.csv", "--allow-missing")
+    assert "PR: 5 pictures with rating and score" in done.out
+    # without its sidecar nothing says that the file is not one of ours
+    (tmp_path / "x.csv.json").unlink()
+    with pytest.raises(ValueError, match=r"expected a PR score in \[-1, 1\] for DULL_s0\.png"):
+        read_scores(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("unbounded", [True, False])
+def test_the_writer_has_bounds_unless_told_otherwise(tmp_path, unbounded):
+    common = {"root": tmp_path, "weights": {}, "preprocessing": {}, "sample": "unseen"}
+    with ScoreWriter(tmp_path / "x.csv", ["PR"], ["a.png", "b.png", "c.png"], **common, unbounded=unbounded) as writer:
+        for name, score in {"a.png": 7.5, "b.png": float("inf"), "c.png": -0.5}.items():
+            writer.add(name, {"PR": score}, gray=False)
+    rows = rows_of(tmp_path / "x.csv")
+    assert rows["a.png"]["PR"] == ("7.500000" if unbounded else "")
+    assert ("is outside [-1, 1]" in rows["a.png"]["error"]) != unbounded
+    assert rows["b.png"]["error"] == "PR score is not finite"
+    assert read_scores(tmp_path / "x.csv")["PR"].tolist()[2] == -0.5
+    if not unbounded:
+        with pytest.raises(ValueError, match="expected score columns out of CF, SCC, PR"):
+            ScoreWriter(tmp_path / "y.csv", ["beauty"], ["a.png"], **common)
+
+
+# --- originals
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Files that are found by their names alone."""
+    for name in ("a/001.jpg", "b/002.png", "s7.png", "s7_x.png", "x.png", "city.png", "DULL_s9.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("image", "scene", "found"),
+    [
+        ("b/002.png", "", "b/002.png"),  # the same path
+        ("other/001.png", "", "a/001.jpg"),  # the same name
+        ("BigColor_001.png", "", "a/001.jpg"),
+        ("DDColor-tiny_001.png", "", "a/001.jpg"),
+        ("001_BigColor.png", "", "a/001.jpg"),
+        ("002-1.png", "", "b/002.png"),
+        ("SWAP_s7.png", "", "s7.png"),
+        ("SWAP_s7_x.png", "", "s7_x.png"),  # the longest, not x or s7
+        ("s7_x_SWAP.png", "", "s7_x.png"),
+        ("DULL_s9.png", "city", "DULL_s9.png"),  # a name before the scene
+        ("SWAP_x.png", "city", "city.png"),  # a scene before a part of the name
+        ("SWAPs7.png", "", None),
+        ("SWAP_s77.png", "", None),
+    ],
+)
+def test_an_original_is_found_by_path_name_scene_or_the_longest_part_of_the_name(sources, image, scene, found):
+    assert Originals(sources).find(image, scene) == (None if found is None else sources / found)
+
+
+def test_a_table_of_originals_has_paths_relative_to_itself_or_names_of_the_data(sources, tmp_path):
+    table = sources / "table.csv"
+    table.write_text(
+        "image,reference\npictures/SWAP_1.png,a/001.jpg\nSTAIN_1.png,b/002.png\npictures/none.png,\n./x/../y.png,s7.png\n"
+    )
+    originals = Originals(table)
+    assert originals.find("pictures/SWAP_1.png") == sources / "a/001.jpg"
+    assert originals.find("SWAP_1.png", path=sources / "pictures" / "SWAP_1.png") == sources / "a/001.jpg"
+    assert originals.find("STAIN_1.png", path=tmp_path / "far" / "STAIN_1.png") == sources / "b/002.png"
+    assert originals.find("y.png") == sources / "s7.png"
+    for name in ("pictures/none.png", "001.jpg", "SWAP_1.png"):
+        assert originals.find(name) is None
+
+
+def test_odd_sources_of_originals_are_refused_by_name_and_line(sources):
+    (sources / "c").mkdir()
+    (sources / "c" / "001.png").write_text("x")
+    with pytest.raises(ValueError, match=r"holds two originals named 001: .*a/001\.jpg, .*c/001\.png"):
+        Originals(sources)
+    with pytest.raises(FileNotFoundError, match=r"no folder of originals .*gone"):
+        Originals(sources / "gone")
+    table = sources / "table.csv"
+    for text, error, said in (
+        ("image,original\na,b\n", ValueError, r"has the columns \['image', 'original'\], expected image and reference"),
+        ("image,reference\n", ValueError, "has no rows"),
+        ("image,reference\na.png,gone.png\n", FileNotFoundError, r"table\.csv, line 2: no file .*gone\.png"),
+        ("image,reference\na.png,s7.png\n,x.png\n", ValueError, r"line 3: the cell image is empty"),
+        ("image,reference\na.png,s7.png\na.png,x.png\n", ValueError, r"line 3: a\.png has another original already, .*s7\.png"),
+        ("image,reference\na.png;s7.png\n", ValueError, r"line 2: 1 cells, the header has 2"),
+    ):
+        table.write_text(text)
+        with pytest.raises(error, match=said):
+            Originals(table)
+
+
+def test_a_table_of_ratings_may_name_originals_itself(tmp_path):
+    frame = pd.DataFrame({"image": ["m/1.png", "2.png"], "scene": ["1", "1"], "method": ["DULL", "original"]})
+    frame["path"] = [str(tmp_path / image) for image in frame["image"]]
+    frame.attrs = {"root": str(tmp_path)}
+    assert with_originals(frame, None)[REFERENCE].tolist() == [str(tmp_path / "2.png")] * 2  # the original of the scene
+    frame["reference"] = ["r.png", ""]
+    assert with_originals(frame, None)[REFERENCE].tolist() == [str(tmp_path / "r.png"), ""]
+
+
+# --- pictures to train on
+
+
+def picture_set(
+    data: Path, cache: Path, system: str = "dpam", rows: slice = slice(None), seed: int = 0, **changes: Any
+) -> BaselinePictures:
+    frame = with_originals(runs.load_data([data / "table.csv"], "PR", (-1, 1)), data / "originals").iloc[rows]
+    reader = Baseline(system, ["PR"], tiny(system, **changes)).reader()
+    return BaselinePictures(frame.reset_index(drop=True), reader, ["PR"], torch.arange(len(frame)), seed, cache)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_views_are_plain_in_epoch_0_and_else_follow_from_seed_epoch_and_index(data, tmp_path, system):
+    one, other = (picture_set(data, tmp_path, system, slice(0, 6)) for _ in range(2))
+    plain = one.reader.prepare(one.paths[3], one.originals[3] or None)
+    assert same(one.inputs(3), plain | {"scene": torch.tensor(3)})
+
+    def view(pictures: BaselinePictures, index: int, epoch: int) -> dict[str, torch.Tensor]:
+        pictures.epoch.fill_(epoch)
+        return pictures.inputs(index)
+
+    views = [view(one, 3, epoch) for epoch in range(1, 9)]
+    torch.manual_seed(99)
+    for epoch in (8, 2, 1):  # in another order, after other pictures
+        view(other, 1, epoch)
+        assert same(view(other, 3, epoch), views[epoch - 1])
+    assert sum(not torch.equal(x["rgb"], plain["rgb"]) for x in views) >= 3
+    assert len({x["rgb"].sum(1).numpy().tobytes() for x in views}) >= 2
+    reseeded = picture_set(data, tmp_path, system, slice(0, 6), seed=1)
+    assert not all(same(view(reseeded, 3, epoch), views[epoch - 1]) for epoch in range(1, 9))
+    moved = picture_set(data, tmp_path, system, slice(1, 6))  # the same picture at another place
+    assert moved.paths[2] == one.paths[3]
+    assert not all(torch.equal(view(moved, 2, epoch)["rgb"], views[epoch - 1]["rgb"]) for epoch in range(1, 9))
+
+
+def test_superpixels_are_kept_and_found_again_under_their_settings(data, tmp_path, monkeypatch):
+    shutil.copytree(data, tmp_path / "data")
+    cache = tmp_path / "cache"
+    pictures = picture_set(tmp_path / "data", cache, rows=slice(0, 4))
+    assert pictures.fill() == 4
+    assert len(list((cache / "superpixels").iterdir())) == 4
+    first = pictures.inputs(0)
+    network = type(pictures.reader.network)
+    searched = []
+    real = network.find_superpixels
+    monkeypatch.setattr(network, "find_superpixels", lambda self, picture: searched.append(1) or real(self, picture))
+    again = picture_set(tmp_path / "data", cache, rows=slice(0, 4), texture="lab")  # which superpixels do not depend on
+    assert again.fill() == 0
+    assert torch.equal(again.inputs(0)["superpixels"], first["superpixels"])
+    assert searched == []
+    assert picture_set(tmp_path / "data", cache, rows=slice(0, 4), region=12).fill() == 4
+    assert picture_set(tmp_path / "data", cache, rows=slice(0, 4), pixel_form=True).fill() == 4
+    assert len(list((cache / "superpixels").iterdir())) == 12
+    Image.fromarray(make_picture(5, 40, 50)).save(pictures.paths[1])  # another picture of that name
+    assert pictures.fill() == 1
+    pictures.file(2).write_bytes(b"damaged")
+    searched.clear()
+    assert torch.equal(pictures.inputs(2)["superpixels"], pictures.reader.prepare(pictures.paths[2])["superpixels"])
+    assert torch.equal(torch.from_numpy(np.load(pictures.file(2))), pictures.inputs(2)["superpixels"])
+    assert len(searched) == 2  # for the file and for the comparison
+
+
+def test_pictures_that_cannot_be_trained_on_are_named(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "pictures" / "DULL_s1.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"1 of 3 pictures cannot be trained on; .*DULL_s1\.png"):
+        picture_set(tmp_path / "data", tmp_path, rows=slice(0, 3)).fill()
+    narrow = picture_set(data, tmp_path, rows=slice(0, 3), crop=True, size=80)
+    with pytest.raises(ValueError, match=r"DULL_s0\.png: a picture must be at least 80x80 pixels to be cropped"):
+        narrow.inputs(0)
