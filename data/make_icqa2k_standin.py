@@ -11,6 +11,7 @@ and GCP are prefixes of file names only: each stands for a fixed kind of fault. 
     OUT/ICQA_2K_train/, ICQA_2K_test/               BIG_000000000101.jpg: prefix and scene, five pictures a scene
     OUT/ICQA_2K_{train,test}_{CF,SCC,PR}_mos.json   {stem: MOS in [-1, 1]}
     OUT/labels/                                     BIG_000000000101.txt: rows "class xc yc w h", COCO-80 classes from 0
+    OUT/originals/                                  000000000101.jpg: the photograph of a scene as it was
     OUT/color_.json                                 {class: {"r", "g", "b": {"0" to "255": share of the pixels}}}
 
 ``labels`` serves both splits. Scenes without a COCO object have empty files and one has none; the published scripts take both
@@ -68,6 +69,7 @@ nothing.
 - The pictures are photographs, or parts of photographs, recolored by data/recolor.py with planted faults. No colorizer
   made them. BIG, CIC, CT2, DDC and GCP are prefixes of file names only and say nothing of BigColor, CIC, CT2, DDColor
   and GCP.
+- originals/ has the photographs as they were. ICQA-2K has none; those of COCO would serve the same end.
 - The MOS come from a formula of the planted strengths. Nobody rated anything.
 - The scene numbers are ours, not COCO ids. The boxes in labels/ were drawn by hand.
 - color_.json holds shares of pixels. The scale of the values in the published file is unknown to us.
@@ -177,7 +179,7 @@ def make(out: Path | str) -> None:
     write_atomic(out / "README.txt", _README)
     write_atomic(out / "ATTRIBUTION.md", attribution())
     write_color_curves(out / "color_.json", color_curves())
-    for folder in (*map(split_folder, SPLITS), "labels"):
+    for folder in (*map(split_folder, SPLITS), "labels", "originals"):
         (out / folder).mkdir(exist_ok=True)
 
     strengths = planted_strengths()
@@ -185,6 +187,7 @@ def make(out: Path | str) -> None:
     mos: dict[str, dict[str, dict[str, float]]] = {split: {d: {} for d in DIMENSIONS} for split in SPLITS}
     for scene, offset in zip(SCENES, offsets, strict=True):
         original = read_scene(scene)
+        Image.fromarray(original).save(out / "originals" / f"{scene.name}.jpg", **_JPEG)
         for position, prefix in enumerate(RECIPES):
             stem = f"{prefix}_{scene.name}"
             faults = strengths[stem]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data import make_icqa2k_standin
+from data.baseline_pictures import Originals
 from data.icqa2k import load_icqa2k
 from data.make_icqa2k_standin import SCENES, make
 from data.make_samples import PHOTOS
@@ -53,10 +54,21 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_the_folder_holds_the_published_layout_and_is_small(root):
     mos = {f"ICQA_2K_{split}_{dimension}_mos.json" for split in SPLITS for dimension in DIMENSIONS}
-    folders = {"ICQA_2K_train", "ICQA_2K_test", "labels"}
+    folders = {"ICQA_2K_train", "ICQA_2K_test", "labels", "originals"}
     assert {path.name for path in root.iterdir()} == mos | folders | {"color_.json", "README.txt", "ATTRIBUTION.md"}
     assert {path.name for path in root.iterdir() if path.is_dir()} == folders
     assert sum(len(data) for data in content(root).values()) < 2e6
+
+
+def test_every_picture_finds_its_original_which_has_its_size(root):
+    originals = Originals(root / "originals")
+    pictures = [path for split in SPLITS for path in (root / f"ICQA_2K_{split}").iterdir()]
+    for path in pictures:
+        original = originals.find(path.name)
+        assert original.stem == path.stem.split("_")[1]
+        with Image.open(path) as picture, Image.open(original) as photograph:
+            assert picture.size == photograph.size
+    assert len(originals.listed) == len(pictures) / 5
 
 
 def test_every_scene_is_rendered_by_every_prefix(pictures):
