@@ -1,7 +1,5 @@
 """Pictures with their ratings and originals as a published system reads them, and where an original is."""
 
-import hashlib
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from data.pictures import picture_paths
+from data.pictures import kept, kept_file, make_lacking, picture_paths
 from data.table import csv_rows, relative_image
 from models.base import Inputs
 from models.baselines.scorer import Baseline
 from utils.engine import OwnViews, epoch_generator
-from utils.files import write_atomic
-from utils.images import ImageReadError, list_images, read_rgb
-from utils.scores import fingerprint
+from utils.images import list_images, read_rgb
 
 REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
 
@@ -178,45 +173,20 @@ class BaselinePictures(OwnViews):
 
     def file(self, index: int) -> Path:
         """Where the superpixels of a picture lie, or will."""
-        path = self.paths[index]
-        key = f"{os.path.abspath(path)} {fingerprint(path)} {self.reader.network.superpixel_key}"
-        return self.superpixels / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
+        return kept_file(self.superpixels, self.paths[index], str(self.reader.network.superpixel_key))
 
     def fill(self) -> int:
-        """Find the superpixels that are not kept yet.
-
-        Returns:
-            How many there were to find.
-
-        Raises:
-            ImageReadError: If pictures cannot be read; tells how many, and all about the first.
-        """
+        """Find the superpixels that are not kept yet, see ``make_lacking``."""
         if self.superpixels is None:
             return 0
-        lacking = [i for i in range(len(self)) if not self.file(i).is_file()]
-        errors = []
-        for i in tqdm(lacking, desc="superpixels", leave=False, disable=len(lacking) < 2):
-            try:
-                self.found_superpixels(i, pixels_of(self.paths[i]))
-            except ImageReadError as error:
-                errors.append(error)
-        if errors:
-            raise ImageReadError(f"{len(errors)} of {len(self)} pictures cannot be trained on; {errors[0]}")
-        return len(lacking)
+        files = [self.file(i) for i in range(len(self))]
+        return make_lacking(files, lambda i: self.found_superpixels(i, pixels_of(self.paths[i])), "superpixels")
 
     def found_superpixels(self, index: int, pixels: Tensor) -> Tensor | None:
         """Of one picture, from the folder or anew; None for a system that has none."""
         if self.superpixels is None:
             return None
-        file = self.file(index)
-        try:
-            return torch.from_numpy(np.load(file))
-        except (OSError, ValueError, EOFError):  # not made yet, or a file that something else damaged
-            found = self.reader.network.find_superpixels(pixels)
-            buffer = io.BytesIO()
-            np.save(buffer, found.numpy())
-            write_atomic(file, buffer.getvalue())
-            return found
+        return torch.from_numpy(kept(self.file(index), lambda: self.reader.network.find_superpixels(pixels).numpy()))
 
     def inputs(self, index: int) -> Inputs:
         """The prepared picture: plain in epoch 0, else a view that seed, epoch and index decide."""

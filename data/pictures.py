@@ -132,41 +132,15 @@ class PublishedPictures(Dataset):
 
     def file(self, index: int) -> Path:
         """Where the resized picture lies, or will."""
-        path = self.paths[index]
-        key = f"{os.path.abspath(path)} {fingerprint(path)}"
-        return self.cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
+        return kept_file(self.cache, self.paths[index])
 
     def fill(self) -> int:
-        """Resize the pictures that are not there yet.
-
-        Returns:
-            How many there were to resize.
-
-        Raises:
-            ImageReadError: If pictures cannot be read; tells how many, and all about the first.
-        """
-        lacking = [i for i in range(len(self)) if not self.file(i).is_file()]
-        errors = []
-        for i in tqdm(lacking, desc=f"resizing to {self.size} pixels", leave=False, disable=len(lacking) < 2):
-            try:
-                self.levels(i)
-            except ImageReadError as error:
-                errors.append(error)
-        if errors:
-            raise ImageReadError(f"{len(errors)} of {len(self)} pictures cannot be trained on; {errors[0]}")
-        return len(lacking)
+        """Resize the pictures that are not there yet, see ``make_lacking``."""
+        return make_lacking([self.file(i) for i in range(len(self))], self.levels, f"resizing to {self.size} pixels")
 
     def levels(self, index: int) -> np.ndarray:
         """The resized picture, uint8, shape (size, size, 3)."""
-        file = self.file(index)
-        try:
-            return np.load(file)
-        except (OSError, ValueError, EOFError):  # not made yet, or a file that something else damaged
-            levels = resized(read_rgb(self.paths[index]), self.size, self.resize)
-            buffer = io.BytesIO()
-            np.save(buffer, levels)
-            write_atomic(file, buffer.getvalue())
-            return levels
+        return kept(self.file(index), lambda: resized(read_rgb(self.paths[index]), self.size, self.resize))
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
         """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
@@ -174,6 +148,50 @@ class PublishedPictures(Dataset):
         if self.objects is not None:
             item |= object_inputs(*self.objects.slots(self.names[index]))
         return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
+
+
+def kept_file(folder: Path, path: Path, key: str = "") -> Path:
+    """Where an array made of a picture lies: told by path, size and time of change of the picture, and by ``key``."""
+    told_by = f"{os.path.abspath(path)} {fingerprint(path)}{key and f' {key}'}"
+    return folder / f"{hashlib.sha256(told_by.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
+
+
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in a file, which is made if it is not there yet or damaged."""
+    try:
+        return np.load(file)
+    except (OSError, ValueError, EOFError):  # not made yet, or a file that something else damaged
+        made = make()
+        buffer = io.BytesIO()
+        np.save(buffer, made)
+        write_atomic(file, buffer.getvalue())
+        return made
+
+
+def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -> int:
+    """Make those of the files that are not there yet.
+
+    Args:
+        files: Of each picture.
+        make: Makes the file of the picture of this number.
+        title: Of the progress bar.
+
+    Returns:
+        How many there were to make.
+
+    Raises:
+        ImageReadError: If pictures cannot be read; tells how many, and all about the first.
+    """
+    lacking = [i for i, file in enumerate(files) if not file.is_file()]
+    errors = []
+    for i in tqdm(lacking, desc=title, leave=False, disable=len(lacking) < 2):
+        try:
+            make(i)
+        except ImageReadError as error:
+            errors.append(error)
+    if errors:
+        raise ImageReadError(f"{len(errors)} of {len(files)} pictures cannot be trained on; {errors[0]}")
+    return len(lacking)
 
 
 def picture_paths(frame: pd.DataFrame) -> list[str]:
