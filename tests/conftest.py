@@ -1,5 +1,9 @@
 """Made-up pictures with ratings, tiny networks of random weights, and a way to run scripts inside the test process."""
 
+import one_thread  # noqa: F401
+
+# isort: split
+
 import contextlib
 import csv
 import io
@@ -18,8 +22,6 @@ from PIL import Image
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
 from models.object_prior import ALL, Evidence, ObjectPrior, measure, observe
 from utils.checkpoint import save_checkpoint
-
-torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much on a busy machine
 
 REPO = Path(__file__).resolve().parents[1]
 SCENES = [f"s{number}" for number in range(8)]

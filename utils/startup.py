@@ -30,7 +30,7 @@ def leave(status: int) -> NoReturn:
     All files must be closed by now.
     """
     script = Path(sys.argv[0]).resolve()
-    ours = script.parent == Path(__file__).resolve().parents[1]
+    ours = script.parent == Path(__file__).resolve().parents[1] and script.is_file()  # not -c or -m
     if ours and script in {Path(argument).resolve() for argument in sys.orig_argv[1:]}:
         sys.stdout.flush()
         sys.stderr.flush()
