@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
+from models.base import ScoreNet
 from models.object_prior import ALL, Evidence, ObjectPrior, measure, observe
 from utils.checkpoint import save_checkpoint
 
@@ -78,6 +79,18 @@ def run_script(name: str, *arguments: object) -> Run:
     if isinstance(code, str):  # Python prints it and exits with 1
         return Run(1, out.getvalue(), f"{err.getvalue()}{code}\n")
     return Run(code or 0, out.getvalue(), err.getvalue())
+
+
+def stop_after(patch: pytest.MonkeyPatch, steps: int, network: type[ScoreNet] = ScoreNet) -> None:
+    """Ctrl-C in the middle of an epoch, after so many optimizer steps of a kind of network."""
+    real, count = network.loss, iter(range(1 << 30))
+
+    def loss(*values: object) -> torch.Tensor:
+        if next(count) == steps:
+            raise KeyboardInterrupt
+        return real(*values)
+
+    patch.setattr(network, "loss", loss)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MOS, SCENES, make_picture, recolor
+from conftest import MOS, SCENES, make_picture, recolor, stop_after
 from PIL import Image
 from readers import meta_of, rows_of
 from scipy import stats
@@ -159,18 +159,6 @@ def assert_usage(result: Any, *words: str) -> None:
     assert result.code == 2
     for word in words:
         assert word in result.err.splitlines()[-1]
-
-
-def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C in the middle of an epoch, after so many optimizer steps."""
-    real, count = Baseline.loss, iter(range(1 << 30))
-
-    def loss(*values: Any) -> torch.Tensor:
-        if next(count) == steps:
-            raise KeyboardInterrupt
-        return real(*values)
-
-    patch.setattr(Baseline, "loss", loss)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -409,7 +397,7 @@ def test_resuming_with_random_views_continues_exactly(run, data, tmp_path, monke
         train(run, data, system, tmp_path / "whole", *options)
     assert len(drawn) == 3 * 12  # another view of each picture in each epoch
     with monkeypatch.context() as patch:
-        stop_after(patch, 2 + 1)  # two steps an epoch: within the second
+        stop_after(patch, 2 + 1, Baseline)  # two steps an epoch: within the second
         with pytest.raises(KeyboardInterrupt):
             train(run, data, system, tmp_path / "parts", *options)
     assert read_checkpoint(tmp_path / "parts" / "last.pt")["epoch"] == 1
@@ -427,7 +415,7 @@ def test_afine_resumes_in_its_second_stage_exactly(run, data, tmp_path, monkeypa
     # one step an epoch: within the first of stage 2, and then within the third
     for steps, more in ((1, []), (2, ["--resume"])):
         with monkeypatch.context() as patch:
-            stop_after(patch, steps)
+            stop_after(patch, steps, Baseline)
             with pytest.raises(KeyboardInterrupt):
                 train(run, data, "afine", tmp_path / "parts", *options, *more)
     assert read_checkpoint(tmp_path / "parts" / "stage2" / "last.pt")["epoch"] == 2
@@ -443,7 +431,7 @@ def test_afine_resumes_in_its_second_stage_exactly(run, data, tmp_path, monkeypa
 def test_a_new_run_in_an_old_folder_takes_up_no_old_stage(run, data, trained, tmp_path, monkeypatch):
     shutil.copytree(trained["afine"], tmp_path / "run")
     with monkeypatch.context() as patch:
-        stop_after(patch, 1)  # one step an epoch: in stage 2
+        stop_after(patch, 1, Baseline)  # one step an epoch: in stage 2
         with pytest.raises(KeyboardInterrupt):
             train(run, data, "afine", tmp_path / "run")
     assert list((tmp_path / "run").glob("**/last.pt")) == [tmp_path / "run" / "stage1" / "last.pt"]

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import stop_after
 from scipy import stats
 from torch import Tensor
 
 from data.pictures import RatedPictures
 from data.table import load_table
-from models import ChromaticFidelityNet, base
+from models import ChromaticFidelityNet
 from models.base import loss_function
 from utils import distributed, engine
 from utils.arguments import training_parser
@@ -251,18 +252,6 @@ def test_without_an_output_folder_nothing_is_written_and_the_weights_are_the_sam
     silent = fit(network(), *sets, arguments(tmp_path / "b", "--backbone-lr", 0), None, {})
     assert equal(written.state_dict(), silent.state_dict())
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C in the middle of an epoch, after so many optimizer steps."""
-    real, count = base.loss_function, iter(range(1 << 30))
-
-    def loss(*values: object) -> Tensor:
-        if next(count) == steps:
-            raise KeyboardInterrupt
-        return real(*values)
-
-    monkeypatch.setattr(base, "loss_function", loss)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from conftest import stop_after
 from golden import labels, prior
 from PIL import Image
 from safetensors.torch import save_file
@@ -132,18 +133,6 @@ def assert_same_weights(a: Path, b: Path) -> None:
 
 def seen_by(path: Path) -> set[int]:
     return set(read_checkpoint(path)["seen"][:, 1].tolist())
-
-
-def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C after so many optimizer steps."""
-    real, count = base.loss_function, iter(range(1 << 30))
-
-    def loss(*values: object) -> Tensor:
-        if next(count) == steps:
-            raise KeyboardInterrupt
-        return real(*values)
-
-    patch.setattr(base, "loss_function", loss)
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BROCCOLI, CAR
+from conftest import BROCCOLI, CAR, stop_after
 from PIL import Image
 from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
-from models import base, load_model
+from models import load_model
 from utils import scoring
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
@@ -177,18 +177,6 @@ def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp
     scores = run(f"infer_{dimension}.py", gallery / "x.png", "--weights", output / "best.pt", "-o", tmp_path / "x.csv", *flags)
     assert scores.code == 0
     assert -1 <= float(rows_of(tmp_path / "x.csv")["x.png"][dimension]) <= 1
-
-
-def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C in the middle of an epoch, after so many optimizer steps."""
-    real, count = base.loss_function, iter(range(1 << 30))
-
-    def loss(*values: object) -> torch.Tensor:
-        if next(count) == steps:
-            raise KeyboardInterrupt
-        return real(*values)
-
-    patch.setattr(base, "loss_function", loss)
 
 
 @pytest.mark.parametrize(
