@@ -550,7 +550,7 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
 def test_text_named_jpg_is_refused_with_its_first_bytes(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>not found</html>")
     message = error_of(tmp_path / "page.jpg")
-    assert "page.jpg: is no image by its content; expected JPEG, PNG, WebP, BMP, TIFF or GIF" in message
+    assert "page.jpg: is no image by its content; expected JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000" in message
     assert "b'<html>no'" in message
 
 

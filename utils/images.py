@@ -10,21 +10,30 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from utils import png
+
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jpe", ".jfif", ".apng", ".avif", ".jp2"),
+)
 MAX_PIXELS = 100_000_000
 
 # JPEG stores color at half the resolution and coarsely quantized, so a gray photograph comes back with spreads of 1 to
@@ -35,8 +44,8 @@ GRAY_SHARE = 0.995  # share of the pixels within that spread
 # Conversions go strip by strip, so that their intermediate arrays stay at a few megabytes for an image of any size.
 _STRIP_PIXELS = 1 << 20
 
-# A resampled float image overshoots its range a little at edges; more than this share means another range.
-_FLOAT_OVERSHOOT = 0.05
+# Floats are in [0, 1], or in [0, 255] if the largest is at least this; what lies between, say [0, 2], is neither.
+_FLOAT_LEVELS = 16
 
 # First bytes of a file and what reads it. Not Image.open, for two reasons: its size check warns from 89 megapixels on,
 # which can only be changed for the whole process; and it tries dozens of formats more, some through other programs.
@@ -47,12 +56,16 @@ _READERS: tuple[tuple[tuple[bytes, ...], type[ImageFile.ImageFile]], ...] = (
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile),
     ((b"BM",), BmpImageFile),
     ((b"GIF8",), GifImageFile),
+    ((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), Jpeg2KImageFile),
 )
+_AVIF_BRANDS = (b"avif", b"avis")  # among those of the first box, ftyp
+_COLR_WITHIN = 4_000_000  # bytes from the start of AVIF and JPEG 2000 in which the color space stands, profile and all
 
 _TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
 _EXIF_ORIENTATION = 274  # CIPA DC-008 (Exif 2.32), table 4
+_BESIDE_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for it too, and no browser does
 
 
 @dataclass(frozen=True)
@@ -61,15 +74,19 @@ class ImageList:
 
     Attributes:
         root: The folder that the names start from.
-        names: Sorted, unique, with forward slashes on every system.
+        names: Sorted, unique, with forward slashes on every system. Bytes that are no UTF-8 are escaped.
+        escaped: The names that hold such bytes, as they are on disk, by the escaped name.
+        left_out: The other files of a folder, counted by suffix, such as "3 .heic, 1 .svg".
     """
 
     root: Path
     names: list[str]
+    escaped: dict[str, str] = field(default_factory=dict)
+    left_out: str = ""
 
     def path(self, name: str) -> Path:
         """Where the image of that name lies."""
-        return self.root / name
+        return self.root / self.escaped.get(name, name)
 
 
 class ImageReadError(ValueError):
@@ -77,7 +94,15 @@ class ImageReadError(ValueError):
 
     def __init__(self, message: str) -> None:
         # A file name may hold line breaks, or bytes that are no UTF-8 and that print() and a CSV writer refuse.
-        super().__init__(" ".join(message.encode("utf-8", "backslashreplace").decode().split()))
+        super().__init__(printable(" ".join(message.split())))
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what would break a line or a table: control characters and bytes that are no UTF-8."""
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def list_images(source: str | Path) -> ImageList:
@@ -85,7 +110,8 @@ def list_images(source: str | Path) -> ImageList:
 
     - A folder is searched with all folders below it, through symbolic links too. Hidden files and folders are left out,
       among them the ``._photo.jpg`` that macOS puts beside every file it copies. Every other entry with an extension of
-      ``IMAGE_EXTENSIONS`` is listed, unless it is a folder; a dangling link is an image that fails to be read.
+      ``IMAGE_EXTENSIONS`` is listed, unless it is a folder; a dangling link is an image that fails to be read. What has
+      another extension is counted.
     - A ``.txt`` file holds a path a line, in UTF-8, absolute or relative to the file's own folder. Blank lines, lines
       that start with ``#``, spaces around a path, and repetitions are dropped. Nothing else is: a path that does not
       exist is listed, so that it shows up as an image that fails to be read.
@@ -106,10 +132,20 @@ def list_images(source: str | Path) -> ImageList:
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a folder, an image or a .txt list of images")
     if source.is_dir():
-        names = sorted(_walk(source, "", ()))
-        if not names:
-            raise ValueError(f"no image found in {source} or the folders below it; looked for {' '.join(IMAGE_EXTENSIONS)}")
-        return ImageList(source, names)
+        found = list(_walk(source, "", ()))
+        stored = {name.encode("utf-8", "backslashreplace").decode(): name for name in found if _has_image_extension(name)}
+        others = Counter(os.path.splitext(name)[1].lower() for name in found if not _has_image_extension(name))
+        left_out = ", ".join(
+            f"{count} {printable(suffix) or 'without suffix'}"
+            for suffix, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))
+        )
+        if not stored:
+            raise ValueError(
+                f"no image found in {source} or the folders below it; looked for {' '.join(IMAGE_EXTENSIONS)}"
+                f"{left_out and f', found {left_out}'}"
+            )
+        escaped = {name: original for name, original in stored.items() if name != original}
+        return ImageList(source, sorted(stored), escaped, left_out)
     if source.suffix.lower() == ".txt":
         return _read_list(source)
     if not _has_image_extension(source.name):
@@ -125,7 +161,7 @@ def _has_image_extension(name: str) -> bool:
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Names of the images below ``folder``, each with ``prefix``; ``above`` identifies the folders it lies in."""
+    """Names of the files below ``folder``, each with ``prefix``; ``above`` identifies the folders it lies in."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that we are in: following it would never end
@@ -136,7 +172,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
                 continue
             if os.path.isdir(entry.path):  # not entry.is_dir(), which raises for a link to itself
                 yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
-            elif _has_image_extension(entry.name):
+            else:
                 yield prefix + entry.name
 
 
@@ -162,8 +198,8 @@ def _read_list(path: Path) -> ImageList:
 def read_rgb(path: str | Path) -> np.ndarray:
     """Read an image file as 8-bit sRGB, recognized by its content and not by its extension.
 
-    JPEG, PNG, WebP, BMP, TIFF and GIF, from 1 to ``MAX_PIXELS`` pixels; of several frames or pages the first. See
-    ``to_rgb_array`` for the conversions. Any number of threads may read at once.
+    JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF and JPEG 2000, from 1 to ``MAX_PIXELS`` pixels; of several frames or pages the
+    first. See ``to_rgb_array`` for the conversions. Any number of threads may read at once.
 
     Args:
         path: The image file.
@@ -218,15 +254,18 @@ def read_rgb_as_published(path: str | Path) -> np.ndarray:
 def to_rgb_array(image: Image.Image) -> np.ndarray:
     """Pixels of a Pillow image as 8-bit sRGB: the same that ``read_rgb`` gives for its file.
 
-    - The EXIF orientation is applied.
+    - The EXIF orientation is applied; one in XMP or a text of PNG is not, as in browsers.
     - An embedded ICC profile is converted to sRGB with the perceptual intent, which every profile supports. A profile
       that is broken, or for another color model than the pixels, counts as sRGB, as in browsers.
+    - Of PNG, cICP decides before the profile, and sRGB, then gAMA with cHRM, after it. HDR (PQ and HLG) is mapped to the
+      range of sRGB (data/README.md).
+    - What the first frame of GIF or APNG does not cover is transparent.
     - Alpha, of whatever kind, is composited on white, in sRGB values as in browsers.
     - CMYK without a profile becomes (1 - C)(1 - K), and so on. CIELAB is taken under D50.
     - 16-bit gray is divided by 257, 12-bit gray in TIFF by 4095 / 255. 32-bit integers (mode I) are 8-bit values if
       none exceeds 255, else 16-bit values.
-    - Floating point (mode F) is in [0, 1], [0, 255] or [0, 65535], whichever is the smallest that holds all values but
-      for an overshoot of 5 %, which is clipped.
+    - Floating point (mode F) is in [0, 1], or in [0, 255] with a maximum of ``_FLOAT_LEVELS`` or more; values beyond by
+      less than half an 8-bit level are clipped.
     - 16-bit color is cut to its upper 8 bits, by Pillow.
 
     Args:
@@ -267,20 +306,43 @@ def is_gray(rgb: np.ndarray) -> bool:
 
 def _open(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
     """Read the header of an image file."""
-    start = stream.read(16)
+    start = stream.read(64)
     stream.seek(0)
     if not start:
         raise ImageReadError(f"{name}: is empty (0 bytes)")
+    reader = _reader(start)
+    if reader is None:
+        raise ImageReadError(
+            f"{name}: is no image by its content; expected JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000, got a file "
+            f"that starts with {start[:8]!r}"
+        )
+    with _decoding(name, reader.format):
+        if reader is PngImageFile:
+            try:
+                pixels, info = png.plain_png(stream)
+            except OverflowError as error:
+                raise ImageReadError(f"{name}: {error}") from error
+            image = PngImageFile(pixels, "")
+            image.info |= info
+            return image
+        colors = _box_colors(stream) if reader in (AvifImageFile, Jpeg2KImageFile) else {}
+        stream.seek(0)
+        # Without a file name Pillow does not map the file into memory, where a file that another process shortens
+        # meanwhile would end this one.
+        image = reader(stream, "")
+        image.info = colors | image.info
+        return image
+
+
+def _reader(start: bytes) -> type[ImageFile.ImageFile] | None:
+    """What reads a file with these first bytes."""
     for magic, reader in _READERS:
         if start.startswith(magic) and (reader is not WebPImageFile or start[8:12] == b"WEBP"):
-            with _decoding(name, reader.format):
-                # Without a file name Pillow does not map the file into memory, where a file that another process
-                # shortens meanwhile would end this one.
-                return reader(stream, "")
-    raise ImageReadError(
-        f"{name}: is no image by its content; expected JPEG, PNG, WebP, BMP, TIFF or GIF, got a file that starts with "
-        f"{start[:8]!r}"
-    )
+            return reader
+    brands = start[8 : int.from_bytes(start[:4], "big")]
+    if start[4:8] == b"ftyp" and any(brands[at : at + 4] in _AVIF_BRANDS for at in range(0, len(brands), 4)):
+        return AvifImageFile
+    return None
 
 
 @contextlib.contextmanager
@@ -335,7 +397,7 @@ def _pillow_limit_raised(image: Image.Image) -> Iterator[None]:
 
 def _convert(image: Image.Image, name: str) -> np.ndarray:
     """``to_rgb_array``, with the name that its errors give."""
-    width, height = image.size
+    width, height, left, top = image.info.get("canvas", (*image.size, 0, 0))
     if width * height == 0:
         raise ImageReadError(f"{name}: has no pixels ({width} x {height}); expected at least one")
     if width * height > MAX_PIXELS:
@@ -344,14 +406,22 @@ def _convert(image: Image.Image, name: str) -> np.ndarray:
             "smaller first"
         )
     with _decoding(name, image.format), _pillow_limit_raised(image):
+        info = _color_info(image)
+        if image.format == "TIFF":
+            _orientation(image)  # Pillow turns TIFF as it loads; from here on it does not look for this in XMP
         image.load()
         orientation = _orientation(image)  # once loaded: PNG may hold it after the pixels, and TIFF is upright by then
+        if "canvas" not in image.info:
+            width, height = image.size  # of TIFF, upright by now
+        covered = getattr(image, "dispose_extent", None) if image.format == "GIF" and image.tell() == 0 else None
+        if covered and covered != (0, 0, width, height):
+            left, top = covered[:2]
+            image = image.crop(covered)
         white = _white_level(image, name)
-        space, transform = _color_space(image)
+        space, transform = _color_space(image, info)
 
-        width, height = image.size
-        upright = np.empty((width, height, 3) if orientation >= 5 else (height, width, 3), np.uint8)
-        stored = _as_stored(upright, orientation)
+        upright = np.full((width, height, 3) if orientation >= 5 else (height, width, 3), 255, np.uint8)
+        stored = _as_stored(upright, orientation)[top : top + image.height, left : left + image.width]
         for rows, strip in _strips(image):
             stored[rows] = _strip_to_rgb(strip, space, transform, white)
         return upright
@@ -371,10 +441,13 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, from 1 (upright) to 8."""
+    aside = {key: image.info.pop(key) for key in _BESIDE_EXIF if key in image.info}
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # damaged metadata fails in as many ways as damaged pixels, and is no reason to lose the image
         return 1
+    finally:
+        image.info.update(aside)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -405,10 +478,10 @@ def _white_level(image: Image.Image, name: str) -> float | None:
         low, high = np.min(extremes), np.max(extremes)  # of which NaN is one if any pixel is
         if not np.isfinite([low, high]).all():
             raise ImageReadError(f"{name}: has pixels that are NaN or infinite; expected finite values")
-        slack = _FLOAT_OVERSHOOT if image.mode == "F" else 0
-        ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        slack = 1 / 510 if image.mode == "F" else 0
+        ranges = (1, 255) if image.mode == "F" else (255, 65535)
         fitting = [top for top in ranges if -slack * top <= low and high <= (1 + slack) * top]
-        if not fitting:
+        if not fitting or (fitting[0] == 255 and image.mode == "F" and high < _FLOAT_LEVELS):
             expected = " or ".join(f"[0, {top}]" for top in ranges)
             raise ImageReadError(f"{name}: has values from {low:g} to {high:g}; expected {expected}")
         white = fitting[0]
@@ -418,8 +491,46 @@ def _white_level(image: Image.Image, name: str) -> float | None:
     return -white if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO else white
 
 
-def _color_space(image: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+def _color_info(image: Image.Image) -> Mapping[str, Any]:
+    """What the file says of its colors. Pillow does not keep all of it, so a file that it opened is looked at again."""
+    read = {"PNG": lambda stream: png.plain_png(stream)[1], "AVIF": _box_colors, "JPEG2000": _box_colors}.get(image.format)
+    if read is None or not isinstance(image, ImageFile.ImageFile) or "cicp" in image.info:
+        return image.info
+    try:
+        if image.fp is None or image.format == "AVIF":  # closed, or replaced by pixels
+            with open(image.filename, "rb") as stream:
+                return read(stream) | image.info
+        place = image.fp.tell()
+        try:
+            return read(image.fp) | image.info
+        finally:
+            image.fp.seek(place)
+    except Exception:  # the file may be gone or another one, while the pixels are there
+        return image.info
+
+
+def _box_colors(stream: BinaryIO) -> dict[str, Any]:
+    """The color space that the box colr of AVIF or JPEG 2000 gives, in the form of ``Image.info``.
+
+    AVIF numbers it as cICP of PNG does, but the curves of cameras, or none, count as that of sRGB, as in Chromium.
+    """
+    stream.seek(0)
+    head = stream.read(_COLR_WITHIN)
+    info: dict[str, Any] = {"cicp": None}
+    if (at := head.find(b"colrnclx")) >= 0:
+        primaries, curve = (int.from_bytes(head[at + start : at + start + 2], "big") for start in (8, 10))
+        info["cicp"] = (1 if primaries == 2 else primaries, 13 if curve in (1, 2, 6, 11, 14, 15) else curve, 0, 1)
+    if (at := head.find(b"colr\2")) >= 4:  # ISO/IEC 15444-1, I.5.3.3
+        info["icc_profile"] = head[at + 7 : at - 4 + int.from_bytes(head[at - 4 : at], "big")]
+    return info
+
+
+def _color_space(image: Image.Image, info: Mapping[str, Any]) -> tuple[str, ImageCms.ImageCmsTransform | png.ToSrgb | None]:
     """Pillow mode to bring the pixels to, and the transform from there to sRGB; None where Pillow's conversion does."""
+    profile = info.get("icc_profile")
+    if info.get("cicp") and not (profile and image.format == "AVIF"):  # where the profile decides
+        with contextlib.suppress(KeyError):  # a color space that nobody knows: what else the file says decides
+            return "RGB", png.from_cicp(info["cicp"], info.get("peak", 0))
     if image.mode in ("CMYK", "LAB"):
         space = image.mode
     elif image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16"):
@@ -427,7 +538,8 @@ def _color_space(image: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform | 
     else:
         space = "RGB"
 
-    profile = image.info.get("icc_profile")
+    if "srgb" not in info and "gamma" in info and not _is_profile(profile):
+        return "RGB", png.from_gamma(info["gamma"], info.get("chromaticity"))
     if not isinstance(profile, bytes):
         return space, None
     # ICC.1:2022, table 15: the header holds the color model of the profile at bytes 16 to 19.
@@ -435,6 +547,16 @@ def _color_space(image: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform | 
     if space == "L" and profile_space == "RGB":  # a color photograph that was made gray and kept its profile
         space = "RGB"
     return space, _srgb_transform(profile, space) if profile_space == space else None
+
+
+def _is_profile(profile: object) -> bool:
+    if not isinstance(profile, bytes):
+        return False
+    try:
+        ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    except (ImageCms.PyCMSError, OSError):
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=16)
@@ -458,7 +580,7 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def _strip_to_rgb(
-    strip: Image.Image, space: str, transform: ImageCms.ImageCmsTransform | None, white: float | None
+    strip: Image.Image, space: str, transform: ImageCms.ImageCmsTransform | png.ToSrgb | None, white: float | None
 ) -> np.ndarray:
     """sRGB of a part of an image, uint8, shape (H, W, 3); the arguments as their functions above return them."""
     alpha = None

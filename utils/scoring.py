@@ -28,7 +28,7 @@ from models.base import PRECISIONS, CompactNet, Inputs, Maps, ScoreNet
 from utils import startup
 from utils.checkpoint import PRESETS, find_published, load_model
 from utils.files import picture_id, sha256
-from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb, read_rgb_as_published
+from utils.images import ImageList, ImageReadError, is_gray, list_images, printable, read_rgb, read_rgb_as_published
 from utils.scores import DIMENSIONS, ScoreWriter, read_scores, write_json
 
 # Larger pictures are worked on, and larger files read, one at a time, for the sake of memory.
@@ -184,6 +184,12 @@ def score_images(
         unscorable: Pictures whose given sub-scores are errors, with the reason; they get an error row in the PR file.
         workers: Threads.
     """
+
+    def row_of(name: str) -> Row:
+        if name in images.escaped:
+            return Row({}, False, f"{name}: the file name is not UTF-8, so no table can hold it; rename the file")
+        return scorer(images.path(name), known.get(name, {}), name)
+
     lacking = {dimension: set(writer.remaining(images.names)) for dimension, writer in writers.items()}
     waiting = iter([name for name in images.names if any(name in names for names in lacking.values())])
     pending: dict[Future[Row], str] = {}
@@ -193,7 +199,7 @@ def score_images(
             while True:
                 # few in flight, so that memory stays bounded
                 for name in itertools.islice(waiting, 2 * workers - len(pending)):
-                    pending[pool.submit(scorer, images.path(name), known.get(name, {}), name)] = name
+                    pending[pool.submit(row_of, name)] = name
                 if not pending:
                     break
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -376,6 +382,7 @@ def seen_pictures(model: ScoreNet, images: ImageList) -> int | None:
 
 def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -> str:
     """Scores as a table, best to worst by the column ``main``, pictures with an error last."""
+    frame = frame.assign(image=frame["image"].map(printable))
     scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
     shown = scored if len(scored) <= most else pd.concat([scored.head(most // 2), scored.tail(most // 2)])
     width = max([len("image"), *(len(name) for name in shown["image"])])
@@ -394,11 +401,18 @@ def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -
 
 
 def conclude(
-    paths: Mapping[str, Path], main: str, columns: list[str], json_path: Path | None, as_published: bool = False
+    paths: Mapping[str, Path],
+    main: str,
+    columns: list[str],
+    json_path: Path | None,
+    as_published: bool = False,
+    left_out: str = "",
 ) -> int:
-    """Print the table and where the files are; the exit status."""
+    """Print the table, what the folder holds beside pictures, and where the files are; the exit status."""
     frame = read_scores(paths[main], main)
     print(report(frame, main, columns))
+    if left_out:
+        print(f"left out: {left_out}")
     for dimension, path in paths.items():
         print(f"{dimension}: {path}")
     failed = int((frame["error"] != "").sum())
@@ -417,6 +431,7 @@ def run_script(main: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(1)  # cores are filled with pictures, not with parts of one
     startup.settle()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a name is no reason to stop
     try:
         status = main()
     except BrokenPipeError:  # what reads the table has seen enough; the files are written
@@ -462,7 +477,7 @@ def score_one_dimension(description: str | None, dimension: str) -> int:
     workers = args.workers or worker_count(devices)
     with open_writer(path, [dimension], images, model, made_from, args.overwrite, settings, objects) as writer:
         score_images(scorer, images, {dimension: writer}, {}, {}, workers)
-    status = conclude({dimension: path}, dimension, [dimension], args.json, args.published_quirks)
+    status = conclude({dimension: path}, dimension, [dimension], args.json, args.published_quirks, images.left_out)
     if maps is None:
         return status
     failed = write_maps(maps, model.to(devices[0]), images, path, objects.labels if objects else None, workers)
