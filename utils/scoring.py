@@ -431,7 +431,8 @@ def run_script(main: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(1)  # cores are filled with pictures, not with parts of one
     startup.settle()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a name is no reason to stop
+    with contextlib.suppress(AttributeError):  # of what takes the place of a console
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show is no reason to stop
     try:
         status = main()
     except BrokenPipeError:  # what reads the table has seen enough; the files are written
