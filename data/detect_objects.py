@@ -343,6 +343,8 @@ def detect(args: argparse.Namespace) -> int:
     }
     missing = labels_to_write(args.output, pictures, settings, args.overwrite)
     print(f"{len(pictures)} pictures; {len(pictures) - len(missing)} have label files of an earlier run, which are kept")
+    if images.left_out:
+        print(f"left out: {images.left_out}")
 
     objects, failures = 0, []
     for label in tqdm(missing, unit="picture"):

@@ -253,6 +253,28 @@ def test_report_of_many_pictures_shows_both_ends():
     assert lines[-1].startswith("000.png")
 
 
+def test_report_keeps_a_row_a_line_whatever_a_name_holds():
+    names = ["new\nline.png", "carriage\r.png", "tab\t.png", "red\x1b[31m.png", "\u202egnp.png", "\u2028.png", "grün 写.png"]
+    lines = report(table(*((name, 0.5, "") for name in names)), "CF", ["CF"]).split("\n")
+    assert len(lines) == 1 + len(names)
+    assert all(char.isprintable() for line in lines for char in line)
+    assert {line.split()[0] for line in lines} >= {r"new\nline.png", r"red\x1b[31m.png", "grün"}
+
+
+def test_a_name_that_is_not_utf_8_gets_an_error_row_and_the_others_are_scored(branches, gallery, tmp_path):
+    folder, odd = tmp_path / "in", os.fsdecode(b"odd\xff.png")
+    folder.mkdir()
+    try:
+        for name in ("a.png", "new\nline.png", odd):
+            shutil.copy(gallery / "x.png", folder / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    images = list_images(folder)
+    rows = rows_of(score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), images, tmp_path / "cf.csv", ["CF"]))
+    assert rows[r"odd\udcff.png"]["error"].startswith(r"odd\udcff.png: the file name is not UTF-8")
+    assert rows["a.png"]["CF"] == rows["new\nline.png"]["CF"] != ""
+
+
 def test_report_of_errors_only():
     assert "ERROR  x.jpg: empty" in report(table(("x.jpg", np.nan, "x.jpg: empty")), "CF", ["CF"])
 
@@ -322,6 +344,9 @@ def test_exit_status_and_json_follow_the_errors(tmp_path, capsys):
     assert "1 of 2 pictures have no score, see the column error; no JSON was written" in capsys.readouterr().err
     (tmp_path / "cf.csv").write_text("image,CF,gray,error\na.png,0.5,0,\n")
     assert conclude(paths, "CF", ["CF"], tmp_path / "cf.json") == 0
+    assert "left out" not in capsys.readouterr().out
+    assert conclude(paths, "CF", ["CF"], None, left_out="3 .heic, 1 .svg") == 0
+    assert "\nleft out: 3 .heic, 1 .svg\n" in capsys.readouterr().out
     assert (tmp_path / "cf.json").read_text() == '{\n    "a": 0.5\n}\n'
 
 
