@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils.choices import DIMENSIONS
 from utils.files import write_atomic
 
 try:
@@ -36,7 +37,6 @@ try:
 except ImportError:  # Windows: there nothing stops two runs from writing one file
     fcntl = None
 
-DIMENSIONS = ("CF", "SCC", "PR")
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.0.0"}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
