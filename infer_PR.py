@@ -86,7 +86,7 @@ def main() -> int:
     # what is wrong with an option must be known before the scoring
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
     images = list_images(args.images)
-    path = output_path(args.output, args.images, "PR")
+    path = output_path(args.output, args.images, images.root, "PR")
 
     branches, paths, sources = {}, {}, {}
     known: dict[str, dict[str, float]] = {}

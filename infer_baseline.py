@@ -109,7 +109,7 @@ def main() -> int:
         paths = [images.path(name) for name in images.names]
         originals = find_originals(args.reference, images.names, paths)
         check_originals(args.reference, paths, [originals.get(name, "") for name in images.names])
-    path = output_path(args.output, args.images, args.system)
+    path = output_path(args.output, args.images, images.root, args.system)
     check_json(args.json, {args.system: path})
     devices = devices_of(args.device)
     scorer = BaselineScorer(model, originals, devices)

@@ -312,13 +312,15 @@ class PublishedPR(PublishedNet):
     def score(
         self, pictures: Picture | list[Picture], cf: float | list[float], scc: float | list[float]
     ) -> float | list[float]:
-        """Score pictures, as the other networks do; CF and SCC of each picture must be given, in the form of the result.
+        """Score pictures, as the other networks do; CF and SCC of each picture must be given, or one for all.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of pictures.
+            ValueError: If the number of sub-scores is not the number of pictures, or one is not in [-1, 1].
         """
+        if cf is None or scc is None:
+            raise ValueError("the published PR network takes the CF and SCC of each picture: score(pictures, cf, scc)")
         items, single = as_list(pictures)
-        pairs = zip(*sub_score_lists(len(items), single, cf, scc), strict=True)
+        pairs = zip(*sub_score_lists(len(items), cf, scc), strict=True)
         with one_thread():
             values = [self.score_prepared(self.prepare(p), s) for p, s in zip(items, pairs, strict=True)]
         return values[0] if single else values

@@ -146,11 +146,31 @@ def test_another_dimension_than_the_caller_needs_is_refused(saved):
 def test_a_missing_file_is_named_with_the_folder_of_the_shipped_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.checkpoint.SHIPPED", tmp_path / "weights")
     shipped = re.escape(str(tmp_path / "weights"))
-    with pytest.raises(FileNotFoundError, match=rf"no weights at .*absent\.pt; the shipped ones lie in {shipped}"):
+    with pytest.raises(FileNotFoundError, match=rf"no weights at .*absent\.pt; the shipped ones lie in {shipped} and "):
         load_model(tmp_path / "absent.pt")
     for dimension in ("CF", "SCC", "PR"):
         with pytest.raises(FileNotFoundError, match=rf"no weights at {shipped}/{dimension}\.pt; the shipped ones lie in"):
             load_model(dimension)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ("cf", FileNotFoundError, "no weights at cf; the shipped ones lie in"),
+        ("PR.pt", FileNotFoundError, "and are named CF, SCC or PR, without a path"),
+        ("weights", FileNotFoundError, "weights is a folder, not a file of weights; the shipped ones"),
+        (None, TypeError, "expected CF, SCC, PR or the path of a checkpoint, got None"),
+        (5, TypeError, "expected CF, SCC, PR or the path of a checkpoint, got 5"),
+    ],
+)
+def test_what_names_no_weights_is_refused_with_what_would(wrong, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        load_model(wrong)
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(saved):
+    with pytest.raises(ValueError, match="preset must be compact or published, got 'Published'"):
+        load_model(saved, preset="Published")
 
 
 def test_a_dimension_names_the_shipped_weights(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Scoring a list of pictures: one batch a picture, any number of threads, a row for each, nothing skipped."""
 
 import csv
+import json
 import os
 import shutil
 import threading
@@ -261,10 +262,24 @@ def test_score_file_is_named_after_what_was_scored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set.v1").mkdir()
     Image.new("RGB", (2, 2)).save("one.png")
-    assert output_path(None, Path("set.v1"), "CF") == Path("results/set.v1_CF.csv")
-    assert output_path(None, Path("one.png"), "SCC") == Path("results/one_SCC.csv")
-    assert output_path(None, Path("set.v1/.."), "PR") == Path("results") / f"{tmp_path.name}_PR.csv"
-    assert output_path(Path("mine.csv"), Path("set.v1"), "CF") == Path("mine.csv")
+    here = Path()
+    assert output_path(None, Path("set.v1"), Path("set.v1"), "CF") == Path("results/set.v1_CF.csv")
+    assert output_path(None, Path("one.png"), here, "SCC") == Path("results/one_SCC.csv")
+    assert output_path(None, Path("set.v1/.."), here, "PR") == Path("results") / f"{tmp_path.name}_PR.csv"
+    assert output_path(Path("mine.csv"), Path("set.v1"), here, "CF") == Path("mine.csv")
+
+
+def test_files_of_folders_with_one_name_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    # by folder: the stem, and what an earlier run left: PR, CF alone, the journal of a killed run
+    cases = {"a": ("imgs", "_PR.csv.json"), "b": ("b_imgs", "_CF.csv.json"), "x/b": ("x_b_imgs", "_PR.csv.partial")}
+    for place, (stem, left) in cases.items():
+        folder = tmp_path / place / "imgs"
+        folder.mkdir(parents=True)
+        assert output_path(None, folder, folder, "PR") == Path("results") / f"{stem}_PR.csv"
+        Path("results", stem + left).write_text(json.dumps({"root": str(folder)}) + "\n")
+        assert output_path(None, folder, folder, "PR") == Path("results") / f"{stem}_PR.csv"  # the run goes on
 
 
 def test_devices_come_as_a_list_and_one_that_is_not_there_is_refused():

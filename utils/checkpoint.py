@@ -1,5 +1,6 @@
 """Saving and loading weights: plain tensors, numbers and strings, read with ``weights_only``, written atomically."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def read_weights(path: Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; the shipped ones lie in {SHIPPED}")
+        what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no weights at {path}"
+        raise FileNotFoundError(f"{what}; the shipped ones lie in {SHIPPED} and are named CF, SCC or PR, without a path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly any kind, from IndexError to struct.error
@@ -188,6 +190,10 @@ def load_model(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or holds no network or not the one that is needed.
     """
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(f"expected CF, SCC, PR or the path of a checkpoint, got {weights!r}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be {' or '.join(PRESETS)}, got {preset!r}")
     if str(weights) in DIMENSIONS:
         path = find_published(f"{weights}.pth") if preset == "published" else SHIPPED / f"{weights}.pt"
     else:

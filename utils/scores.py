@@ -281,6 +281,16 @@ class ScoreWriter:
         return open(path, "ab")
 
 
+def scored_folder(path: Path) -> str | None:
+    """Return the folder whose images a score file, or the journal of a stopped run, holds; None if nothing says it."""
+    for file in (_beside(path, ".json"), _beside(path, ".partial")):
+        if file.is_file():
+            content = file.read_bytes()
+            meta = _parse_line(content) or _parse_line(content.partition(b"\n")[0])  # a journal says it in its first line
+            return meta.get("root") if isinstance(meta, dict) else None
+    return None
+
+
 def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
     """Read a score file, one made by hand with the columns image and CF (or SCC, PR), or the published JSON form.
 

@@ -29,7 +29,7 @@ from utils import startup
 from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb, read_rgb_as_published
-from utils.scores import DIMENSIONS, ScoreWriter, read_scores, write_json
+from utils.scores import DIMENSIONS, ScoreWriter, read_scores, scored_folder, write_json
 
 # Larger pictures are worked on, and larger files read, one at a time, for the sake of memory.
 _ALONE_PIXELS = 16_000_000
@@ -278,13 +278,28 @@ def devices_of(requested: str | None) -> list[str]:
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def output_path(requested: Path | None, images: Path, dimension: str) -> Path:
-    """Where the score file goes."""
+def output_path(requested: Path | None, source: Path, root: Path, name: str) -> Path:
+    """Return where the score file goes: what is requested, or a file named after the folder, list or image in ``results``.
+
+    Where files of that name hold the scores of another folder, the folders above are named as well: ``results/b_imgs_CF.csv``
+    for b/imgs after a/imgs.
+
+    Args:
+        requested: ``--output``.
+        source: The folder, the list or the image.
+        root: The folder that the names of the images start from.
+        name: Ends the name of the file, such as CF.
+    """
     if requested is not None:
         return requested
-    resolved = images.resolve()
-    name = resolved.name if resolved.is_dir() else resolved.stem  # folders v1.0 and v1.5 are two
-    return Path("results") / f"{name or 'images'}_{dimension}.csv"
+    resolved, own = source.resolve(), os.path.abspath(root)
+    parts = [*resolved.parent.parts[1:], resolved.name if resolved.is_dir() else resolved.stem]  # folders v1.0 and v1.5 are two
+    stems = ["_".join(parts[first:]) for first in reversed(range(len(parts)))]
+    for stem in stems:
+        files = [Path("results") / f"{stem}_{ending}.csv" for ending in (name, *DIMENSIONS)]
+        if {scored_folder(file) for file in files} <= {None, own}:
+            break
+    return files[0]
 
 
 def open_writer(
@@ -425,7 +440,7 @@ def score_one_dimension(args: argparse.Namespace, dimension: str) -> int:
     if args.weights == dimension and model.preset == "published":
         print(f"{dimension} weights: {model.source}")
     objects = find_objects(args, model, images) if dimension == "SCC" else None
-    path = output_path(args.output, args.images, dimension)
+    path = output_path(args.output, args.images, images.root, dimension)
     check_json(args.json, {dimension: path})
     devices = devices_of(args.device)
     maps = getattr(args, "maps", None)
