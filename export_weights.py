@@ -19,7 +19,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("weights", type=Path, help="a checkpoint of the published preset, or a published file")
     parser.add_argument("output", type=Path, help="file to write, such as CF.pth")
     parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="of the CF keys (default: %(default)s)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.output.is_dir():
+        parser.error(f"output must be a file such as CF.pth, {args.output} is a folder")
+    return args
 
 
 if __name__ == "__main__":
@@ -37,9 +40,9 @@ def main() -> None:
     try:
         model = load_model(args.weights, preset="published")
         state = to_published(model, args.spelling)
+        write_atomic(args.output, lambda file: torch.save(state, file))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    write_atomic(args.output, lambda file: torch.save(state, file))
     print(f"{model.dimension}: {len(state)} tensors, {args.output.stat().st_size / 1e6:.0f} MB, in {args.output}")
 
 

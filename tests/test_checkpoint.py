@@ -208,9 +208,7 @@ def test_a_file_that_holds_code_is_refused_and_the_code_is_not_run(tmp_path, mod
 def test_a_truncated_file_is_named(saved, tmp_path, share):
     data = saved.read_bytes()
     (tmp_path / "part.pt").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(
-        ValueError, match=r"part\.pt cannot be read as weights \(.+\); expected a checkpoint written by train_CF"
-    ):
+    with pytest.raises(ValueError, match=r"part\.pt cannot be read as weights \(.+\); expected a checkpoint of train_CF"):
         load_model(tmp_path / "part.pt")
 
 
@@ -230,7 +228,7 @@ def test_a_foreign_state_dict_is_refused_with_what_was_found(tmp_path):
     with pytest.raises(ValueError, match=expected):
         load_model(tmp_path / "foreign.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list\.pt is no checkpoint of this project .* found <class 'list'>"):
+    with pytest.raises(ValueError, match=r"list\.pt is no checkpoint of this project .* found no dictionary but one list"):
         load_model(tmp_path / "list.pt")
 
 

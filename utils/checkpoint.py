@@ -1,7 +1,6 @@
 """Saving and loading weights: plain tensors, numbers and strings, read with ``weights_only``, written atomically."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from utils.choices import DIMENSIONS, PRESETS, SHIPPED
 from utils.files import sha256, write_atomic
 
 FORMAT = "ICQA checkpoint 1"
+_EXPECTED = "expected a checkpoint of train_CF.py, train_SCC.py or train_PR.py, or a published CF.pth, SCC.pth or PR.pth"
 
 
 def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: Any) -> None:
@@ -59,12 +59,14 @@ def read_weights(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly any kind, from IndexError to struct.error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # whose own text tells how to run the code in the file
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif path.stat().st_size == 0:
+            reason = "it is empty"
+        else:  # not in torch's own words, which tell how to run the code in the file, or name its source lines
             reason = "damaged, or more in it than tensors, numbers and strings"
         raise ValueError(
-            f"{path} cannot be read as weights ({reason}); expected a checkpoint written by train_CF.py, train_SCC.py or "
-            "train_PR.py, or a published CF.pth, SCC.pth or PR.pth; fetch or train it again if it is damaged"
+            f"{path} cannot be read as weights ({reason}); {_EXPECTED}; fetch or train it again if it is damaged"
         ) from error
 
 
@@ -90,9 +92,24 @@ def check_format(content: Any, path: Path) -> dict[str, Any]:
         ValueError: If it is not.
     """
     if not is_own(content):
-        kind = f"a dictionary with {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else type(content)
-        raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {kind})")
+        found = described(content)
+        raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {found}); {_EXPECTED}")
     return content
+
+
+def described(content: Any) -> str:
+    """Return what a weight file holds, in words."""
+    if is_own(content):
+        return f"a network of {content.get('dimension')}, preset {content.get('preset', 'compact')}"
+    from models.published import published_dimension
+
+    published = published_dimension(content)
+    if published is not None:
+        return f"a network of {published}, preset published"
+    if isinstance(content, dict):
+        names = [str(name)[:60] for name in content]
+        return f"a dictionary with {', '.join(names[:4])}" if names else "an empty dictionary"
+    return f"no dictionary but one {type(content).__name__}"
 
 
 def build_model(content: dict[str, Any], source: str) -> nn.Module:
@@ -210,7 +227,7 @@ def load_model(
     if dimension is not None and found != dimension:
         raise ValueError(f"{path} holds a {found} network, expected {dimension}")
     if preset is not None and kind != preset:
-        raise ValueError(f"{path} holds a network of the preset {kind}, expected {preset}")
+        raise ValueError(f"{path} holds {described(content)}; expected one of the preset {preset}")
     if is_own(content):
         model = build_model(content, str(path))
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
