@@ -297,12 +297,12 @@ def test_absent_labels_and_an_absent_color_prior_are_named_with_where_to_put_the
         (
             "SCC",
             ["--weights", "SCC.pth", "--preset", "compact"],
-            ["of the preset published, expected compact"],
+            ["preset published; expected one of the preset compact"],
         ),
         (
             "SCC",
             ["--weights", "SCC.pt", "--preset", "published"],
-            ["of the preset compact, expected published"],
+            ["preset compact; expected one of the preset published"],
         ),
         ("SCC", ["--weights", "SCC.pt", "--color-prior", "color_.json"], ["--color-prior is for a published SCC network"]),
         ("SCC", ["--weights", "SCC.pt", "--attention", "infer"], ["--attention is for a published SCC network", "SCC.pt"]),

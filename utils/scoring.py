@@ -29,6 +29,7 @@ from utils import startup
 from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb, read_rgb_as_published
+from utils.scenes import ORIGINALS, scenes_of
 from utils.scores import DIMENSIONS, ScoreWriter, read_scores, scored_folder, write_json
 
 # Larger pictures are worked on, and larger files read, one at a time, for the sake of memory.
@@ -367,21 +368,57 @@ def seen_pictures(model: ScoreNet, images: ImageList) -> int | None:
 
 
 def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -> str:
-    """Scores as a table, best to worst by the column ``main``, pictures with an error last."""
+    """Return scores as a table with what to compare below it: by scene where that is known, images with an error last.
+
+    Args:
+        frame: What ``read_scores`` returned.
+        main: Column that the images are sorted by, best first.
+        columns: What is shown.
+        most: Images shown; of others it is said how many there are.
+    """
     scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
-    shown = scored if len(scored) <= most else pd.concat([scored.head(most // 2), scored.tail(most // 2)])
-    width = max([len("image"), *(len(name) for name in shown["image"])])
+    root = frame.attrs.get("meta", {}).get("root")
+    labels, problem = scenes_of(None if root is None else Path(root), frame["image"].tolist())
+    by_scene: dict[str, list[dict]] = {}
+    for row in scored.to_dict("records"):
+        by_scene.setdefault(labels.get(row["image"], ("", ""))[0], []).append(row)
+    table: list[str | dict] = []
+    shown = 0
+    for scene, rows in sorted(by_scene.items(), key=lambda item: (item[0] == "", item[0])):
+        if shown and shown + len(rows) > most:
+            table += ["", f"... {len(scored) - shown} more of other scenes ..."]
+            break
+        if labels:
+            table += ["", f"scene {scene}" if scene else "of no known scene"]
+        cut = len(rows) - most
+        table += rows if cut <= 0 else [*rows[: most // 2], f"... {cut} more ...", *rows[-(most // 2) :]]
+        shown += len(rows)
+
+    width = max([len("image"), *(len(row["image"]) for row in table if isinstance(row, dict))])
     wide = max(8, *(len(column) + 2 for column in columns))
     lines = [f"{'image':<{width}}  " + "".join(f"{column:>{wide}}" for column in columns)]
-    for i, row in enumerate(shown.to_dict("records")):
-        if len(scored) > most and i == most // 2:
-            lines.append(f"... {len(scored) - most} more ...")
-        lines.append(
-            f"{row['image']:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + ("  gray" if row["gray"] else "")
-        )
+    originals = False
+    for row in table:
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        original = labels.get(row["image"], ("", ""))[1].casefold() in ORIGINALS
+        originals = originals or original
+        marks = ("  gray" if row["gray"] else "") + ("  original" if original else "")
+        lines.append(f"{row['image']:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
     for row in frame[frame["error"] != ""].to_dict("records"):
         named = row["image"] in row["error"]
         lines.append(f"ERROR  {row['error']}" if named else f"ERROR  {row['image']}: {row['error']}")
+    if problem:
+        lines.append(problem)
+    if labels:
+        whom = "a colorization with its original and with others" if originals else "images"
+        lines.append(f"Compare {whom} of the same scene, not one scene with another (docs/reading_scores.md).")
+    elif len(scored) > 1:
+        lines.append(
+            "Compare images of the same scene, not one scene with another (docs/reading_scores.md). To see them by scene, name "
+            "files METHOD_SCENE, or put index.csv (image, scene, method) into the folder."
+        )
     return "\n".join(lines)
 
 
