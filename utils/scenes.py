@@ -76,10 +76,16 @@ def _read_index(path: Path) -> dict[str, tuple[str, str]]:
     Raises:
         ValueError: If a column is absent or the file is not UTF-8.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8; save it as UTF-8") from error
     delimiter = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
     rows = csv.DictReader(lines, delimiter=delimiter)
     absent = [column for column in ("image", "scene", "method") if column not in (rows.fieldnames or ())]
     if absent:
         raise ValueError(f"it has no column {absent[0]}; expected image, scene and method")
-    return {row["image"].replace("\\", "/"): (row["scene"] or "", row["method"] or "") for row in rows}
+    return {
+        PurePosixPath(row["image"].strip().replace("\\", "/")).as_posix(): (row["scene"] or "", row["method"] or "")
+        for row in rows
+    }

@@ -411,14 +411,11 @@ def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -
         lines.append(f"ERROR  {row['error']}" if named else f"ERROR  {row['image']}: {row['error']}")
     if problem:
         lines.append(problem)
-    if labels:
-        whom = "a colorization with its original and with others" if originals else "images"
+    whom = "a colorization with its original and with others" if originals else "images"
+    if len(scored) > 1:
         lines.append(f"Compare {whom} of the same scene, not one scene with another (docs/reading_scores.md).")
-    elif len(scored) > 1:
-        lines.append(
-            "Compare images of the same scene, not one scene with another (docs/reading_scores.md). To see them by scene, name "
-            "files METHOD_SCENE, or put index.csv (image, scene, method) into the folder."
-        )
+    if len(scored) > 1 and not labels:
+        lines.append("To see them by scene: file names METHOD_SCENE, or index.csv (image, scene, method) in the folder.")
     return "\n".join(lines)
 
 
