@@ -13,13 +13,12 @@ import json
 import math
 import platform
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -32,6 +31,7 @@ from data.labels import LabelError, ObjectLabels
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
+from utils.choices import PERCENTILES
 from utils.evaluation import agreement, draw_scenes, logistic_fit
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, read_rgb
@@ -49,15 +49,13 @@ from utils.maps import (
     swatch,
     words,
 )
+from utils.scenes import method_and_scene
 from utils.scores import VERSION, read_scores
 from utils.scoring import worker_count
 
-PERCENTILES = Path(__file__).resolve().parents[1] / "weights" / "percentiles.json"
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
-ALL = "all"  # the method of pictures whose names do not tell one
 
 _TEMPLATE = "report.html.jinja"
-_STEM = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # as in ICQA-2K, BIG_000000017648
 _SIDES = ((300, 320), (1000, 224), (math.inf, 160))  # most pictures, and the long side of their thumbnails in pixels
 _QUALITY = 70  # of JPEG
 _MAPS_ALL = 300  # up to so many pictures all get a surprise map,
@@ -346,33 +344,6 @@ def grouped(frame: pd.DataFrame, mos: pd.DataFrame | None) -> tuple[pd.DataFrame
     frame["method"] = [_text(method) or "(no method)" for method in frame["method"]]
     frame["scene"] = [_text(scene) for scene in frame["scene"]]
     return frame, note
-
-
-def method_and_scene(names: Sequence[str]) -> tuple[list[str], list[str], str]:
-    """Method and scene of pictures by their names, METHOD_SCENE or METHOD/SCENE, if all of them are of that form.
-
-    Args:
-        names: Relative paths with forward slashes.
-
-    Returns:
-        Methods, scenes, and how they were found.
-    """
-    paths = [PurePosixPath(name) for name in names]
-    parsed = [_STEM.fullmatch(path.stem) for path in paths]
-    if None not in parsed:
-        pairs = [(match["method"], match["scene"]) for match in parsed]
-        if len(set(pairs)) == len(pairs):
-            return *map(list, zip(*pairs, strict=True)), "Methods and scenes are those of the file names, METHOD_SCENE."
-    folders, stems = [path.parent.as_posix() for path in paths], [path.stem for path in paths]
-    sizes = pd.Series(stems).value_counts()
-    pairs = set(zip(folders, stems, strict=True))
-    if "." not in folders and len(pairs) == len(names) and (sizes > 1).mean() > 0.5:
-        return folders, stems, "Methods are the folders, scenes the file names in them."
-    return (
-        [ALL] * len(names),
-        list(names),
-        "File names and folders do not tell methods apart: all pictures count as one method.",
-    )
 
 
 def common_folder(names: Sequence[str]) -> str:
