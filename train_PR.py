@@ -21,11 +21,13 @@ from utils import distributed
 from utils.arguments import parse_training, training_parser
 from utils.engine import fit
 from utils.runs import (
+    clear_folder,
     dataset_maker,
     divide,
     finish,
     load_data,
     one_line_errors,
+    run_folder,
     settle_scenes,
     settle_seed,
     start_model,
@@ -72,6 +74,13 @@ def main() -> None:
     )
     args = parse_training(parser, "PR")
     args.device = distributed.setup(args.device)
+    with run_folder(args, "PR"):
+        train(args)
+    distributed.cleanup()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train on the split of the data, with the sub-scores of each image, and score the test part once."""
     settle_seed(args)
     parts = divide(args, settle_scenes(args, load_data(args.data, "PR", args.mos_range)), ["PR"])
     model = start_model(args, "PR")
@@ -87,9 +96,9 @@ def main() -> None:
         sub[name] = np.stack(columns, 1)
     make_set = dataset_maker(args, model, pd.concat(parts.values()).sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", sub[name]) for name, part in parts.items()}
-    model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
+    clear_folder(args)
+    model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, ["PR"], sub))
     finish(args, model, parts["test"], sets["test"])
-    distributed.cleanup()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from utils.arguments import add_fold_arguments, add_run_arguments, add_split_arg
 from utils.baselines import add_system_arguments, load_baseline, settings_of
 from utils.checkpoint import save_checkpoint
 from utils.engine import OwnViews, agreement, command_line, encode_set, fit, predict
-from utils.files import picture_id
+from utils.files import picture_id, sha256
 from utils.runs import (
     Part,
     counted,
@@ -44,6 +44,7 @@ from utils.runs import (
     join_data,
     one_line_errors,
     rated,
+    run_folder,
     settle_scenes,
     settle_seed,
     spread,
@@ -320,6 +321,7 @@ def fit_stages(
         if val_set is not None:
             metrics = agreement(predict(model, val_set, device, args.workers).numpy(), val_set.mos.numpy(), model.columns)
         save_checkpoint(output / "best.pt", model, half=args.half, **record, metrics=metrics, command=command_line())
+        model.weights_hash = sha256(output / "best.pt")
     distributed.barrier()
     return model.eval()
 
@@ -328,6 +330,12 @@ def main() -> None:
     one_line_errors()
     args = parse_args()
     args.device = distributed.setup(args.device)
+    with run_folder(args, args.system):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Read the data, divide them, train and test."""
     settle_seed(args)
     frame, columns = load(args.data, args.label, args.form, args.images, args.reference, args.target, args.mos_range)
     args.columns, args.within_scenes = columns, frame.attrs["within scenes"]
@@ -340,10 +348,10 @@ def main() -> None:
         parts["test"] = other
     if args.test_methods:
         parts = leave_out(parts, args.test_methods)
-    train = fit_stages
+    fit_all = fit_stages
     if args.system != "afine":
-        train, args.epochs = fit_at_own_rate, args.epochs[0]
-    train_and_test(args, frame, parts, partial(make_model, args, columns), train)
+        fit_all, args.epochs = fit_at_own_rate, args.epochs[0]
+    train_and_test(args, frame, parts, partial(make_model, args, columns), fit_all)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ of the colors alone and of the colors given lightness, and how many of them are 
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -38,10 +39,11 @@ from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weight
 from utils import distributed
 from utils.arguments import default_device
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
-from utils.engine import command_line, epoch_generator, write_history, write_results
+from utils.engine import command_line, epoch_generator, other_version, read_state, write_history, write_results
 from utils.files import picture_id
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
-from utils.runs import one_line_errors
+from utils.runs import clear_folder, one_line_errors, run_folder
+from utils.scores import fingerprint
 
 _BANDS = 20  # of lightness, for the distribution that knows lightness only
 _MOST_HELD_OUT = 2000  # photographs; more would take time and change no digit that is shown
@@ -216,7 +218,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--clip", type=float, default=1.0, help="largest gradient norm (default: %(default)s)")
     # run
     add("--output", type=Path, required=True, help="folder for best.pt, report.json and prior.csv")
-    add("--resume", action="store_true", help="go on with the run in --output")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with the run in --output, if there is one")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew where --output holds an earlier run")
     add("--seed", type=int, default=0)
     add("--device", default=default_device(), help="(default: %(default)s)")
     add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
@@ -403,7 +407,15 @@ def make_net(args: argparse.Namespace) -> ColorPriorNet:
 def main() -> None:
     one_line_errors()
     args = parse_args()
-    device = torch.device(distributed.setup(args.device))
+    args.device = distributed.setup(args.device)
+    with run_folder(args, "prior"):
+        train(args)
+    distributed.cleanup()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, and test what was trained."""
+    device = torch.device(args.device)
     parts = divide(args)
     net = make_net(args).to(device)
     root = list_images(args.photos).root
@@ -432,21 +444,20 @@ def main() -> None:
         "photos": str(args.photos),
         "exclude": [str(e) for e in args.exclude],
     }
+    listed = {part: [[name, fingerprint(root / name)] for name in names] for part, names in parts.items()}
+    content = {"photographs": hashlib.sha256(json.dumps(listed).encode("utf-8", "surrogateescape")).hexdigest()}
     start, history = 1, []
     if args.resume and (args.output / "last.pt").is_file():
-        state = read_checkpoint(args.output / "last.pt")
-        other = [k for k, v in state["settings"].items() if settings[k] != v]
-        if other:
-            raise ValueError(
-                f"{args.output} was started with other settings ({', '.join(other)}); use them, or another --output"
-            )
-        net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rate.load_state_dict(state["schedule"])
+        state = read_state(args.output, "prior", settings, content, {"epoch", "history", "optimizer", "schedule"})
+        try:
+            net.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            rate.load_state_dict(state["schedule"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise other_version(args.output, error) from error
         start, history = state["epoch"] + 1, state["history"]
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
-    elif distributed.is_main():
-        (args.output / "last.pt").unlink(missing_ok=True)  # of an earlier run, which a later --resume must not take up
+    clear_folder(args)
     views = Views(encoder, sets["train"], share, args.views) if args.views and start <= args.epochs else None
     wrapped = distributed.wrap(objective, device)
     amp = args.amp and device.type == "cuda"
@@ -494,6 +505,7 @@ def main() -> None:
                 epoch=epoch,
                 history=history,
                 settings=settings,
+                content=content,
             )
             write_history(args.output / "prior.csv", history)
             print(
@@ -505,7 +517,6 @@ def main() -> None:
     if distributed.is_main():
         finish(args, net, encoder, sets, counts, root, history, left_out)
     distributed.barrier()
-    distributed.cleanup()
 
 
 def finish(

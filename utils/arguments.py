@@ -131,7 +131,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Where a run goes and what it runs on."""
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for checkpoints, metrics and curves")
-    add("--resume", action="store_true", help="go on with the run in --output")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with the run in --output, if there is one")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew where --output holds an earlier run")
     add("--seed", type=_seed, default=0, help="a number, or 'none' for another one each time (default: %(default)s)")
     add("--device", default=default_device(), help="(default: %(default)s)")
     add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,7 +48,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast(value: int) -> int:
+def broadcast(value: Any) -> Any:
     """The main process's value, on every process."""
     if not dist.is_initialized():
         return value

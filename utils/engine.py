@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -26,9 +27,10 @@ from models.base import Inputs, ScoreNet, stack
 from models.baselines.afine import learning_rate
 from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
-from utils.files import write_atomic
+from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 
+NEXT = "next.pt"  # what is about to be best.pt
 _ENCODING_BATCH = 8  # on a CPU larger ones are slower: the system hands out their memory anew each time
 _CROP = 0.12  # at most this share of each side is cropped away
 _SETTINGS = (  # arguments that decide where training ends up; a run goes on with those it was started with
@@ -51,6 +53,9 @@ _SETTINGS = (  # arguments that decide where training ends up; a run goes on wit
     "stop_loss",
     "best_epoch",
     "attention",
+    "init",
+    "backbone_weights",
+    "random_init",
     "labels",
     "color_prior",
     "prior",
@@ -317,23 +322,24 @@ def fit(
     half = torch.bfloat16 if amp and torch.cuda.is_bf16_supported() else torch.float16
     scaler = torch.amp.GradScaler("cuda", enabled=amp and half == torch.float16)
 
-    start, best, best_epoch, history = 1, -math.inf, 0, []
+    start, best, best_epoch, best_hash, history = 1, -math.inf, 0, "", []
     best_state: dict[str, Tensor] = {}
     if args.resume and output is not None and (output / "last.pt").is_file():
-        state = read_checkpoint(output / "last.pt")
-        begun = state.get("settings", {"epochs": state["epochs"]})
-        now = settings_of(args)
-        other = [f"--{k.replace('_', '-')} {v}" for k, v in begun.items() if now[k] != v]
-        if other:
-            raise ValueError(f"{output} was started with {', '.join(other)}; a run goes on only with the same settings")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        scaler.load_state_dict(state["scaler"])
-        start, best, best_epoch, history = state["epoch"] + 1, state["best"], state["best_epoch"], state["history"]
+        kept = {"epoch", "best", "best_epoch", "best_hash", "history", "optimizer", "scheduler", "scaler"}
+        state = read_state(output, model.dimension, settings_of(args), record.get("content", {}), kept)
+        if distributed.is_main():
+            check_best(output, state["best_hash"])
+        try:
+            model.load_state_dict(state["model"])
+            for part, name in ((optimizer, "optimizer"), (scheduler, "scheduler"), (scaler, "scaler")):
+                part.load_state_dict(state[name])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise other_version(output, error) from error
+        best, best_epoch, best_hash, history = (state[name] for name in ("best", "best_epoch", "best_hash", "history"))
+        start = state["epoch"] + 1
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
-    elif output is not None and distributed.is_main():
-        (output / "last.pt").unlink(missing_ok=True)  # of an earlier run, which a later --resume must not take up
+    elif args.resume and output is not None and (output / "best.pt").is_file():
+        raise ValueError(f"{output / 'best.pt'} is there without the last.pt that --resume goes on from; pass another --output")
     last_loss = history[-1]["loss"] if history else math.inf
     wrapped = distributed.wrap(model, device)
     quiet = output is None or not distributed.is_main()
@@ -392,9 +398,17 @@ def fit(
             if distributed.is_main() and better:
                 best_state = {k: v.clone() for k, v in model.state_dict().items()}
         else:
-            extra = {**record, "metrics": dict(row), "command": command_line(), "epoch": epoch, "epochs": args.epochs}
-            if better:
-                save_checkpoint(output / "best.pt", model, half=args.half, **extra)
+            extra = {
+                "content": {},
+                **record,
+                "metrics": dict(row),
+                "command": command_line(),
+                "epoch": epoch,
+                "epochs": args.epochs,
+            }
+            if better:  # it becomes best.pt once last.pt knows it, so that a kill at any moment leaves a pair
+                save_checkpoint(output / NEXT, model, half=args.half, **extra)
+                best_hash = sha256(output / NEXT)
             save_checkpoint(
                 output / "last.pt",
                 model,
@@ -404,16 +418,19 @@ def fit(
                 scaler=scaler.state_dict(),
                 best=best,
                 best_epoch=best_epoch,
+                best_hash=best_hash,
                 history=history,
                 settings=settings_of(args),
             )
+            if better:
+                os.replace(output / NEXT, output / "best.pt")
             write_history(output / "metrics.csv", history)
             for key, value in row.items():
                 if key != "epoch" and not math.isnan(value):
                     writer.add_scalar(key, value, epoch)
             shown = "  ".join(f"{k} {row[k]:.4f}" for k in ("loss", "SRCC", "PLCC", "KRCC", "RMSE") if k in row)
             print(f"epoch {epoch:3d}/{args.epochs}  {shown}  {row['seconds']:.0f} s{'  *' if epoch == best_epoch else ''}")
-        best_epoch = distributed.broadcast(best_epoch)
+        best_epoch, best_hash = distributed.broadcast((best_epoch, best_hash))
     if output is None:
         model.load_state_dict(best_state)
         return model.eval()
@@ -422,7 +439,69 @@ def fit(
         plot_curves(history, output / "curves.png", model.dimension)
     distributed.barrier()
     content = read_checkpoint(output / "best.pt")
-    return build_model(content, str(output / "best.pt")).to(device).eval()
+    check_best(output, best_hash)  # of what was read, even if it has been replaced since
+    model = build_model(content, str(output / "best.pt")).to(device).eval()
+    model.weights_hash = best_hash
+    return model
+
+
+def read_state(
+    output: Path, dimension: str, settings: dict[str, Any], content: dict[str, str], keys: set[str]
+) -> dict[str, Any]:
+    """Read where a run stopped.
+
+    Args:
+        output: Its folder.
+        dimension: What is trained.
+        settings: The arguments that decide where training ends up.
+        content: A hash of each kind of data, see ``training_record``.
+        keys: What the caller reads of the result.
+
+    Returns:
+        The content of ``last.pt``.
+
+    Raises:
+        ValueError: If it is a run of another dimension, of other settings or data, or of another version of this project.
+    """
+    state = read_checkpoint(output / "last.pt")
+    if state.get("dimension") != dimension:
+        raise ValueError(f"{output} holds a run of {state.get('dimension')}, not of {dimension}; pass another --output")
+    lacking = {"settings", "content", "model", *keys} - set(state)
+    if lacking or set(state["settings"]) != set(settings):
+        raise other_version(output, ", ".join(sorted(lacking or set(state["settings"]) ^ set(settings))))
+    begun = {"settings": state["settings"], "data": state["content"]}
+    now = {"settings": settings, "data": content}
+    for kind, values in begun.items():
+        other = [name for name in {**values, **now[kind]} if values.get(name) != now[kind].get(name)]
+        named = [f"--{name.replace('_', '-')} {values[name]}" for name in other] if kind == "settings" else other
+        if other:
+            raise ValueError(
+                f"{output} was started with {'other data: ' if kind == 'data' else ''}{', '.join(named)}; a run goes on only "
+                f"with the same {kind}: pass --overwrite to train anew, or another --output"
+            )
+    return state
+
+
+def other_version(output: Path, reason: object) -> ValueError:
+    """The error of a ``last.pt`` that this version cannot go on with."""
+    reason = " ".join(str(reason).split())[:200]
+    return ValueError(
+        f"{output / 'last.pt'} is of another version of this project ({reason}), which alone can go on with it; pass "
+        "--overwrite to train anew, or another --output"
+    )
+
+
+def check_best(output: Path, best_hash: str) -> None:
+    """Check that ``best.pt`` is the file that the run wrote, and finish what a kill left half done.
+
+    Raises:
+        ValueError: If it is another file.
+    """
+    best, waiting = output / "best.pt", output / NEXT
+    if waiting.is_file() and sha256(waiting) == best_hash:
+        os.replace(waiting, best)
+    if not best.is_file() or sha256(best) != best_hash:
+        raise ValueError(f"{best} is not what this run wrote: something replaced it; pass --overwrite to train anew")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:

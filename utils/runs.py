@@ -1,10 +1,13 @@
 """From command-line arguments to data, start weights and records: what the three training scripts do around ``fit``."""
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,8 +29,8 @@ from models.baselines.scorer import Baseline
 from models.published import load_start_weights
 from utils import distributed
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
-from utils.engine import FeatureSet, agreement, encode_set, fit, predict, write_results
-from utils.files import picture_id, sha256, write_atomic
+from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
+from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
 from utils.metrics import within_scene_srcc
 from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
 
@@ -48,6 +51,65 @@ def one_line_errors() -> None:
             usual(kind, error, trace)
 
     sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
+    """Hold the folder of a run: no other run writes there, and no earlier one is overwritten unasked.
+
+    Args:
+        args: Arguments of the script.
+        dimension: What the script trains.
+
+    Raises:
+        BlockingIOError: If another run holds the folder.
+        ValueError: If weights of an earlier run lie there and nothing is to become of them, or they are of another dimension.
+    """
+    if not distributed.is_main():  # the main process speaks for all
+        yield
+        return
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"--output must be a folder, {args.output} is a file")
+    args.output.mkdir(parents=True, exist_ok=True)
+    lock = args.output / ".lock"
+    holder = take_lock(lock, f"is training into {args.output}; wait for it, or pass another --output")
+    try:
+        weights = [path for path in earlier_files(args.output) if path.name in ("best.pt", "last.pt")]
+        if weights and not (args.resume or args.overwrite):
+            raise ValueError(
+                f"{weights[0]} is there from an earlier run; pass --resume to go on with that run, --overwrite to train anew, "
+                "or another --output"
+            )
+        if weights and args.resume:
+            earlier = read_checkpoint(weights[0]).get("dimension")
+            if earlier != dimension:
+                raise ValueError(f"{args.output} holds a run of {earlier}, not of {dimension}; pass another --output")
+        yield
+    finally:
+        give_lock(lock, holder)
+
+
+def earlier_files(output: Path) -> list[Path]:
+    """Files that a run wrote into its folder, those of its stages and folds included."""
+    names = (
+        "best.pt",
+        "last.pt",
+        NEXT,
+        "metrics.csv",
+        "curves.png",
+        "test.json",
+        "test.csv",
+        "tensorboard/events.out.tfevents.*",
+    )
+    folders = ("", "fold[0-9]*/", "stage[0-9]*/", "fold[0-9]*/stage[0-9]*/")
+    return [path for folder in folders for name in names for path in sorted(output.glob(folder + name))]
+
+
+def clear_folder(args: argparse.Namespace) -> None:
+    """Remove the files of an earlier run, which neither a reader nor a later ``--resume`` must take for those of this one."""
+    if args.overwrite and distributed.is_main():
+        for path in earlier_files(args.output):
+            path.unlink()
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
@@ -339,6 +401,7 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     if args.labels is not None and len(args.labels) > 1:
         raise ValueError(f"--labels of a published network is one folder, got {len(args.labels)}")
     labels, prior = Path(args.labels[0]) if args.labels else root / "labels", args.color_prior or root / "color_.json"
+    args.labels, args.color_prior = [str(labels)], prior  # which a run that is resumed must find unchanged
     objects = ObjectLabels(None if labels == Path("none") else labels, read_color_curves(prior))
     for image in frame["image"]:
         objects.slots(image)  # what cannot be read must be known before the training
@@ -347,14 +410,34 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     return objects
 
 
-def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def training_record(
+    args: argparse.Namespace,
+    parts: dict[str, pd.DataFrame],
+    columns: list[str],
+    sub_scores: dict[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """What a checkpoint says of its training data.
 
     ``seen`` holds size and fingerprint of every picture that the network was fitted to or chosen on, by this run or by the
-    ones it started from.
+    ones it started from. ``content`` holds a hash of each kind of data that decides where training ends up, so that a run
+    goes on with the same data only.
+
+    Args:
+        args: Arguments of the script.
+        parts: "train", "val" and perhaps "test" of the pictures.
+        columns: Names of the ratings.
+        sub_scores: CF and SCC of each picture of the parts, for the realism branch.
     """
     used = pd.concat([parts["train"], parts["val"]])
-    seen = {(os.path.getsize(p), picture_id(p)) for p in used["path"]}
+    ids = [picture_id(p) for p in used["path"]]
+    seen = {(os.path.getsize(p), picture) for p, picture in zip(used["path"], ids, strict=True)}
+    content = {
+        "list of images": {name: list(part["image"]) for name, part in parts.items()},
+        "images": ids,
+        "ratings": {name: part[columns].to_numpy(float).tolist() for name, part in parts.items()},
+        "CF and SCC": {name: scores.tolist() for name, scores in (sub_scores or {}).items()},
+        "labels and priors": [content_of(source) for source in object_sources(args)],
+    }
     known = True  # a published file does not say what it was trained on
     prior = getattr(args, "prior", "none") if args.preset == "compact" else "none"
     source = args.init or (None if prior == "none" else Path(prior))  # a color prior has seen photographs
@@ -366,11 +449,26 @@ def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) ->
     return {
         "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
+        "content": {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in content.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
         "seen_is_all": known,
         "torch": str(torch.__version__),
         "seed": args.seed,
     }
+
+
+def object_sources(args: argparse.Namespace) -> list[Path]:
+    """Files and folders that an SCC network reads beside the images."""
+    given = [getattr(args, name, None) for name in ("prior", "object_prior", "color_prior")] + (
+        getattr(args, "labels", None) or []
+    )
+    return [Path(source) for source in given if source not in (None, "none")]
+
+
+def content_of(source: Path) -> list[str]:
+    """SHA-256 of a file, or of all label files in a folder, with their names."""
+    files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
+    return [f"{file.name} {sha256(file)}" for file in files]
 
 
 def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[[], ScoreNet]) -> None:
@@ -382,9 +480,10 @@ def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[
         make_model: A network with its start weights, the same at every call.
     """
     args.device = distributed.setup(args.device)
-    settle_seed(args)
-    frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
-    train_and_test(args, frame, divide(args, frame, [dimension]), make_model)
+    with run_folder(args, dimension):
+        settle_seed(args)
+        frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
+        train_and_test(args, frame, divide(args, frame, [dimension]), make_model)
 
 
 def train_and_test(
@@ -410,15 +509,12 @@ def train_and_test(
         raise ValueError(f"--oof {args.oof} needs --folds, and a name that ends in .csv")
     if args.folds:
         scene_folds(rest, args.folds, args.seed)
-    if not args.resume and distributed.is_main():
-        for pattern in ("fold*", "stage*", "fold*/stage*"):
-            for earlier in args.output.glob(f"{pattern}/last.pt"):  # of another run, which a later --resume must not take up
-                earlier.unlink()
     model = make_model()
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
     make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
-    model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
+    clear_folder(args)
+    model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, model.columns))
     finish(args, model, parts["test"], sets["test"])
     if args.folds:
         out_of_fold(args, make_model, make_set, rest, train)
@@ -479,12 +575,12 @@ def out_of_fold(
         parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
         parts = {name: rated(part, model.columns) for name, part in parts.items()}
         train_set, val_set = (make_set(parts[name], name == "train", None) for name in ("train", "val"))
-        model = train(model, train_set, val_set, args, output, training_record(args, parts))
+        model = train(model, train_set, val_set, args, output, training_record(args, parts, model.columns))
         if distributed.is_main():
             left_out = select(frame, held)
             values = predict(model, make_set(left_out, False, None), torch.device(args.device), workers=args.workers).numpy()
             found |= dict(zip(left_out["image"], values.reshape(len(left_out), -1), strict=True))
-            hashes.append(sha256(output / "best.pt"))
+            hashes.append(model.weights_hash)
     if not distributed.is_main():
         return
     dimension, columns = model.dimension, model.columns
