@@ -10,19 +10,29 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.choices import SPELLINGS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, help="a checkpoint of the published preset, or a published file")
+    parser.add_argument("output", type=Path, help="file to write, such as CF.pth")
+    parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="of the CF keys (default: %(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import torch
 
-from models.published import SPELLINGS, to_published
+from models.published import to_published
 from utils.checkpoint import load_model
 from utils.files import write_atomic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="a checkpoint of the published preset, or a published file")
-    parser.add_argument("output", type=Path, help="file to write, such as CF.pth")
-    parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="of the CF keys (default: %(default)s)")
-    args = parser.parse_args()
+    args = parse_args()
     try:
         model = load_model(args.weights, preset="published")
         state = to_published(model, args.spelling)

@@ -21,7 +21,6 @@ Inputs = dict[str, Tensor]
 
 
 Maps = tuple[list[Tensor], list[Tensor]]
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class ScoreNet(nn.Module):

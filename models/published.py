@@ -22,13 +22,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.backbone import UnreachableError, read_state
-from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
+from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
 from models.preprocessing import check_picture
+from utils.choices import PRECISIONS, SPELLINGS
 from utils.color import linear_to_lab, srgb_to_linear
 
 SLOTS = 20  # objects of a picture that the SCC network reads
 ATTENTION_GRAPHS = ("infer", "train")
-SPELLINGS = ("classic", "transformers-5.9")  # of the CF file: before transformers 5.9, and since
 
 _CLASSES = 81  # rows of the class embedding: COCO-80 and one more
 _CURVE = 768  # values of a class's color prior: 256 levels of R, G and B

@@ -1,4 +1,4 @@
-"""What train_baseline.py and infer_baseline.py have in common: which system, its settings, and the weights it starts from."""
+"""What train_baseline.py and infer_baseline.py have in common: the weights that a system starts from."""
 
 import argparse
 import json
@@ -7,49 +7,10 @@ from typing import Any
 
 import torch
 
-from models.baselines.scorer import SYSTEMS, Baseline, official_columns
+from models.baselines.scorer import Baseline, official_columns
+from utils.arguments import settings_of
 from utils.checkpoint import build_model, is_own, read_weights, seen_by
 from utils.files import sha256
-
-
-def add_system_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which system, and how it is set."""
-    add = parser.add_argument
-    add("system", choices=SYSTEMS, metavar="MODEL", help=", ".join(SYSTEMS))
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="arguments of its network (docs/baselines.md), such as texture=lab, backbone=resnet18 or size=64",
-    )
-    add("--naturalness", action="store_true", help="afine: the part that needs no original, alone")
-
-
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """``--set`` as a dictionary; values are JSON, and text where they are not.
-
-    Raises:
-        ValueError: If one is not of the form NAME=VALUE, or --naturalness is for another system.
-    """
-    settings: dict[str, Any] = {}
-    for text in args.set:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set {text}: expected NAME=VALUE")
-        if name in settings or name == "outputs":
-            why = "is given twice" if name in settings else "follows from the columns"
-            raise ValueError(f"--set {text}: {name} {why}")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    if args.naturalness:
-        if args.system != "afine":
-            raise ValueError(f"--naturalness is of afine, not of {args.system}")
-        settings["full_reference"] = False
-    return settings
 
 
 def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseline:

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.choices import DIMENSIONS, PRESETS, SHIPPED
 from utils.files import sha256, write_atomic
 
 FORMAT = "ICQA checkpoint 1"
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-DIMENSIONS = ("CF", "SCC", "PR")
-PRESETS = ("compact", "published")  # of our own scripts; baselines have another one, "baseline"
 
 
 def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: Any) -> None:

@@ -25,7 +25,6 @@ from utils.metrics import correlations, within_scene_srcc
 from utils.scores import DIMENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-PROTOCOLS = ("official", "scene", "colorizer", "cross")
 _TOGETHER = "all together"
 METRICS = ("SRCC", "PLCC", "KRCC", "RMSE", "within-scene SRCC")
 

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils.choices import DIMENSIONS
 from utils.files import give_lock, take_lock, write_atomic
 
-DIMENSIONS = ("CF", "SCC", "PR")
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.0.0"}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have

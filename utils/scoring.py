@@ -24,9 +24,9 @@ import torch
 from tqdm import tqdm
 
 from data.labels import LabelError, ObjectLabels, no_curves, read_color_curves
-from models.base import PRECISIONS, CompactNet, Inputs, Maps, ScoreNet
+from models.base import CompactNet, Inputs, Maps, ScoreNet
 from utils import startup
-from utils.checkpoint import PRESETS, find_published, load_model
+from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb, read_rgb_as_published
 from utils.scores import DIMENSIONS, ScoreWriter, read_scores, write_json
@@ -207,29 +207,6 @@ def score_images(
                     bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def inference_parser(description: str | None, dimension: str) -> argparse.ArgumentParser:
-    """A parser with the arguments that the inference scripts share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
-    add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/NAME_{dimension}.csv)")
-    add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
-    add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth of the published network where none are named")
-    add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
-    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
-    add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    add("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
-    add("--precision", choices=PRECISIONS, default="float32", help="arithmetic of a published network (default: %(default)s)")
-    add("--published-quirks", action="store_true", help="read files as the published scripts do, mistakes included")
-    if dimension != "CF":
-        add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC; 'none' for no objects")
-        add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
-        add("--attention", choices=("infer", "train"), help="object attention of a published SCC network (default: infer)")
-    if dimension == "SCC":
-        add("--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv")
-    return parser
 
 
 @dataclass(frozen=True)
@@ -441,9 +418,8 @@ def check_json(json_path: Path | None, outputs: Mapping[str, Path]) -> None:
         raise ValueError(f"--json {json_path} must end in .json and be another file than the score files and their sidecars")
 
 
-def score_one_dimension(description: str | None, dimension: str) -> int:
-    """The whole of infer_CF.py and infer_SCC.py."""
-    args = inference_parser(description, dimension).parse_args()
+def score_one_dimension(args: argparse.Namespace, dimension: str) -> int:
+    """The whole of infer_CF.py and infer_SCC.py, once their arguments are read."""
     images = list_images(args.images)
     model = load_model(args.weights, dimension=dimension, preset=args.preset, attention=getattr(args, "attention", None))
     if args.weights == dimension and model.preset == "published":
