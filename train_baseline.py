@@ -25,6 +25,7 @@ from utils.arguments import (
     add_split_arguments,
     add_start_arguments,
     add_system_arguments,
+    check_parts,
     settings_of,
 )
 from utils.choices import FORMS
@@ -124,6 +125,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--folds predicts all pictures; leave it out with --test-methods")
     if args.test is None:
         args.test = 0.0 if args.elsewhere else 0.2
+    check_parts(parser, args)
     if args.weights is not None and (args.backbone_weights or args.random_init):
         parser.error("--weights are those of the whole network; leave out --backbone-weights and --random-init")
     stages = 3 if args.system == "afine" else 1

@@ -1,6 +1,7 @@
 """One process or many (torchrun): who am I, and how results come together. Without torchrun everything is a no-op."""
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -13,9 +14,28 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(device: str) -> None:
+    """Check that a device can be used.
+
+    Raises:
+        ValueError: If it cannot; says why.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "mps":
+        reason = "GPUs of Apple lack float64, which is computed with here"
+    elif not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+        reason = "there is no such device"
+    elif device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+        reason = f"there are {count} CUDA GPUs here"
+    else:
+        return
+    raise ValueError(f"--device {device} cannot be used ({reason}); expected cpu, cuda or cuda:N")
+
+
 def setup(device: str | None) -> str:
     """Join the processes that torchrun started, if any; the device of this one, a GPU by default if there is one."""
-    device = device or default_device()
+    device = default_device() if device is None else device
+    check_device(device)
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return device
     if not dist.is_initialized():
@@ -24,6 +44,7 @@ def setup(device: str | None) -> str:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
     if device.startswith("cuda"):
         local = int(os.environ.get("LOCAL_RANK", 0))
+        check_device(f"cuda:{local}")
         torch.cuda.set_device(local)
         return f"cuda:{local}"
     return device

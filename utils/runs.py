@@ -27,7 +27,7 @@ from models.backbone import UnreachableError, load_pretrained
 from models.base import Inputs, ScoreNet
 from models.baselines.scorer import Baseline
 from models.published import load_start_weights
-from utils import distributed
+from utils import distributed, interrupt
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
 from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
 from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
@@ -37,8 +37,13 @@ from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
 
-def one_line_errors() -> None:
-    """Let wrong input end the process with one line, as in the inference scripts; a bug keeps its traceback."""
+def one_line_errors(advice: str = "run the same command again with --resume to go on") -> None:
+    """Let wrong input and Ctrl-C end the process with one line, as in the inference scripts; a bug keeps its traceback.
+
+    Args:
+        advice: What to do after Ctrl-C.
+    """
+    interrupt.hear()
     usual = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -47,6 +52,10 @@ def one_line_errors() -> None:
             if text.startswith("Caught "):  # of a process that reads pictures, which puts its traceback before it
                 text = text.rpartition(f"{kind.__name__}: ")[2]
             print(f"error: {text.strip()}", file=sys.stderr)
+        elif issubclass(kind, KeyboardInterrupt):
+            interrupt.deafen()
+            print(f"interrupted: {advice}", file=sys.stderr)
+            interrupt.leave(130)
         else:
             usual(kind, error, trace)
 
@@ -68,8 +77,6 @@ def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
     if not distributed.is_main():  # the main process speaks for all
         yield
         return
-    if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"--output must be a folder, {args.output} is a file")
     args.output.mkdir(parents=True, exist_ok=True)
     lock = args.output / ".lock"
     holder = take_lock(lock, f"is training into {args.output}; wait for it, or pass another --output")
@@ -157,6 +164,8 @@ def counted(source: Path) -> tuple[Path, int | None]:
     """Path and number of pictures of ``PATH:N``; None for all of them."""
     path, colon, number = str(source).rpartition(":")
     if colon and number.isdigit() and not source.exists():
+        if int(number) < 1:
+            raise ValueError(f"{source}: expected at least 1 picture after the colon")
         return Path(path), int(number)
     return source, None
 
@@ -504,11 +513,8 @@ def train_and_test(
     """
     used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
     rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
-    # what would fail after the training must fail before it
-    if args.oof is not None and (not args.folds or args.oof.suffix.lower() != ".csv"):
-        raise ValueError(f"--oof {args.oof} needs --folds, and a name that ends in .csv")
     if args.folds:
-        scene_folds(rest, args.folds, args.seed)
+        scene_folds(rest, args.folds, args.seed)  # what would fail after the training must fail before it
     model = make_model()
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
     make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
