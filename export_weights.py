@@ -10,11 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.arguments import ScriptParser
 from utils.choices import SPELLINGS
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("weights", type=Path, help="a checkpoint of the published preset, or a published file")
     parser.add_argument("output", type=Path, help="file to write, such as CF.pth")
     parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="of the CF keys (default: %(default)s)")

@@ -21,44 +21,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
-from data.table import csv_rows, finite_number, separator_hint
-from utils.files import sha256, write_atomic
-from utils.metrics import correlations
-from utils.ratings import (
-    NORMAL_95,
-    P910_CORRELATION,
-    Recovery,
-    icc,
-    icc_oneway,
-    krippendorff_alpha,
-    mean_opinions,
-    pairwise_scale,
-    recover,
-    screen_bt500,
-    screen_p910,
-    split_half,
-    zscores,
-)
+from utils.arguments import ScriptParser
+from utils.choices import P910_CORRELATION
 
 METHODS = ("zscore", "raw", "mle")
 PAIR_METHODS = ("bradley-terry", "thurstone")
 SCREENINGS = ("none", "bt500", "p910")
-HECD_RELIABILITY = 0.85  # stated for HECD; of which statistic is not known to us
-HECD_RAW = "clean_raw_data.csv"
-_HECD_SCENES = 20
-_MOST_NAMES = 5  # on the console
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    # data
+    parser = ScriptParser(__doc__, "%(prog)s RATINGS --output CSV [options]", ("data", "method", "run"))
+    add = parser.groups["data"].add_argument
     add("ratings", nargs="?", type=Path, metavar="CSV", help="ratings, or with --pairs choices")
     add("--pairs", action="store_true", help="rows are choices: winner, loser, and tie if there were any")
     add("--hecd", type=Path, metavar="FOLDER", help="compute HECD's published z-scores from its raw ratings; writes nothing")
@@ -66,13 +41,15 @@ def parse_args() -> argparse.Namespace:
     add("--image", default="image", metavar="COL", help="column of the image (default: %(default)s)")
     add("--score", default="score", metavar="COL", help="column of the score, higher is better (default: %(default)s)")
     add("--session", metavar="COL", help="column of the session (default: session, if there is such a column)")
-    # method
+
+    add = parser.groups["method"].add_argument
     add("--method", choices=(*METHODS, *PAIR_METHODS), help="default: zscore; with --pairs bradley-terry")
     add("--screening", choices=SCREENINGS, help="which raters to reject (default: none)")
     add("--least-correlation", type=float, metavar="R", help=f"of --screening p910 (default: {P910_CORRELATION:g})")
     add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the rating scale, mapped to -1 and 1 by raw and mle")
     add("--prior", type=float, metavar="TIES", help="of --pairs: ties with an average image, added to each (default: 0)")
-    # run
+
+    add = parser.groups["run"].add_argument
     add("--seed", type=int, default=0, help="of the random halves (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="CSV", help="where the MOS go, or the scale")
     args = parser.parse_args()
@@ -103,6 +80,37 @@ def parse_args() -> argparse.Namespace:
     if args.output.name == "raters.csv":
         parser.error("--output must not be raters.csv, the file of the raters")
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import numpy as np
+import pandas as pd
+
+from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
+from data.table import csv_rows, finite_number, separator_hint
+from utils.files import sha256, write_atomic
+from utils.metrics import correlations
+from utils.ratings import (
+    NORMAL_95,
+    Recovery,
+    icc,
+    icc_oneway,
+    krippendorff_alpha,
+    mean_opinions,
+    pairwise_scale,
+    recover,
+    screen_bt500,
+    screen_p910,
+    split_half,
+    zscores,
+)
+
+HECD_RELIABILITY = 0.85  # stated for HECD; of which statistic is not known to us
+HECD_RAW = "clean_raw_data.csv"
+_HECD_SCENES = 20
+_MOST_NAMES = 5  # on the console
 
 
 def read_ratings(

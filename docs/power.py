@@ -22,11 +22,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--hecd", type=Path, default=ROOT / "data" / "HECD", help="the HECD folder (default: data/HECD)")
+    parser.add_argument("--write", action="store_true", help="put the section into docs/reading_scores.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 from scipy import stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.compute_mos import hecd_noise
 from data.hecd import load_hecd
@@ -36,7 +51,6 @@ from utils.metrics import plcc, srcc, within_scene_srcc
 from utils.pairs import divide, scene_pairs, verdicts
 from utils.scores import DIMENSIONS
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reading_scores.md"
 BEGIN, END = "<!-- docs/power.py: begin -->", "<!-- docs/power.py: end -->"
 
@@ -624,10 +638,7 @@ def replace_between(page: str, text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hecd", type=Path, default=ROOT / "data" / "HECD", help="the HECD folder (default: data/HECD)")
-    parser.add_argument("--write", action="store_true", help="put the section into docs/reading_scores.md")
-    args = parser.parse_args()
+    args = parse_args()
     text = section(load(args.hecd), ROOT / "weights" / "percentiles.json")
     print(text)
     if args.write:

@@ -16,6 +16,7 @@ from PIL import Image
 from models import load_model
 from models.base import ScoreNet
 from utils import scoring
+from utils.arguments import inference_parser
 from utils.images import ImageList, list_images
 from utils.scores import read_scores
 from utils.scoring import (
@@ -23,7 +24,6 @@ from utils.scoring import (
     Scorer,
     conclude,
     devices_of,
-    inference_parser,
     open_writer,
     output_path,
     report,

@@ -106,14 +106,19 @@ class ScriptParser(argparse.ArgumentParser):
 
     Args:
         description: The docstring of the script.
-        usage: What must be given; ``%(prog)s`` is the name of the script.
+        usage: What must be given, after ``%(prog)s``, the name of the script; None shows all arguments.
         groups: Titles, in the order of the help. Arguments are added to ``groups[title]``.
+        options: For ``ArgumentParser``.
     """
 
     def __init__(
-        self, description: str | None, usage: str, groups: Sequence[str] = ("data", "model", "optimization", "run")
+        self,
+        description: str | None = None,
+        usage: str | None = None,
+        groups: Sequence[str] = ("data", "model", "optimization", "run"),
+        **options: Any,
     ) -> None:
-        super().__init__(description=description, usage=usage, formatter_class=_Help)
+        super().__init__(description=description, usage=usage, formatter_class=_Help, **options)
         self.groups = {title: self.add_argument_group(title) for title in groups}
         self.limits: dict[str, tuple[float, float]] = {}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 DIMENSIONS = ("CF", "SCC", "PR")
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
+PERCENTILES = SHIPPED / "percentiles.json"
 PRESETS = ("compact", "published")  # of our own scripts; baselines have another one, "baseline"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SPELLINGS = ("classic", "transformers-5.9")  # of the published CF file: before transformers 5.9, and since

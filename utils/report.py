@@ -32,6 +32,7 @@ from data.labels import LabelError, ObjectLabels
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
+from utils.choices import PERCENTILES
 from utils.evaluation import agreement, draw_scenes, logistic_fit
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, read_rgb
@@ -52,7 +53,6 @@ from utils.maps import (
 from utils.scores import VERSION, read_scores
 from utils.scoring import worker_count
 
-PERCENTILES = Path(__file__).resolve().parents[1] / "weights" / "percentiles.json"
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
 ALL = "all"  # the method of pictures whose names do not tell one
 
