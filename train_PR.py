@@ -45,6 +45,7 @@ from utils.runs import (
     dataset_maker,
     divide,
     finish,
+    forget_features,
     load_data,
     one_line_errors,
     run_folder,
@@ -110,6 +111,7 @@ def train(args: argparse.Namespace) -> None:
     clear_folder(args)
     model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, ["PR"], sub))
     finish(args, model, parts["test"], sets["test"])
+    forget_features(args)
 
 
 if __name__ == "__main__":

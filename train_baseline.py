@@ -161,12 +161,13 @@ from models.baselines.scorer import Baseline
 from utils import distributed
 from utils.baselines import load_baseline
 from utils.checkpoint import save_checkpoint
-from utils.engine import OwnViews, agreement, command_line, encode_set, fit, predict
+from utils.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
 from utils.files import picture_id, sha256
 from utils.runs import (
     Part,
     counted,
     divide,
+    features_folder,
     join_data,
     one_line_errors,
     rated,
@@ -320,7 +321,7 @@ def fit_stages(
             own.backbone_lr, own.augment = own.lr, False  # the tower is no part of it in any case
             room = moment_bytes * len(train_set) <= args.cache_gb * (1 << 30)
             if stage == 2 and room and isinstance(train_set, OwnViews):
-                sets = [s and encode_set(model.to(device), s, device, 1, args.seed, args.workers) for s in sets]
+                sets = [s and encode_moments(args, model.to(device), s, f"{output.name}_{i}") for i, s in enumerate(sets)]
         print(f"stage {stage} of {len(stages)}: {own.epochs} epochs, rate {own.lr:g}, batches of {own.batch_size}")
         model = fit(model, *sets, own, output / f"stage{stage}", record)
         if stage == 1:
@@ -341,6 +342,13 @@ def fit_stages(
         model.weights_hash = sha256(output / "best.pt")
     distributed.barrier()
     return model.eval()
+
+
+def encode_moments(args: argparse.Namespace, model: Baseline, pictures: OwnViews, name: str) -> FeatureSet:
+    """What stages 2 and 3 read of each picture and its original, which the tower no longer changes."""
+    frame = pd.DataFrame({"path": pictures.paths, REFERENCE: pictures.originals})
+    keep = features_folder(args, model, frame, f"moments_{name}")
+    return encode_set(model, pictures, torch.device(args.device), 1, args.seed, args.workers, keep)
 
 
 def main() -> None:

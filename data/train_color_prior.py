@@ -80,11 +80,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
     add("--half", action="store_true", help="store the weights as float16")
-    parser.limits["workers"] = (0, 1024)  # 0 reads in the process itself
-    args = parser.parse_args(argv)
-    if not 0 <= args.warmup < 1:
-        parser.error("--warmup must be at least 0 and below 1")
-    return args
+    parser.limits |= {"workers": (0, 1024), "warmup": (0, 0.999)}  # no worker: the process reads itself; some steps must fall
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -428,7 +428,7 @@ def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, 
 def test_a_rise_that_leaves_no_step_to_fall_is_refused(share, capsys):
     with pytest.raises(SystemExit):
         arguments("photos", "--warmup", share)
-    assert "--warmup must be at least 0 and below 1" in capsys.readouterr().err
+    assert "argument --warmup: expected a number from 0 to 0.999" in capsys.readouterr().err
 
 
 # The numbers of the report

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 def default_device() -> str:
@@ -90,6 +90,30 @@ def gather(values: list[str]) -> list[str]:
     parts: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(parts, values)
     return [value for part in parts for value in part]
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows that all processes have, as many each, one process after the other; gradients flow to those of this process."""
+    if not dist.is_initialized():
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    parts[dist.get_rank()] = x
+    return torch.cat(parts)
+
+
+def gather_batch(index: Tensor, *values: Tensor) -> list[Tensor]:
+    """A batch that all processes share, each image once; gradients flow to what this process computed.
+
+    Args:
+        index: Numbers of the images of this process, shape (B,). Some may be there twice, so that each has as many.
+        values: Of each image, first dimension B.
+    """
+    if not dist.is_initialized():
+        return list(values)
+    first = {number: row for row, number in reversed(list(enumerate(gather_rows(index).tolist())))}
+    rows = torch.tensor(sorted(first.values()), device=index.device)
+    return [gather_rows(value)[rows] for value in values]
 
 
 def mean(value: float) -> float:

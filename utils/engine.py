@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
 from models.base import Inputs, ScoreNet, stack
@@ -32,6 +32,7 @@ from utils.metrics import correlations
 
 NEXT = "next.pt"  # what is about to be best.pt
 _ENCODING_BATCH = 8  # on a CPU larger ones are slower: the system hands out their memory anew each time
+_KEPT_TOGETHER = 32 * _ENCODING_BATCH  # pictures whose features are one file
 _CROP = 0.12  # at most this share of each side is cropped away
 _SETTINGS = (  # arguments that decide where training ends up; a run goes on with those it was started with
     "backbone",
@@ -73,6 +74,7 @@ class FeatureSet(Dataset):
 
     def __init__(self, features: Inputs, mos: Tensor, scores: Tensor | None, views: int) -> None:
         self.features, self.mos, self.scores, self.views = features, mos, scores, views
+        self.drawn: Tensor | None = None
 
     @property
     def scenes(self) -> Tensor:
@@ -89,8 +91,16 @@ class FeatureSet(Dataset):
         extra = None if scores is None else torch.tensor(scores, dtype=torch.float32)
         return FeatureSet(features, torch.tensor(mos, dtype=torch.float32), extra, views)
 
+    def draw(self, order: list[int], generator: torch.Generator) -> None:
+        """Draw the view of each picture of an epoch, as one process does that meets them in this order."""
+        self.drawn = torch.zeros(len(self), dtype=torch.int64)
+        for index in order:
+            self.drawn[index] = torch.randint(self.views, (), generator=generator)
+
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        view = int(torch.randint(self.views, ())) if self.views > 1 else 0
+        view = 0
+        if self.views > 1:
+            view = int(torch.randint(self.views, ()) if self.drawn is None else self.drawn[index])
         item = {k: v[view, index] for k, v in self.features.items()}
         return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
 
@@ -107,7 +117,7 @@ class OwnViews(Dataset):
 
 
 class EpochSampler(Sampler[int]):
-    """The share of this process in a shuffle that depends on seed and epoch alone.
+    """A shuffle that depends on seed and epoch alone.
 
     Args:
         count: Pictures.
@@ -119,11 +129,8 @@ class EpochSampler(Sampler[int]):
     def __init__(self, count: int, seed: int, scenes: Tensor | None = None) -> None:
         self.count, self.seed, self.scenes, self.epoch = count, seed, scenes, 0
 
-    def _share(self) -> int:
-        return math.ceil(self.count / distributed.world_size())
-
     def __len__(self) -> int:
-        return self._share()
+        return self.count
 
     def __iter__(self):
         generator = epoch_generator(self.seed, self.epoch)
@@ -131,18 +138,18 @@ class EpochSampler(Sampler[int]):
         if self.scenes is not None:
             place = torch.randperm(int(self.scenes.max()) + 1, generator=generator)
             order = order[place[self.scenes[order]].argsort(stable=True)]
-        padded = torch.cat((order, order[: self._share() * distributed.world_size() - self.count])).tolist()
-        if self.scenes is not None:
-            return iter(padded[distributed.rank() * self._share() :][: self._share()])
-        return iter(padded[distributed.rank() :: distributed.world_size()])
+        return iter(order.tolist())
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of a sampler's pictures.
+    """The share of this process in batches of a sampler's pictures.
+
+    Processes divide a batch that one process would have whole. Where it cannot be divided evenly, some pictures are there twice,
+    so that each process has as many, and at least two where there are two, as batch normalization needs.
 
     Args:
         sampler: The pictures of an epoch.
-        size: Pictures a batch.
+        size: Pictures per batch and process.
         drop_last: Leave a smaller last batch out; else it is kept, but a lone picture joins the batch before it, since batch
             normalization cannot train on one.
     """
@@ -151,14 +158,18 @@ class Batches(Sampler[list[int]]):
         self.sampler, self.size, self.drop_last = sampler, size, drop_last
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.sampler), self.size)
+        size = self.size * distributed.world_size()
+        full, rest = divmod(len(self.sampler), size)
         return full + (rest > 0 and not self.drop_last and not (rest == 1 and full > 0))
 
     def __iter__(self):
-        order = list(self.sampler)
+        order, world = list(self.sampler), distributed.world_size()
+        size = self.size * world
         for i in range(len(self)):
             last = i == len(self) - 1 and not self.drop_last
-            yield order[i * self.size :] if last else order[i * self.size : (i + 1) * self.size]
+            batch = order[i * size :] if last else order[i * size : (i + 1) * size]
+            share = len(batch) if world == 1 else max(math.ceil(len(batch) / world), min(2, len(batch)))
+            yield (batch * 2 * world)[: share * world][distributed.rank() :: world]
 
 
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
@@ -172,12 +183,18 @@ def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Te
     return stack(list(inputs)), torch.stack(mos), torch.stack(scores), torch.tensor(index)
 
 
-def augment(inputs: Inputs, generator: torch.Generator) -> Inputs:
+def augment(inputs: Inputs, generator: torch.Generator, rank: int = 0, world: int = 1) -> Inputs:
     """Flip each picture with probability 1/2 and crop the batch mildly; color is never touched.
 
     Chroma maps, and where objects are, are flipped and cropped with the picture, to the nearest cell.
+
+    Args:
+        inputs: Prepared pictures.
+        generator: Of the random numbers, the same on all processes.
+        rank: Number of the process, whose pictures are every ``world``-th of a batch.
+        world: Processes that share the batch.
     """
-    flip = torch.rand(len(inputs["rgb"]), generator=generator) < 0.5
+    flip = (torch.rand(len(inputs["rgb"]) * world, generator=generator) < 0.5)[rank::world]
     top, left, right, bottom = (torch.rand(4, generator=generator) * _CROP / 2).tolist()
     out = {}
     for key, x in inputs.items():
@@ -211,6 +228,16 @@ def agreement(pred: np.ndarray, mos: np.ndarray, columns: list[str]) -> dict[str
     return means | {f"{name} {key}": value for name, values in found.items() for key, value in values.items()}
 
 
+def differ(mos: Tensor) -> bool:
+    """Tell whether pictures are rated differently, in one column at least.
+
+    Args:
+        mos: Shape (N,), or (N, K); NaN where a picture is not rated.
+    """
+    columns = mos.reshape(len(mos), -1).T
+    return any(len(column[column.isfinite()].unique()) > 1 for column in columns)
+
+
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     return {k: v.to(device, non_blocking=True) for k, v in inputs.items()}
 
@@ -228,26 +255,63 @@ def predict(model: ScoreNet, dataset: Dataset, device: torch.device, workers: in
 
 
 @torch.inference_mode()
-def encode_set(model: ScoreNet, dataset: Any, device: torch.device, views: int, seed: int, workers: int) -> FeatureSet:
-    """Run the frozen part of a network over a picture set once, for each of ``views`` (the first one is plain)."""
+def encode_set(
+    model: ScoreNet, dataset: Any, device: torch.device, views: int, seed: int, workers: int, keep: Path | None = None
+) -> FeatureSet:
+    """Run the frozen part of a network over a picture set once, for each of ``views`` (the first one is plain).
+
+    Args:
+        model: The network.
+        dataset: The pictures.
+        device: Where to run it.
+        views: How many.
+        seed: Of the random views.
+        workers: Processes that read pictures.
+        keep: A folder of this network and these pictures, where features are found again after an interruption.
+    """
     model.eval()
     stored: list[list[Inputs]] = []
     for view in range(views):
-        loader = DataLoader(dataset, _ENCODING_BATCH, num_workers=workers, collate_fn=collate)
         generator = epoch_generator(seed, view, stream=2)
-        bar = tqdm(loader, desc=f"encoding, view {view + 1}/{views}", leave=False, disable=not distributed.is_main())
-        parts = []
+        title = f"encoding, view {view + 1}/{views}"
+        bar = tqdm(total=len(dataset), desc=title, leave=False, disable=not distributed.is_main())
+        parts: list[Inputs] = []
         own_views = isinstance(dataset, OwnViews)
         if own_views:
             dataset.epoch.fill_(view)
-        for inputs, _, _, _ in bar:
-            inputs = augment(inputs, generator) if view > 0 and not own_views else inputs
-            parts.append({k: v.cpu() for k, v in model.encode(to_device(inputs, device)).items()})
+        for first in range(0, len(dataset), _KEPT_TOGETHER):
+            rows = range(first, min(first + _KEPT_TOGETHER, len(dataset)))
+            file = None if keep is None else keep / f"view{view}_{first}.pt"
+            found = None if file is None else _kept_features(file)
+            if found is not None:
+                parts.append(found["features"])
+                generator.set_state(found["generator"])
+                bar.update(len(rows))
+                continue
+            loader = DataLoader(Subset(dataset, rows), _ENCODING_BATCH, num_workers=workers, collate_fn=collate)
+            encoded = []
+            for inputs, _, _, index in loader:
+                inputs = augment(inputs, generator) if view > 0 and not own_views else inputs
+                encoded.append({k: v.cpu() for k, v in model.encode(to_device(inputs, device)).items()})
+                bar.update(len(index))
+            parts.append({k: torch.cat([e[k] for e in encoded]) for k in encoded[0]})
+            if file is not None and distributed.is_main():
+                content = {"features": parts[-1], "generator": generator.get_state()}
+                write_atomic(file, lambda opened, content=content: torch.save(content, opened))
+        bar.close()
         stored.append({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
     if isinstance(dataset, OwnViews):
         dataset.epoch.fill_(0)
     features = {k: torch.stack([s[k] for s in stored]) for k in stored[0]}
     return FeatureSet(features, dataset.mos, dataset.scores, views)
+
+
+def _kept_features(file: Path) -> dict[str, Any] | None:
+    """What an interrupted run kept; None if it is not there, or damaged."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file raises nearly any kind
+        return None
 
 
 def command_line() -> str:
@@ -294,7 +358,8 @@ def fit(
     betas = getattr(args, "betas", (0.9, 0.999))
     optimizer = adam([group for group in groups if group["params"]], betas=betas, weight_decay=args.weight_decay)
     sampler = EpochSampler(len(train_set), args.seed, train_set.scenes if model.ranks_within_scenes else None)
-    drop_last = len(sampler) > args.batch_size and args.preset == "compact"
+    world, rank = distributed.world_size(), distributed.rank()
+    drop_last = len(sampler) > args.batch_size * world and args.preset == "compact"
     loader = DataLoader(
         train_set,
         batch_sampler=Batches(sampler, args.batch_size, drop_last),
@@ -341,6 +406,12 @@ def fit(
     elif args.resume and output is not None and (output / "best.pt").is_file():
         raise ValueError(f"{output / 'best.pt'} is there without the last.pt that --resume goes on from; pass another --output")
     last_loss = history[-1]["loss"] if history else math.inf
+    judged = args.best_epoch and val_set is not None and differ(val_set.mos)
+    if args.best_epoch and not judged and output is not None:
+        why = (
+            "there are no validation pictures" if val_set is None else f"all {len(val_set)} validation pictures are rated alike"
+        )
+        print(f"WARNING: {why}, so that none can choose the epoch: the last one is kept")
     wrapped = distributed.wrap(model, device)
     quiet = output is None or not distributed.is_main()
     writer = None if quiet else summary_writer(output, start)
@@ -358,28 +429,43 @@ def fit(
         if own_views:
             train_set.epoch.fill_(epoch if args.augment else 0)
         # dropout and the choice of views; each process draws its own
-        torch.manual_seed(int(epoch_generator(args.seed, epoch, stream=10 + distributed.rank()).initial_seed()))
+        torch.manual_seed(int(epoch_generator(args.seed, epoch, stream=10 + rank).initial_seed()))
+        if world > 1 and isinstance(train_set, FeatureSet) and train_set.views > 1:
+            train_set.draw(list(sampler), epoch_generator(args.seed, epoch, stream=10))
         generator = epoch_generator(args.seed, epoch, stream=1)
         wrapped.train()
         total = 0.0
         bar = tqdm(loader, desc=f"epoch {epoch}/{args.epochs}", leave=False, disable=quiet)
-        for inputs, mos, scores, _ in bar:
+        for step, (inputs, mos, scores, index) in enumerate(bar, 1):
             if args.augment and not frozen and not own_views:
-                inputs = augment(inputs, generator)
+                inputs = augment(inputs, generator, rank, world)
             inputs = to_device(inputs, device)
             with torch.autocast(device.type, half, enabled=amp):
                 pred = wrapped(inputs, scores.to(device) if scores.numel() else None)
-            loss = model.loss(pred.float(), mos.to(device), inputs, args.correlation_weight)
+            # a loss that compares the pictures of a batch looks at all of it, on whatever processes they are
+            scene = {k: v for k, v in inputs.items() if k == "scene"}
+            pred, mos, *gathered = distributed.gather_batch(index.to(device), pred.float(), mos.to(device), *scene.values())
+            loss = model.loss(pred, mos, dict(zip(scene, gathered, strict=True)), args.correlation_weight)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}, for the weights grew beyond all bounds; "
+                    f"train anew with a lower --lr than {args.lr:g}"
+                )
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(loss * world).backward()  # processes average gradients, of which each has those of its own pictures
             scaler.unscale_(optimizer)
             if args.clip > 0:
                 nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], args.clip)
             scaler.step(optimizer)
             scaler.update()
             scheduler.step()
-            total += float(loss.detach())
-            bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+            total += value
+            bar.set_postfix(loss=f"{value:.4f}")
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise ValueError(
+                f"epoch {epoch}: weights are not finite after the last step; train anew with a lower --lr than {args.lr:g}"
+            )
         last_loss = distributed.mean(total / len(loader))
         row: dict[str, float] = {"epoch": epoch, "loss": last_loss, "lr": optimizer.param_groups[0]["lr"]}
         if distributed.is_main():
@@ -389,7 +475,7 @@ def fit(
             row["seconds"] = time.time() - began
             history.append(row)
             # a constant prediction has no SRCC; it still must be kept when nothing better has come
-            quality = row.get("SRCC", float(epoch)) if args.best_epoch else float(epoch)
+            quality = row.get("SRCC", float(epoch)) if judged else float(epoch)
             quality = -1.0 if math.isnan(quality) else quality
             better = quality > best
             if better:

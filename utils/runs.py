@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data.baseline_pictures import BaselinePictures
+from data.baseline_pictures import REFERENCE, BaselinePictures
 from data.labels import ObjectLabels, no_curves, read_color_curves
 from data.pictures import PublishedPictures, RatedPictures, with_paths
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
@@ -32,7 +33,7 @@ from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weig
 from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
 from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
 from utils.metrics import within_scene_srcc
-from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
+from utils.scores import ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
 
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
@@ -81,6 +82,8 @@ def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
     lock = args.output / ".lock"
     holder = take_lock(lock, f"is training into {args.output}; wait for it, or pass another --output")
     try:
+        for left in args.output.rglob(".*.tmp"):  # by runs that were killed
+            left.unlink()
         weights = [path for path in earlier_files(args.output) if path.name in ("best.pt", "last.pt")]
         if weights and not (args.resume or args.overwrite):
             raise ValueError(
@@ -235,12 +238,37 @@ def divide(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) ->
     if len(fixed):
         parts["test"] = fixed
     parts = {name: rated(part, columns) for name, part in parts.items()}
-    if parts["train"].empty:
-        raise ValueError(f"no training scene has a {' or '.join(columns)} rating; choose another --seed or --split")
     if args.limit is not None:
         parts = {name: spread(part, args.limit if name == "train" else max(8, args.limit // 4)) for name, part in parts.items()}
+    check_ratings(parts["train"], columns)
     print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
     return parts
+
+
+def check_ratings(frame: pd.DataFrame, columns: list[str], of: str = "") -> None:
+    """Check that there is something to learn from.
+
+    Args:
+        frame: The images to train on.
+        columns: Names of the ratings.
+        of: Where the images belong, for the message.
+
+    Raises:
+        ValueError: If fewer than two different ratings are there; says what there is.
+    """
+    values = {column: frame[column].dropna() for column in columns}
+    if any(ratings.nunique() > 1 for ratings in values.values()):
+        return
+    name, ratings = max(values.items(), key=lambda item: len(item[1]))
+    if ratings.empty:
+        found = f"no training scene{of} has a {' or '.join(columns)} rating"
+    elif len(ratings) == 1:
+        found = f"a single training image{of} has a {name} rating"
+    else:
+        found = f"all {len(ratings)} training images{of} have the {name} rating {ratings.iloc[0]:g}"
+    raise ValueError(
+        f"{found}, and a network cannot learn an order from that; take more ratings, or another --seed, --split or --limit"
+    )
 
 
 def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -340,7 +368,10 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
         return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
     device = torch.device(args.device)
     views = _VIEWS if args.augment else 1
-    encoded = encode_set(model.to(device), pictures(args, model, frame), device, views, args.seed, args.workers)
+    keep = features_folder(args, model, frame)
+    encoded = encode_set(model.to(device), pictures(args, model, frame), device, views, args.seed, args.workers, keep)
+    if distributed.is_main():
+        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
     row_of = {image: row for row, image in enumerate(frame["image"])}
 
     def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
@@ -349,6 +380,30 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
         return encoded.subset(rows, mos, scores, encoded.views if train else 1) if len(rows) else None
 
     return make
+
+
+def features_folder(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, name: str = "all") -> Path:
+    """The folder for features of these pictures by this network, where a run finds them again after an interruption.
+
+    Those of other pictures or weights under the same name are removed.
+    """
+    about = [model.config, model.preprocessing(), args.seed, [content_of(source) for source in object_sources(args)]]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    for path in [*frame["path"], *frame.get(REFERENCE, [])]:
+        digest.update(f"{path} {fingerprint(path)}\n".encode("utf-8", "surrogateescape"))
+    folder = args.output / "features" / f"{name}_{digest.hexdigest()[:16]}"
+    if distributed.is_main():
+        for other in set(folder.parent.glob(f"{name}_*")) - {folder}:
+            shutil.rmtree(other)
+    return folder
+
+
+def folder_size(folder: Path) -> str:
+    """The size and the place of a folder, to be shown."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {folder}"
 
 
 def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
@@ -368,7 +423,7 @@ def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFra
         made = pictures.fill() if distributed.is_main() else 0
         distributed.barrier()
         if made:
-            print(f"{made} pictures resized to {model.size} pixels, {resize}, in {pictures.cache}")
+            print(f"{made} pictures resized to {model.size} pixels, {resize}; cache: {folder_size(cache)}")
         return pictures
 
     return make
@@ -388,12 +443,15 @@ def baseline_maker(args: argparse.Namespace, model: Baseline, frame: pd.DataFram
     made = pictures.fill() if distributed.is_main() else 0
     distributed.barrier()
     if made:
-        print(f"superpixels of {made} pictures found, in {cache}")
+        print(f"superpixels of {made} pictures found; cache: {folder_size(cache)}")
     if args.backbone_lr != 0 or not model.keeps_features:
         return lambda part, train, scores=None: None if part.empty else plain(part)
     device = torch.device(args.device)
     views = _VIEWS if args.augment else 1
-    encoded = encode_set(model.to(device), pictures, device, views, args.seed, args.workers)
+    keep = features_folder(args, model, frame)
+    encoded = encode_set(model.to(device), pictures, device, views, args.seed, args.workers, keep)
+    if distributed.is_main():
+        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
     row_of = {image: row for row, image in enumerate(frame["image"])}
 
     def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
@@ -511,11 +569,13 @@ def train_and_test(
         make_model: A network with its start weights, the same at every call.
         train: What trains it, with the arguments of ``fit``.
     """
-    used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
-    rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
-    if args.folds:
-        scene_folds(rest, args.folds, args.seed)  # what would fail after the training must fail before it
+    if args.limit is None:
+        used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
+        rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
+    else:
+        rest = select(frame, frame["image"].isin([*parts["train"]["image"], *parts["val"]["image"]]))
     model = make_model()
+    folds = fold_parts(args, rest, model.columns) if args.folds else []  # which would fail after the training
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
     make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
@@ -523,8 +583,16 @@ def train_and_test(
     model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, model.columns))
     finish(args, model, parts["test"], sets["test"])
     if args.folds:
-        out_of_fold(args, make_model, make_set, rest, train)
+        out_of_fold(args, make_model, make_set, rest, folds, train)
+    forget_features(args)
     distributed.cleanup()
+
+
+def forget_features(args: argparse.Namespace) -> None:
+    """Remove the features that were kept in case of an interruption."""
+    distributed.barrier()
+    if distributed.is_main():
+        shutil.rmtree(args.output / "features", ignore_errors=True)
 
 
 def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: Part | None) -> None:
@@ -559,11 +627,27 @@ def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
     return chosen
 
 
+def fold_parts(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> list[dict[str, pd.DataFrame]]:
+    """Divide images into folds by scene: "train", "val" and, as "held", the images that the fold leaves out.
+
+    Raises:
+        ValueError: If there are too few scenes, or a fold has nothing to learn from.
+    """
+    folds = []
+    for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
+        held = frame["scene"].isin(scenes)
+        parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
+        folds.append({name: rated(parts[name], columns) for name in ("train", "val")} | {"held": select(frame, held)})
+        check_ratings(folds[-1]["train"], columns, f" of fold {number}")
+    return folds
+
+
 def out_of_fold(
     args: argparse.Namespace,
     make_model: Callable[[], ScoreNet],
     make_set: Sets,
     frame: pd.DataFrame,
+    folds: list[dict[str, pd.DataFrame]],
     train: Callable[..., ScoreNet] = fit,
 ) -> None:
     """Predict every picture with a network that has not seen its scene; the CSV that train_PR.py should be fed.
@@ -573,17 +657,13 @@ def out_of_fold(
     target = args.oof or args.output / "oof.csv"
     found: dict[str, np.ndarray] = {}
     hashes = []
-    for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
-        output = args.output / f"fold{number}"
-        print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(scenes)[:5])} ...")
-        held = frame["scene"].isin(scenes)
+    for number, parts in enumerate(folds, 1):
+        output, left_out = args.output / f"fold{number}", parts.pop("held")
+        print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(set(left_out['scene']))[:5])} ...")
         model = make_model()
-        parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
-        parts = {name: rated(part, model.columns) for name, part in parts.items()}
         train_set, val_set = (make_set(parts[name], name == "train", None) for name in ("train", "val"))
         model = train(model, train_set, val_set, args, output, training_record(args, parts, model.columns))
         if distributed.is_main():
-            left_out = select(frame, held)
             values = predict(model, make_set(left_out, False, None), torch.device(args.device), workers=args.workers).numpy()
             found |= dict(zip(left_out["image"], values.reshape(len(left_out), -1), strict=True))
             hashes.append(model.weights_hash)
