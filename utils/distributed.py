@@ -93,13 +93,16 @@ def gather(values: list[str]) -> list[str]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows that all processes have, as many each, one process after the other; gradients flow to those of this process."""
+    """The rows that all processes have, as many each, in the order of the batch that they share; see ``engine.Batches``.
+
+    Gradients flow to those of this process.
+    """
     if not dist.is_initialized():
         return x
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     parts[dist.get_rank()] = x
-    return torch.cat(parts)
+    return torch.stack(parts, 1).flatten(0, 1)
 
 
 def gather_batch(index: Tensor, *values: Tensor) -> list[Tensor]:

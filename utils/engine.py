@@ -144,8 +144,8 @@ class EpochSampler(Sampler[int]):
 class Batches(Sampler[list[int]]):
     """The share of this process in batches of a sampler's pictures.
 
-    Processes divide a batch that one process would have whole. Where it cannot be divided evenly, some pictures are there twice,
-    so that each process has as many, and at least two where there are two, as batch normalization needs.
+    Processes divide a batch that one process would have whole. Where it cannot be divided evenly, some pictures are there
+    twice, so that each process has as many, and at least two where there are two, as batch normalization needs.
 
     Args:
         sampler: The pictures of an epoch.
@@ -408,10 +408,8 @@ def fit(
     last_loss = history[-1]["loss"] if history else math.inf
     judged = args.best_epoch and val_set is not None and differ(val_set.mos)
     if args.best_epoch and not judged and output is not None:
-        why = (
-            "there are no validation pictures" if val_set is None else f"all {len(val_set)} validation pictures are rated alike"
-        )
-        print(f"WARNING: {why}, so that none can choose the epoch: the last one is kept")
+        why = "no validation pictures" if val_set is None else f"all {len(val_set)} validation pictures are rated alike"
+        print(f"WARNING: {why}, so that nothing can choose the epoch: the last one is kept")
     wrapped = distributed.wrap(model, device)
     quiet = output is None or not distributed.is_main()
     writer = None if quiet else summary_writer(output, start)
@@ -449,8 +447,8 @@ def fit(
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ValueError(
-                    f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}, for the weights grew beyond all bounds; "
-                    f"train anew with a lower --lr than {args.lr:g}"
+                    f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}, for the weights grew beyond all "
+                    f"bounds; train anew with a lower --lr than {args.lr:g}"
                 )
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss * world).backward()  # processes average gradients, of which each has those of its own pictures

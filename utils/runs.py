@@ -368,8 +368,8 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
         return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
     device = torch.device(args.device)
     views = _VIEWS if args.augment else 1
-    keep = features_folder(args, model, frame)
-    encoded = encode_set(model.to(device), pictures(args, model, frame), device, views, args.seed, args.workers, keep)
+    dataset, keep = pictures(args, model, frame), features_folder(args, model, frame)
+    encoded = encode_set(model.to(device), dataset, device, views, args.seed, args.workers, keep)
     if distributed.is_main():
         print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
     row_of = {image: row for row, image in enumerate(frame["image"])}
@@ -509,9 +509,9 @@ def training_record(
     prior = getattr(args, "prior", "none") if args.preset == "compact" else "none"
     source = args.init or (None if prior == "none" else Path(prior))  # a color prior has seen photographs
     if source is not None:
-        content = read_weights(source)
-        earlier = content.get("seen")
-        known = earlier is not None and content.get("seen_is_all", True)
+        start = read_weights(source)
+        earlier = start.get("seen")
+        known = earlier is not None and start.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
         "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],

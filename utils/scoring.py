@@ -392,6 +392,13 @@ def run_script(main: Callable[[], int]) -> None:
     startup.settle()
     try:
         interrupt.hear()
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+                raise ValueError(
+                    f"{Path(sys.argv[0]).name} uses several GPUs by itself: run it without torchrun, --device cuda:0,cuda:1 "
+                    "says which (default: all)"
+                )
+            interrupt.leave(1)
         status = main()
     except BrokenPipeError:  # what reads the table has seen enough; the files are written
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
