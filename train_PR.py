@@ -1,9 +1,9 @@
 """Train Perceptual Realism (PR): would a person take it for a photograph?
 
     python train_PR.py --data data/HECD --cf runs/cf/oof.csv cf.csv --scc runs/scc/oof.csv scc.csv --output runs/pr
-    python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try --epochs 1 --limit 32   # a minute, CPU
+    python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try/pr --epochs 1 --limit 32   # a minute, CPU
     python train_PR.py --preset published --data ICQA_2K --cf runs/cf/oof.csv cf_test.csv --scc runs/scc/oof.csv scc_test.csv \\
-        --output runs/pr                                                             # the published network and recipe
+        --output runs/published/pr                                                   # the published network and recipe
 
 PR reads the predicted CF and SCC of every picture. For training pictures these should be out-of-fold predictions (from
 ``train_CF.py --folds 5``); with several files the first that has a picture counts, so name the out-of-fold file first and the

@@ -5,7 +5,7 @@
     python train_baseline.py dpam --label koniq.txt --form koniq --images KONIQ --output runs/dpam        # its own labels
     python train_baseline.py nr_aigciqa --data ICQA_2K --target PR --test-data data/HECD --output runs/x  # another data set
     python train_baseline.py nr_aigciqa --data ICQA_2K --test-methods DDColor CT2 --output runs/y         # other generators
-    python train_baseline.py nr_aigciqa --data data/HECD --output runs/try --random-init --set backbone=resnet18 size=64 \\
+    python train_baseline.py nr_aigciqa --data data/HECD --output runs/try/nr --random-init --set backbone=resnet18 size=64 \\
         --epochs 1 --limit 32                                                                # a check of a minute on a CPU
 
 Data, splits, files and ``--resume`` are those of train_CF.py. Defaults are the recipe of the system's authors, but for the

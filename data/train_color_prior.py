@@ -1,7 +1,7 @@
 """Learn which colors things have, P(ab | gray picture), from any folder of natural photographs, without a label.
 
     python data/train_color_prior.py PHOTOS --output runs/prior
-    python data/train_color_prior.py data/samples --output runs/try --epochs 1     # a check of a minute on a CPU
+    python data/train_color_prior.py data/samples --output runs/try/prior --epochs 1   # a check of a minute on a CPU
     torchrun --nproc-per-node 8 data/train_color_prior.py COCO/train2017 --output runs/prior --views 0
 
 The prior sees the gray version only. Early stages of the backbone stay as they are; ``--views V`` runs them over V crops of
