@@ -88,6 +88,7 @@ if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,10 +101,10 @@ from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
 from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
-from utils.engine import command_line, epoch_generator, other_version, read_state, write_history, write_results
-from utils.files import picture_id
+from utils.engine import command_line, epoch_generator, kept_features, other_version, read_state, write_history, write_results
+from utils.files import picture_id, write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
-from utils.runs import clear_folder, one_line_errors, run_folder
+from utils.runs import clear_folder, features_folder, forget_features, one_line_errors, run_folder
 from utils.scores import fingerprint
 
 _BANDS = 20  # of lightness, for the distribution that knows lightness only
@@ -200,11 +201,18 @@ class Views:
         photographs: The photographs.
         share: Numbers of those that this process keeps.
         count: Crops of each, the first one the whole picture.
+        keep: The folder where each view is found again after an interruption.
     """
 
-    def __init__(self, encoder: Encoder, photographs: Photographs, share: list[int], count: int) -> None:
+    def __init__(self, encoder: Encoder, photographs: Photographs, share: list[int], count: int, keep: Path) -> None:
         self.parts: list[tuple[list[Tensor], Tensor, Tensor]] = []
         for view in range(count):
+            file = keep / f"view{view}_process{distributed.rank()}.pt"
+            content = kept_features(file)
+            if content is not None:
+                self.parts.append((content["maps"], content["lab"], content["counts"]))
+                encoder.left_out |= dict.fromkeys(content["left out"])
+                continue
             items = [view * len(photographs) + i for i in share]
             batches = encoder(photographs, items, 8)  # larger ones are slower on a CPU
             shown = distributed.is_main()
@@ -213,6 +221,8 @@ class Views:
             kept = [([m.half().cpu() for m in maps], lab.half().cpu(), counts.cpu()) for maps, lab, counts in bar]
             scales, lab, counts = zip(*kept, strict=True)
             self.parts.append(([torch.cat(maps) for maps in zip(*scales, strict=True)], torch.cat(lab), torch.cat(counts)))
+            content = dict(zip(("maps", "lab", "counts"), self.parts[-1], strict=True)) | {"left out": list(encoder.left_out)}
+            write_atomic(file, lambda opened, content=content: torch.save(content, opened))
         self.count = len(share)
 
     def epoch(self, generator: torch.Generator, batch_size: int, device: torch.device) -> Iterator[tuple[list[Tensor], ...]]:
@@ -425,6 +435,7 @@ def train(args: argparse.Namespace) -> None:
     root = list_images(args.photos).root
     sets = {k: Photographs([root / name for name in names], net, args.seed) for k, names in parts.items()}
     print(", ".join(f"{len(s)} {k}" for k, s in sets.items() if len(s)) + " photographs")
+    keep = features_folder(args, net, pd.DataFrame({"path": sets["train"].paths}), f"views{distributed.world_size()}")
     encoder = Encoder(net, device, args.workers)
     counts = count_colors(net, sets["train"], args.workers)
     net.prior.log_marginal.copy_((counts.sum(0) / counts.sum()).log())
@@ -462,7 +473,7 @@ def train(args: argparse.Namespace) -> None:
         start, history = state["epoch"] + 1, state["history"]
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
     clear_folder(args)
-    views = Views(encoder, sets["train"], share, args.views) if args.views and start <= args.epochs else None
+    views = Views(encoder, sets["train"], share, args.views, keep) if args.views and start <= args.epochs else None
     wrapped = distributed.wrap(objective, device)
     amp = args.amp and device.type == "cuda"
 
@@ -520,7 +531,7 @@ def train(args: argparse.Namespace) -> None:
     left_out = distributed.gather(list(encoder.left_out))
     if distributed.is_main():
         finish(args, net, encoder, sets, counts, root, history, left_out)
-    distributed.barrier()
+    forget_features(args)
 
 
 def finish(

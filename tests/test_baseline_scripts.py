@@ -433,7 +433,7 @@ def test_a_new_run_in_an_old_folder_takes_up_no_old_stage(run, data, trained, tm
     with monkeypatch.context() as patch:
         stop_after(patch, 1, Baseline)  # one step an epoch: in stage 2
         with pytest.raises(KeyboardInterrupt):
-            train(run, data, "afine", tmp_path / "run")
+            train(run, data, "afine", tmp_path / "run", "--overwrite")
     assert list((tmp_path / "run").glob("**/last.pt")) == [tmp_path / "run" / "stage1" / "last.pt"]
     result = train(run, data, "afine", tmp_path / "run", "--resume")
     assert result.out.count("resuming after") == 1

@@ -477,7 +477,7 @@ def test_folds_of_an_earlier_run_are_not_taken_up(train, data, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         stop_after(patch, 0)
         with pytest.raises(KeyboardInterrupt):
-            train("CF", other, tmp_path / "run", *options)
+            train("CF", other, tmp_path / "run", *options, "--overwrite")
     train("CF", other, tmp_path / "run", *options, "--resume")
     train("CF", other, tmp_path / "whole", *options)
     assert (tmp_path / "run" / "oof.csv").read_bytes() == (tmp_path / "whole" / "oof.csv").read_bytes()

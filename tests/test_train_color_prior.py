@@ -96,6 +96,11 @@ def mixed(photos, tmp_path) -> Path:
 UNUSABLE = ["damaged.jpg", "gray.png", "link.png", "street/gray.png"]
 
 
+def counted(real: Callable[..., object], items: list[int]) -> Callable[..., object]:
+    """The same method, which also lists the items that it is asked for."""
+    return lambda self, item: (items.append(item), real(self, item))[1]
+
+
 # What it writes
 
 
@@ -214,7 +219,12 @@ def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(train, photos,
                 train(photos, parts, *options, *(["--resume"] if done > 1 else []))
         assert read_checkpoint(parts / "last.pt")["epoch"] == done
         assert not (parts / "best.pt").exists()
-    result = train(photos, parts, *options, "--resume")
+        assert len(list(parts.glob("features/*/*.pt"))) == form[1]  # a file per view, to be found again
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Photographs, "__getitem__", counted(script.Photographs.__getitem__, read := []))
+        result = train(photos, parts, *options, "--resume")
+    assert not form[1] or max(read) < 14  # no view but the plain one, to count colors and to measure
+    assert not (parts / "features").exists()
     assert "resuming after epoch 2 of 3" in result.out
     assert_same_weights(whole / "last.pt", parts / "last.pt")
     assert_same_weights(whole / "best.pt", parts / "best.pt")
@@ -232,9 +242,11 @@ def test_a_run_goes_on_with_its_own_settings_only(train, photos, tmp_path):
     (tmp_path / "list.txt").write_text("p05\n")
     train(photos, tmp_path / "run", "--views", 0, "--epochs", 1, "--exclude", tmp_path / "list.txt")
     base = [photos, tmp_path / "run", "--views", 0]
-    with pytest.raises(ValueError, match=r"run was started with other settings \(exclude, epochs\); use them, or another"):
+    with pytest.raises(
+        ValueError, match=r"run was started with --exclude .*list\.txt'\], --epochs 1; a run goes on only with the same"
+    ):
         train(*base, "--epochs", 2, "--resume")
-    with pytest.raises(ValueError, match=r"was started with other settings \(width, lr\)"):
+    with pytest.raises(ValueError, match=r"was started with --width 16, --lr \S+; a run goes on"):
         train(*base, "--epochs", 1, "--exclude", tmp_path / "list.txt", "--lr", 1e-4, "--width", 24, "--resume")
     train(*base, "--epochs", 1, "--exclude", tmp_path / "list.txt", "--resume")
 
@@ -245,7 +257,7 @@ def test_a_new_run_forgets_the_earlier_one_even_if_it_is_stopped_at_once(train, 
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
-            train(*options)
+            train(*options, "--overwrite")
     assert "resuming" not in train(*options, "--resume").out
 
 

@@ -276,7 +276,7 @@ def train_a_share(rank: int, world: int, port: int, output: Path) -> None:
         plain = model.encode(model.prepare_batch(torch.rand(32, 3, 64, 64, generator=generator)))
     views = {k: torch.stack((v, v + 0.1 * torch.randn(v.shape, generator=generator))) for k, v in plain.items()}
     train_set = engine.FeatureSet(views, torch.rand(32, generator=generator) * 2 - 1, None, 2)
-    options = ["--data", "x", "--output", output, "--epochs", 1, "--batch-size", 6 // world, "--no-best-epoch"]
+    options = ["--data", "x", "--output", output, "--epochs", 1, "--batch-size", 6 // world, "--device", "cpu"]
     engine.fit(model, train_set, None, training_parser("").parse_args(list(map(str, options))), output, {})
     distributed.cleanup()
 

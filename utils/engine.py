@@ -282,7 +282,7 @@ def encode_set(
         for first in range(0, len(dataset), _KEPT_TOGETHER):
             rows = range(first, min(first + _KEPT_TOGETHER, len(dataset)))
             file = None if keep is None else keep / f"view{view}_{first}.pt"
-            found = None if file is None else _kept_features(file)
+            found = None if file is None else kept_features(file)
             if found is not None:
                 parts.append(found["features"])
                 generator.set_state(found["generator"])
@@ -306,7 +306,7 @@ def encode_set(
     return FeatureSet(features, dataset.mos, dataset.scores, views)
 
 
-def _kept_features(file: Path) -> dict[str, Any] | None:
+def kept_features(file: Path) -> dict[str, Any] | None:
     """What an interrupted run kept; None if it is not there, or damaged."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
