@@ -16,6 +16,10 @@ For each dimension the tables set the network beside a trivial predictor, the me
 predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at.
 """
 
+from utils import interrupt  # first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 import math
 import os
@@ -126,7 +130,6 @@ from data.hecd import find_ratings, load_hecd
 from data.icqa2k import load_icqa2k, split_folder
 from data.labels import ObjectLabels, no_curves
 from data.table import load_table
-from utils import interrupt
 from utils.compare import compact_comparison, compare, comparison_notes
 from utils.evaluation import (
     IN_SAMPLE,

@@ -9,6 +9,10 @@ and test.json; ``--resume`` goes on with a run that was stopped, ``--overwrite``
 published recipe.
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 from functools import partial
 

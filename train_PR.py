@@ -10,6 +10,10 @@ PR reads the predicted CF and SCC of every picture. For training pictures these 
 predictions for the remaining pictures after it. The published result JSONs are read as well.
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 from collections import Counter
 from pathlib import Path

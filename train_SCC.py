@@ -10,6 +10,10 @@ The network sets pixels against two priors of what colors things have, learned f
 (docs/reproduce.md).
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 from functools import partial
 from pathlib import Path

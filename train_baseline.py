@@ -12,6 +12,10 @@ Data, splits, files and ``--resume`` are those of train_CF.py. Defaults are the 
 choice of the epoch, by scenes that are neither trained on nor tested. docs/baselines.md says what each system needs.
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 import os
 from functools import partial
@@ -165,6 +169,7 @@ from utils.engine import FeatureSet, OwnViews, agreement, command_line, encode_s
 from utils.files import picture_id, sha256
 from utils.runs import (
     Part,
+    check_ratings,
     counted,
     divide,
     features_folder,
@@ -376,6 +381,7 @@ def train(args: argparse.Namespace) -> None:
         parts["test"] = other
     if args.test_methods:
         parts = leave_out(parts, args.test_methods)
+        check_ratings(parts["train"], columns)
     fit_all = fit_stages
     if args.system != "afine":
         fit_all, args.epochs = fit_at_own_rate, args.epochs[0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -268,6 +269,7 @@ def train_a_share(rank: int, world: int, port: int, output: Path) -> None:
     """Five steps of one of the processes that train together on features in two views."""
     os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     distributed.setup("cpu")
+    engine.summary_writer, engine.plot_curves = MagicMock(), MagicMock()  # slow to import
     torch.nn.Dropout.forward = lambda self, x: x
     torch.manual_seed(0)
     model = ChromaticFidelityNet("test_efficientnet", 64).eval()
@@ -291,7 +293,7 @@ def test_two_processes_at_batch_3_are_one_at_batch_6(tmp_path):
         for process in started:
             process.start()
         for process in started:
-            process.join(60)
+            process.join(600)
         assert [process.exitcode for process in started] == [0] * world
         contents.append(read_checkpoint(tmp_path / str(world) / "best.pt"))
     one, two = contents
@@ -335,15 +337,21 @@ def test_an_interruption_while_a_script_loads_is_one_line(repo, tmp_path, script
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.05, 0.3, 1, 2, 3, 4, 5])
-def test_ctrl_c_at_any_moment_of_a_training_is_one_line_and_status_130(repo, rated, tmp_path, moment):
+@pytest.mark.parametrize("moment", ["pictures of 8 scenes", "backbone weights", "epoch   1/1000", "epoch   9/1000"])
+def test_ctrl_c_in_a_training_is_one_line_and_status_130(repo, rated, tmp_path, moment):
     command = ["train_CF.py", "--data", rated, "--output", tmp_path / "run", *NETWORK, "--epochs", 1000, "--workers", 2]
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": os.environ | {"PYTHONUNBUFFERED": "1"},
+    }
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=repo, **quiet, **heard)
-    time.sleep(moment)
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=repo, **options, **heard)
+    assert any(moment in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate()[1]
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("interrupted")
+    assert err.splitlines()[-1] == "interrupted: run the same command again with --resume to go on"
+    assert not (tmp_path / "run" / ".lock").exists()

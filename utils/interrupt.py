@@ -1,22 +1,22 @@
 """Ctrl-C ends a script of ours with one line and status 130 at any moment, its imports included.
 
-Nothing slow is imported here, and ``utils.arguments`` imports this first. While a script loads, Ctrl-C ends the process at
+Nothing slow is imported here, and scripts import this first. While a script loads, Ctrl-C ends the process at
 once: an exception would show a traceback, and some imports lose it. Scripts that have something to clean up call ``hear``.
 """
 
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 
 def is_script() -> bool:
     """Tell whether this process was started for a script of ours; a test, a notebook, ``-c`` and ``-m`` are not."""
-    script = Path(sys.argv[0] if sys.argv else "").resolve()
-    root = Path(__file__).resolve().parents[1]
-    ours = script.parent in (root, root / "data", root / "docs", root / "benchmarks") and script.is_file()
-    return ours and script in {Path(argument).resolve() for argument in sys.orig_argv[1:]}
+    script = os.path.realpath(sys.argv[0] if sys.argv else "")
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    folders = [root, *(os.path.join(root, name) for name in ("data", "docs", "benchmarks"))]
+    ours = os.path.dirname(script) in folders and os.path.isfile(script)
+    return ours and script in map(os.path.realpath, sys.orig_argv[1:])
 
 
 def _stop_at_once(*_: object) -> NoReturn:

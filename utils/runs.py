@@ -97,6 +97,8 @@ def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
         yield
     finally:
         give_lock(lock, holder)
+        with contextlib.suppress(OSError):
+            args.output.rmdir()  # if nothing came of the run
 
 
 def earlier_files(output: Path) -> list[Path]:

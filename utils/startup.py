@@ -6,6 +6,8 @@ modules load and once more on the way out, would cost more than scoring a small 
 
 import gc
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
 gc.disable()
 
 
