@@ -826,7 +826,7 @@ def test_training_goes_on_from_a_checkpoint_at_the_rate_of_its_own_network(run, 
     assert result.code == 0
     assert seen_by(tmp_path / "run" / "best.pt") > seen_by(weights)
     assert read_checkpoint(tmp_path / "run" / "last.pt")["settings"]["lr"] == 1e-4
-    assert "scores CF, SCC, PR, not PR" in refused(run, "nr_aigciqa", *own, "--target", "PR")
+    assert "scores CF, SCC, PR, not PR" in refused(run, "nr_aigciqa", *own, "--overwrite", "--target", "PR")
 
 
 def test_the_rate_of_a_checkpoint_is_that_of_its_backbone(tmp_path, monkeypatch):

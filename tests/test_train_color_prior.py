@@ -258,7 +258,7 @@ def test_a_new_run_forgets_the_earlier_one_even_if_it_is_stopped_at_once(train, 
 
 def test_photographs_that_cannot_be_used_are_named_and_left_out(train, mixed, tmp_path):
     for form in FORMS.values():
-        result = train(mixed, tmp_path / "run", *form, "--epochs", 1, "--held-out", 0.1)
+        result = train(mixed, tmp_path / "run", "--overwrite", *form, "--epochs", 1, "--held-out", 0.1)
         report = report_of(tmp_path / "run")
         assert sum(report["photographs"].values()) == 18
         reasons = report["left out"]

@@ -65,7 +65,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "limit": (1, 10**9),
     "limit_mb": (1, 10**9),
     "longest_side": (16, 10**5),
-    "lr": (1e-12, 10),
+    "lr": (0, 10),
     "mos_range": (-1e9, 1e9),
     "noise": (0, 2),
     "patience": (1, 10**6),
