@@ -16,6 +16,10 @@ For each dimension the tables set the network beside a trivial predictor, the me
 predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at.
 """
 
+from utils import interrupt  # first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 import math
 import os
@@ -72,6 +76,7 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong in the report")
+    parser.limits["folds"] = (2, 10**4)
     args = parser.parse_args()
     if args.protocol == "official" and (args.predictions or args.images):  # made already: nothing to train
         args.protocol, args.compare_published = None, True
@@ -80,8 +85,6 @@ def parse_args() -> argparse.Namespace:
             parser.error("--protocol needs --root and --output, and makes its own predictions")
         if args.mos or args.versus or args.compare_published:
             parser.error("--protocol takes the MOS of --root, and does not go with --mos, --versus and --compare-published")
-        if args.repeats < 1:
-            parser.error(f"--repeats must be at least 1, got {args.repeats}")
         if (args.protocol == "cross") != (args.train_root is not None):
             parser.error("--protocol cross and --train-root need each other")
         args.options, args.scc_options = shlex.split(args.train_options), shlex.split(args.scc_options)
@@ -103,10 +106,6 @@ def parse_args() -> argparse.Namespace:
         parser.error("--mos-range does not apply to HECD, whose z-scores have a fixed mapping")
     if args.compare_published and args.dataset != "icqa2k":
         parser.error("--compare-published needs --dataset icqa2k, which the published number is for")
-    if not (args.noise >= 0 and math.isfinite(args.noise)):
-        parser.error(f"--noise must be at least 0, got {args.noise:g}")
-    if args.resamples < 1:
-        parser.error(f"--resamples must be at least 1, got {args.resamples}")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, {args.output} is a file")
     if args.report is not None and args.protocol:
@@ -494,9 +493,14 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
+        interrupt.hear()  # a script that is called here must end too
         main()
     except BrokenPipeError:  # what reads the tables has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
         raise SystemExit(141) from None
     except (OSError, ValueError, TrialError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        interrupt.deafen()
+        print("interrupted: run the same command again; what it trained or scored is kept", file=sys.stderr)
+        interrupt.leave(130)

@@ -6,6 +6,10 @@
 It also takes a published file, and so turns one spelling of the CF keys into the other.
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 import sys
 from pathlib import Path

@@ -8,6 +8,10 @@ PR reads the CF and SCC of every picture. What is not given is computed in the s
 written beside the PR file. Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 import contextlib
 import shlex

@@ -8,6 +8,10 @@ Scores are on the scale of the MOS, -1 to 1, higher is better, whatever scale th
 DPAM and AIGCIQA have no bounds and may go beyond. A run that was stopped goes on when it is started again.
 """
 
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
+
 import argparse
 from pathlib import Path
 

@@ -1,12 +1,17 @@
 """Train Chromatic Fidelity (CF): is the color clean?
 
     python train_CF.py --data data/HECD --output runs/cf --folds 5           # HECD, with out-of-fold predictions for PR
-    python train_CF.py --data data/HECD --output runs/try --epochs 1 --limit 32      # a check of a minute on a CPU
-    python train_CF.py --preset published --data ICQA_2K --output runs/cf            # the published network and recipe
+    python train_CF.py --data data/HECD --output runs/try/cf --epochs 1 --limit 32      # a check of a minute on a CPU
+    python train_CF.py --preset published --data ICQA_2K --output runs/published/cf  # the published network and recipe
 
 ``--data`` takes HECD, ICQA-2K or a CSV (data/README.md). The output folder holds best.pt, metrics.csv, curves.png, split.txt
-and test.json; ``--resume`` goes on with a run that was stopped. docs/reproduce.md tells of the published recipe.
+and test.json; ``--resume`` goes on with a run that was stopped, ``--overwrite`` trains anew. docs/reproduce.md tells of the
+published recipe.
 """
+
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
 
 import argparse
 from functools import partial

@@ -1,14 +1,18 @@
 """Train Perceptual Realism (PR): would a person take it for a photograph?
 
     python train_PR.py --data data/HECD --cf runs/cf/oof.csv cf.csv --scc runs/scc/oof.csv scc.csv --output runs/pr
-    python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try --epochs 1 --limit 32   # a minute, CPU
+    python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try/pr --epochs 1 --limit 32   # a minute, CPU
     python train_PR.py --preset published --data ICQA_2K --cf runs/cf/oof.csv cf_test.csv --scc runs/scc/oof.csv scc_test.csv \\
-        --output runs/pr                                                             # the published network and recipe
+        --output runs/published/pr                                                   # the published network and recipe
 
 PR reads the predicted CF and SCC of every picture. For training pictures these should be out-of-fold predictions (from
 ``train_CF.py --folds 5``); with several files the first that has a picture counts, so name the out-of-fold file first and the
 predictions for the remaining pictures after it. The published result JSONs are read as well.
 """
+
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
 
 import argparse
 from collections import Counter
@@ -41,11 +45,14 @@ import pandas as pd
 from utils import distributed
 from utils.engine import fit
 from utils.runs import (
+    clear_folder,
     dataset_maker,
     divide,
     finish,
+    forget_features,
     load_data,
     one_line_errors,
+    run_folder,
     settle_scenes,
     settle_seed,
     start_model,
@@ -83,6 +90,13 @@ def main() -> None:
     one_line_errors()
     args = parse_args()
     args.device = distributed.setup(args.device)
+    with run_folder(args, "PR"):
+        train(args)
+    distributed.cleanup()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train on the split of the data, with the sub-scores of each image, and score the test part once."""
     settle_seed(args)
     parts = divide(args, settle_scenes(args, load_data(args.data, "PR", args.mos_range)), ["PR"])
     model = start_model(args, "PR")
@@ -98,9 +112,10 @@ def main() -> None:
         sub[name] = np.stack(columns, 1)
     make_set = dataset_maker(args, model, pd.concat(parts.values()).sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", sub[name]) for name, part in parts.items()}
-    model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
+    clear_folder(args)
+    model = fit(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, ["PR"], sub))
     finish(args, model, parts["test"], sets["test"])
-    distributed.cleanup()
+    forget_features(args)
 
 
 if __name__ == "__main__":

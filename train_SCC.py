@@ -1,14 +1,18 @@
 """Train Semantic Color Consistency (SCC): does each thing have a color that such a thing can have?
 
     python train_SCC.py --data data/HECD --output runs/scc --folds 5                     # with out-of-fold predictions for PR
-    python train_SCC.py --data data/HECD --output runs/try --epochs 1 --limit 32         # a check of a minute on a CPU
-    python train_SCC.py --preset published --data ICQA_2K --output runs/scc              # the published network and recipe
+    python train_SCC.py --data data/HECD --output runs/try/scc --epochs 1 --limit 32     # a check of a minute on a CPU
+    python train_SCC.py --preset published --data ICQA_2K --output runs/published/scc    # the published network and recipe
 
 The network sets pixels against two priors of what colors things have, learned from photographs before any rating is looked at:
 ``--prior`` from data/train_color_prior.py, and ``--object-prior`` from data/build_color_prior.py for the objects that
 ``--labels`` names. The published network has neither; it reads ``labels`` and ``color_.json`` of the data folder
 (docs/reproduce.md).
 """
+
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
 
 import argparse
 from functools import partial

@@ -5,12 +5,16 @@
     python train_baseline.py dpam --label koniq.txt --form koniq --images KONIQ --output runs/dpam        # its own labels
     python train_baseline.py nr_aigciqa --data ICQA_2K --target PR --test-data data/HECD --output runs/x  # another data set
     python train_baseline.py nr_aigciqa --data ICQA_2K --test-methods DDColor CT2 --output runs/y         # other generators
-    python train_baseline.py nr_aigciqa --data data/HECD --output runs/try --random-init --set backbone=resnet18 size=64 \\
+    python train_baseline.py nr_aigciqa --data data/HECD --output runs/try/nr --random-init --set backbone=resnet18 size=64 \\
         --epochs 1 --limit 32                                                                # a check of a minute on a CPU
 
 Data, splits, files and ``--resume`` are those of train_CF.py. Defaults are the recipe of the system's authors, but for the
 choice of the epoch, by scenes that are neither trained on nor tested. docs/baselines.md says what each system needs.
 """
+
+from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
+
+# isort: split
 
 import argparse
 import os
@@ -25,6 +29,7 @@ from utils.arguments import (
     add_split_arguments,
     add_start_arguments,
     add_system_arguments,
+    check_parts,
     settings_of,
 )
 from utils.choices import FORMS
@@ -124,6 +129,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--folds predicts all pictures; leave it out with --test-methods")
     if args.test is None:
         args.test = 0.0 if args.elsewhere else 0.2
+    check_parts(parser, args)
     if args.weights is not None and (args.backbone_weights or args.random_init):
         parser.error("--weights are those of the whole network; leave out --backbone-weights and --random-init")
     stages = 3 if args.system == "afine" else 1
@@ -159,15 +165,18 @@ from models.baselines.scorer import Baseline
 from utils import distributed
 from utils.baselines import load_baseline
 from utils.checkpoint import save_checkpoint
-from utils.engine import OwnViews, agreement, command_line, encode_set, fit, predict
-from utils.files import picture_id
+from utils.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
+from utils.files import picture_id, sha256
 from utils.runs import (
     Part,
+    check_ratings,
     counted,
     divide,
+    features_folder,
     join_data,
     one_line_errors,
     rated,
+    run_folder,
     settle_scenes,
     settle_seed,
     spread,
@@ -317,7 +326,7 @@ def fit_stages(
             own.backbone_lr, own.augment = own.lr, False  # the tower is no part of it in any case
             room = moment_bytes * len(train_set) <= args.cache_gb * (1 << 30)
             if stage == 2 and room and isinstance(train_set, OwnViews):
-                sets = [s and encode_set(model.to(device), s, device, 1, args.seed, args.workers) for s in sets]
+                sets = [s and encode_moments(args, model.to(device), s, f"{output.name}_{i}") for i, s in enumerate(sets)]
         print(f"stage {stage} of {len(stages)}: {own.epochs} epochs, rate {own.lr:g}, batches of {own.batch_size}")
         model = fit(model, *sets, own, output / f"stage{stage}", record)
         if stage == 1:
@@ -335,8 +344,16 @@ def fit_stages(
         if val_set is not None:
             metrics = agreement(predict(model, val_set, device, args.workers).numpy(), val_set.mos.numpy(), model.columns)
         save_checkpoint(output / "best.pt", model, half=args.half, **record, metrics=metrics, command=command_line())
+        model.weights_hash = sha256(output / "best.pt")
     distributed.barrier()
     return model.eval()
+
+
+def encode_moments(args: argparse.Namespace, model: Baseline, pictures: OwnViews, name: str) -> FeatureSet:
+    """What stages 2 and 3 read of each picture and its original, which the tower no longer changes."""
+    frame = pd.DataFrame({"path": pictures.paths, REFERENCE: pictures.originals})
+    keep = features_folder(args, model, frame, f"moments_{name}")
+    return encode_set(model, pictures, torch.device(args.device), 1, args.seed, args.workers, keep)
 
 
 def main() -> None:
@@ -346,6 +363,12 @@ def main() -> None:
         form = args.form or recognize(counted(args.label[0])[0])
         args.settings = SUPERPIXELS.get(form, {}) | {"crop": form in _CROPPED} | args.settings
     args.device = distributed.setup(args.device)
+    with run_folder(args, args.system):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Read the data, divide them, train and test."""
     settle_seed(args)
     frame, columns = load(args.data, args.label, args.form, args.images, args.reference, args.target, args.mos_range)
     args.columns, args.within_scenes = columns, frame.attrs["within scenes"]
@@ -358,10 +381,11 @@ def main() -> None:
         parts["test"] = other
     if args.test_methods:
         parts = leave_out(parts, args.test_methods)
-    train = fit_stages
+        check_ratings(parts["train"], columns)
+    fit_all = fit_stages
     if args.system != "afine":
-        train, args.epochs = fit_at_own_rate, args.epochs[0]
-    train_and_test(args, frame, parts, partial(make_model, args, columns), train)
+        fit_all, args.epochs = fit_at_own_rate, args.epochs[0]
+    train_and_test(args, frame, parts, partial(make_model, args, columns), fit_all)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def training_command(data: Path, folder: Path, batch_size: int, limit: int, chec
     """train_CF.py for one epoch; its output and its cache go to ``folder``."""
     command = [sys.executable, ROOT / "train_CF.py", "--preset", "published", "--data", data, "--output", folder / "output"]
     command += ["--cache", folder / "cache", "--random-init", "--batch-size", str(batch_size), "--epochs", "1", "--folds", "0"]
-    command += ["--val", "0", "--limit", str(limit), "--workers", "0", "--device", "cpu", "--seed", "0"]
+    command += ["--val", "0", "--limit", str(limit), "--workers", "0", "--device", "cpu", "--seed", "0", "--overwrite"]
     return [*command, "--checkpoint-activations"] if checkpointed else command
 
 

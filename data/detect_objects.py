@@ -57,8 +57,6 @@ def parse_args() -> argparse.Namespace:
     args.detector = args.detector or (MASK_DETECTOR if args.masks else BOX_DETECTOR)
     if args.masks and args.detector != MASK_DETECTOR:
         parser.error(f"--masks needs {MASK_DETECTOR}; {args.detector} finds boxes only")
-    if not 0 <= args.threshold < 1:
-        parser.error(f"--threshold must be at least 0 and below 1, got {args.threshold:g}")
     return args
 
 
@@ -75,8 +73,9 @@ from torchvision.ops import clip_boxes_to_image
 from tqdm import tqdm
 
 from data.labels import COCO_NAMES
+from utils import interrupt
 from utils.color import gray_version, rgb_to_lab
-from utils.distributed import default_device
+from utils.distributed import check_device, default_device
 from utils.files import sha256, write_atomic
 from utils.images import ImageReadError, list_images, read_rgb
 from utils.scores import fingerprint
@@ -335,11 +334,7 @@ def detect(args: argparse.Namespace) -> int:
     ids = coco80_ids(get_model_weights(args.detector).DEFAULT.meta["categories"])
     weights = args.weights or fetched_weights(args.detector)
     model = load_detector(args.detector, weights, args.threshold)
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {args.device} cannot be used ({reason}); expected cpu, cuda or cuda:N") from error
+    model.to(args.device)
     torch.backends.cudnn.deterministic = True
     settings = {
         "detector": args.detector,
@@ -378,8 +373,10 @@ def detect(args: argparse.Namespace) -> int:
 
 def main() -> None:
     args = parse_args()
-    args.device = args.device or default_device()
+    args.device = default_device() if args.device is None else args.device
+    interrupt.hear()
     try:
+        check_device(args.device)
         status = detect(args)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from utils.files import write_atomic
 from utils.images import ImageReadError, read_rgb
 from utils.scores import fingerprint
 
+_AN_HOUR = 3600
 _DIMENSIONS = ("CF", "SCC", "PR")
 
 
@@ -151,9 +153,9 @@ class PublishedPictures(Dataset):
 
 
 def kept_file(folder: Path, path: Path, key: str = "") -> Path:
-    """Where an array made of a picture lies: told by path, size and time of change of the picture, and by ``key``."""
-    told_by = f"{os.path.abspath(path)} {fingerprint(path)}{key and f' {key}'}"
-    return folder / f"{hashlib.sha256(told_by.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
+    """Where an array made of a picture lies: told by its path and ``key``, then by its size and time of change."""
+    parts = (f"{os.path.abspath(path)}{key and f' {key}'}", fingerprint(path))
+    return folder / f"{'_'.join(hashlib.sha256(os.fsencode(part)).hexdigest()[:16] for part in parts)}.npy"
 
 
 def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -183,6 +185,8 @@ def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -
         ImageReadError: If pictures cannot be read; tells how many, and all about the first.
     """
     lacking = [i for i, file in enumerate(files) if not file.is_file()]
+    if lacking:
+        collect(files)
     errors = []
     for i in tqdm(lacking, desc=title, leave=False, disable=len(lacking) < 2):
         try:
@@ -192,6 +196,21 @@ def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -
     if errors:
         raise ImageReadError(f"{len(errors)} of {len(files)} pictures cannot be trained on; {errors[0]}")
     return len(lacking)
+
+
+def collect(files: list[Path]) -> None:
+    """Remove what changed pictures, killed runs and earlier versions left beside kept files.
+
+    Args:
+        files: Where arrays lie or will, in one folder.
+    """
+    known = {file.name.partition("_")[0]: file.name for file in files}
+    for entry in os.scandir(files[0].parent) if files[0].parent.is_dir() else []:
+        picture, _, version = entry.name.partition("_")
+        old = entry.name.endswith(".npy") and (not version or known.get(picture, entry.name) != entry.name)
+        left = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > _AN_HOUR  # a younger one may be in use
+        if old or left:
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def picture_paths(frame: pd.DataFrame) -> list[str]:

@@ -1,7 +1,7 @@
 """Learn which colors things have, P(ab | gray picture), from any folder of natural photographs, without a label.
 
     python data/train_color_prior.py PHOTOS --output runs/prior
-    python data/train_color_prior.py data/samples --output runs/try --epochs 1     # a check of a minute on a CPU
+    python data/train_color_prior.py data/samples --output runs/try/prior --epochs 1   # a check of a minute on a CPU
     torchrun --nproc-per-node 8 data/train_color_prior.py COCO/train2017 --output runs/prior --views 0
 
 The prior sees the gray version only. Early stages of the backbone stay as they are; ``--views V`` runs them over V crops of
@@ -14,6 +14,7 @@ of the colors alone and of the colors given lightness, and how many of them are 
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -71,24 +72,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.groups["run"].add_argument
     add("--output", type=Path, required=True, help="folder for best.pt, report.json and prior.csv")
-    add("--resume", action="store_true", help="go on with the run in --output")
+    earlier = parser.groups["run"].add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with the run in --output, if there is one")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew where --output holds an earlier run")
     add("--seed", type=int, default=0)
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
     add("--half", action="store_true", help="store the weights as float16")
-    args = parser.parse_args(argv)
-    if not 0 <= args.rebalance <= 1:
-        parser.error("--rebalance must lie in 0 to 1")
-    if not 0 <= args.warmup < 1:
-        parser.error("--warmup must be at least 0 and below 1")
-    return args
+    parser.limits |= {"workers": (0, 1024), "warmup": (0, 0.999)}  # no worker: the process reads itself; some steps must fall
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,10 +101,11 @@ from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
 from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
-from utils.engine import command_line, epoch_generator, write_history, write_results
-from utils.files import picture_id
+from utils.engine import command_line, epoch_generator, kept_features, other_version, read_state, write_history, write_results
+from utils.files import picture_id, write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
-from utils.runs import one_line_errors
+from utils.runs import clear_folder, features_folder, forget_features, one_line_errors, run_folder
+from utils.scores import fingerprint
 
 _BANDS = 20  # of lightness, for the distribution that knows lightness only
 _MOST_HELD_OUT = 2000  # photographs; more would take time and change no digit that is shown
@@ -200,11 +201,18 @@ class Views:
         photographs: The photographs.
         share: Numbers of those that this process keeps.
         count: Crops of each, the first one the whole picture.
+        keep: The folder where each view is found again after an interruption.
     """
 
-    def __init__(self, encoder: Encoder, photographs: Photographs, share: list[int], count: int) -> None:
+    def __init__(self, encoder: Encoder, photographs: Photographs, share: list[int], count: int, keep: Path) -> None:
         self.parts: list[tuple[list[Tensor], Tensor, Tensor]] = []
         for view in range(count):
+            file = keep / f"view{view}_process{distributed.rank()}.pt"
+            content = kept_features(file)
+            if content is not None:
+                self.parts.append((content["maps"], content["lab"], content["counts"]))
+                encoder.left_out |= dict.fromkeys(content["left out"])
+                continue
             items = [view * len(photographs) + i for i in share]
             batches = encoder(photographs, items, 8)  # larger ones are slower on a CPU
             shown = distributed.is_main()
@@ -213,6 +221,8 @@ class Views:
             kept = [([m.half().cpu() for m in maps], lab.half().cpu(), counts.cpu()) for maps, lab, counts in bar]
             scales, lab, counts = zip(*kept, strict=True)
             self.parts.append(([torch.cat(maps) for maps in zip(*scales, strict=True)], torch.cat(lab), torch.cat(counts)))
+            content = dict(zip(("maps", "lab", "counts"), self.parts[-1], strict=True)) | {"left out": list(encoder.left_out)}
+            write_atomic(file, lambda opened, content=content: torch.save(content, opened))
         self.count = len(share)
 
     def epoch(self, generator: torch.Generator, batch_size: int, device: torch.device) -> Iterator[tuple[list[Tensor], ...]]:
@@ -411,12 +421,21 @@ def make_net(args: argparse.Namespace) -> ColorPriorNet:
 def main() -> None:
     one_line_errors()
     args = parse_args()
-    device = torch.device(distributed.setup(args.device))
+    args.device = distributed.setup(args.device)
+    with run_folder(args, "prior"):
+        train(args)
+    distributed.cleanup()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, and test what was trained."""
+    device = torch.device(args.device)
     parts = divide(args)
     net = make_net(args).to(device)
     root = list_images(args.photos).root
     sets = {k: Photographs([root / name for name in names], net, args.seed) for k, names in parts.items()}
     print(", ".join(f"{len(s)} {k}" for k, s in sets.items() if len(s)) + " photographs")
+    keep = features_folder(args, net, pd.DataFrame({"path": sets["train"].paths}), f"views{distributed.world_size()}")
     encoder = Encoder(net, device, args.workers)
     counts = count_colors(net, sets["train"], args.workers)
     net.prior.log_marginal.copy_((counts.sum(0) / counts.sum()).log())
@@ -440,22 +459,21 @@ def main() -> None:
         "photos": str(args.photos),
         "exclude": [str(e) for e in args.exclude],
     }
+    listed = {part: [[name, fingerprint(root / name)] for name in names] for part, names in parts.items()}
+    content = {"photographs": hashlib.sha256(json.dumps(listed).encode("utf-8", "surrogateescape")).hexdigest()}
     start, history = 1, []
     if args.resume and (args.output / "last.pt").is_file():
-        state = read_checkpoint(args.output / "last.pt")
-        other = [k for k, v in state["settings"].items() if settings[k] != v]
-        if other:
-            raise ValueError(
-                f"{args.output} was started with other settings ({', '.join(other)}); use them, or another --output"
-            )
-        net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rate.load_state_dict(state["schedule"])
+        state = read_state(args.output, "prior", settings, content, {"epoch", "history", "optimizer", "schedule"})
+        try:
+            net.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            rate.load_state_dict(state["schedule"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise other_version(args.output, error) from error
         start, history = state["epoch"] + 1, state["history"]
         print(f"resuming after epoch {state['epoch']} of {args.epochs}")
-    elif distributed.is_main():
-        (args.output / "last.pt").unlink(missing_ok=True)  # of an earlier run, which a later --resume must not take up
-    views = Views(encoder, sets["train"], share, args.views) if args.views and start <= args.epochs else None
+    clear_folder(args)
+    views = Views(encoder, sets["train"], share, args.views, keep) if args.views and start <= args.epochs else None
     wrapped = distributed.wrap(objective, device)
     amp = args.amp and device.type == "cuda"
 
@@ -502,6 +520,7 @@ def main() -> None:
                 epoch=epoch,
                 history=history,
                 settings=settings,
+                content=content,
             )
             write_history(args.output / "prior.csv", history)
             print(
@@ -512,8 +531,7 @@ def main() -> None:
     left_out = distributed.gather(list(encoder.left_out))
     if distributed.is_main():
         finish(args, net, encoder, sets, counts, root, history, left_out)
-    distributed.barrier()
-    distributed.cleanup()
+    forget_features(args)
 
 
 def finish(

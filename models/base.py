@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE, Backbone, pooled_statistics
 from models.preprocessing import Preprocess
+from utils import distributed
 from utils.color import gray_version, rgb_to_lab
 from utils.images import read_rgb, to_rgb_array
 
@@ -338,14 +339,19 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, F) in and out."""
-        if self.training and len(x) > 1:
+        if self.training:
             with torch.no_grad():
-                self.batches += 1
-                step = (1 / self.batches).clamp(min=0.01)
-                change = x.mean(0) - self.mean
-                self.mean += step * change
-                self.variance += step * (x.var(0) + (1 - step) * change.square() - self.variance)
+                self.learn(distributed.gather_rows(x))  # processes that share a batch learn from all of it
         return self.scale(x)
+
+    def learn(self, x: Tensor) -> None:
+        """Bring the estimates up to date, by features of shape (B, F)."""
+        if len(x) > 1:
+            self.batches += 1
+            step = (1 / self.batches).clamp(min=0.01)
+            change = x.mean(0) - self.mean
+            self.mean += step * change
+            self.variance += step * (x.var(0) + (1 - step) * change.square() - self.variance)
 
     def scale(self, x: Tensor) -> Tensor:
         """By the estimates as they are, shape (..., F) in and out."""

@@ -1,6 +1,9 @@
 """Help and mistakes of the command line: at once, in groups, and the same names everywhere."""
 
+import argparse
+import contextlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,9 @@ from data.foreign_labels import _FORMS
 from models.baselines.afine import ADAMW
 from models.baselines.aigciqa import RECIPE
 from models.baselines.scorer import _NETWORKS
+from utils.arguments import LIMITS, ScriptParser
 from utils.choices import FORMS, SYSTEMS
+from utils.scoring import devices_of
 
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
@@ -107,3 +112,95 @@ def test_recipes_of_the_script_are_those_of_the_networks():
         name: RECIPE[name] for name in ("weight_decay", "batch_size")
     }
     assert recipes["nr_aigciqa"]["epochs"] == [RECIPE["epochs"]]
+
+
+def parsers_of(script: str, monkeypatch: pytest.MonkeyPatch) -> list[ScriptParser]:
+    """The parser of a script, and those of its commands, with nothing required."""
+    found: list[ScriptParser] = []
+
+    def stop(parser: ScriptParser, *_: object) -> None:
+        found.append(parser)
+        raise SystemExit
+
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(ScriptParser, "parse_args", stop)
+        patch.setattr(ScriptParser, "parse_known_args", stop)
+        patch.setattr(sys, "argv", [script])
+        runpy.run_path(str(REPO / script), run_name="__main__")
+    commands = [a.choices.values() for a in found[0]._actions if isinstance(a, argparse._SubParsersAction)]
+    found += [parser for choices in commands for parser in choices]
+    for parser in found:
+        for action in [*parser._actions, *parser._mutually_exclusive_groups]:
+            action.required = False
+    return found
+
+
+@pytest.mark.parametrize(
+    "script", [path for path in SCRIPTS if path not in (*NOT_YET, "data/hecd.py", "benchmarks/reference.py")]
+)
+def test_every_number_has_a_least_and_a_most(script, monkeypatch, capsys):
+    for parser in parsers_of(script, monkeypatch):
+        for action in parser._actions:
+            is_number = action.type in (int, float) or action.dest == "seed"
+            if not is_number:
+                continue
+            least, most = parser.limits.get(action.dest) or LIMITS[action.dest]
+            flag, count = action.option_strings[0], action.nargs if isinstance(action.nargs, int) else 1
+            wrong = [
+                "word",
+                "",
+                str(int(least) - 1),
+                str(int(most) + 1),
+                str(10**30),
+                *(["nan", "inf"] if action.type is float else ["1.5"]),
+            ]
+            for value in wrong:
+                with pytest.raises(SystemExit) as stop:
+                    parser.parse_args([flag, *[value] * count])
+                text = capsys.readouterr().err
+                assert (stop.value.code, len(text.splitlines())) == (2, 1), (flag, value)
+                assert flag in text, (flag, value)
+            if count == 1:
+                for value in (least, most):
+                    parser.parse_args([flag, str(int(value) if action.type is not float else value)])
+            else:
+                with pytest.raises(SystemExit):
+                    parser.parse_args([flag, "1", "1"])
+                assert "expected LOW below HIGH, got 1 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--val", 0.5, "--test", 0.5], "--val 0.5 and --test 0.5 leave no scenes to train on"),
+        (["--folds", 1], "--folds 1 leaves nothing to train on"),
+        (["--oof", "x.csv"], "--oof x.csv needs --folds"),
+        (["--output", __file__], "--output must be a folder"),
+        (["--resume", "--overwrite"], "not allowed with argument"),
+    ],
+)
+@pytest.mark.parametrize("script", [["train_CF.py"], ["train_SCC.py"], ["train_baseline.py", "dpam"]])
+def test_arguments_that_cannot_be_together_are_refused_in_one_line(run, tmp_path, script, options, words):
+    result = run(*script, "--data", "x", "--output", tmp_path / "run", *options)
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert words in result.err
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("mps", "GPUs of Apple lack float64"),
+        ("cuda:99", r"there are \d+ CUDA GPUs here"),
+        ("gpu", "there is no such device"),
+        ("", "there is no such device"),
+        ("meta", "there is no such device"),
+        ("-1", "there is no such device"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_named_before_any_work(run, tmp_path, device, words):
+    message = rf"--device {device} cannot be used \({words}\S*.*; expected cpu, cuda or cuda:N"
+    with pytest.raises(ValueError, match=message):
+        run("train_CF.py", "--data", "nowhere", "--output", tmp_path / "run", f"--device={device}")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=message):
+        devices_of(device)

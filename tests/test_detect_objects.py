@@ -404,8 +404,8 @@ def test_polygons_are_read_as_boxes_of_their_objects(stand_in, pictures, detect,
     ("arguments", "says"),
     [
         (["--masks", "--detector", MOBILE], "--masks needs maskrcnn_resnet50_fpn_v2"),
-        (["--threshold", 1], "--threshold must be at least 0 and below 1, got 1"),
-        (["--threshold", "nan"], "--threshold must be at least 0 and below 1, got nan"),
+        (["--threshold", 1], "--threshold: expected a number from 0 to 0.999999, got 1"),
+        (["--threshold", "nan"], "--threshold: expected a number from 0 to 0.999999, got nan"),
         (["--detector", "yolo"], "invalid choice: 'yolo'"),
     ],
 )

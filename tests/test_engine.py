@@ -22,6 +22,7 @@ from utils import distributed, engine
 from utils.arguments import training_parser
 from utils.checkpoint import read_checkpoint
 from utils.engine import (
+    Batches,
     EpochSampler,
     augment,
     encode_set,
@@ -103,11 +104,11 @@ def test_processes_share_the_pictures_in_equal_parts(monkeypatch):
     shares = []
     for number in range(3):
         monkeypatch.setattr(distributed, "rank", lambda number=number: number)
-        shares.append(list(EpochSampler(11, seed=5)))
-    assert [len(share) for share in shares] == [4, 4, 4]
-    drawn = [picture for share in shares for picture in share]
-    assert set(drawn) == set(range(11))
-    assert len(drawn) == 12  # one picture twice, so that no process waits for another
+        shares.append(list(Batches(EpochSampler(11, seed=5), 2, drop_last=False)))
+    assert [[len(batch) for batch in share] for share in shares] == [[2, 2]] * 3
+    order = list(EpochSampler(11, seed=5))
+    together = [[share[number][i] for i in range(2) for share in shares] for number in range(2)]
+    assert together == [order[:6], [*order[6:], order[6]]]  # one picture twice, so that no process waits for another
 
 
 def test_augmentation_flips_picture_and_chroma_maps_together_and_keeps_color():

@@ -235,7 +235,7 @@ def test_a_protocol_needs_a_data_set_and_a_folder(run):
     for more, message in (
         (["--images", "z"], "makes its own predictions"),
         (["--mos", "m.csv"], "takes the MOS of --root"),
-        (["--repeats", "0"], "--repeats must be at least 1, got 0"),
+        (["--repeats", "0"], "--repeats: expected a whole number from 1 to 10000, got 0"),
         (["--report", "p.html"], "--report is for --predictions and --images"),
     ):
         assert message in run(*ready, *more).err

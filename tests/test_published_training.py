@@ -477,7 +477,7 @@ def test_folds_of_an_earlier_run_are_not_taken_up(train, data, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         stop_after(patch, 0)
         with pytest.raises(KeyboardInterrupt):
-            train("CF", other, tmp_path / "run", *options)
+            train("CF", other, tmp_path / "run", *options, "--overwrite")
     train("CF", other, tmp_path / "run", *options, "--resume")
     train("CF", other, tmp_path / "whole", *options)
     assert (tmp_path / "run" / "oof.csv").read_bytes() == (tmp_path / "whole" / "oof.csv").read_bytes()
@@ -555,7 +555,7 @@ def test_shared_scenes_are_refused_with_a_scene_and_what_can_be_done(train, over
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_shared_scenes_can_be_kept_as_they_are_with_a_warning(train, overlapping, tmp_path, strict):
-    options = [] if strict else ["--shared-scenes", "keep", "--folds", 2]
+    options = [] if strict else ["--shared-scenes", "keep", "--folds", 2, "--val", 0]
     result = train("CF", overlapping, tmp_path / "run", "--epochs", 1, *options, strict=strict)
     assert "WARNING: the given train and test pictures share 2 of 5 scenes" in result.out
     assert "test results are in part those of scenes trained on" in result.out
@@ -694,8 +694,9 @@ def test_cf_is_trained_on_bilinear_pictures_and_predicts_bicubic_ones_which_are_
     options = ["--epochs", 1, "--folds", 2, "--cache", tmp_path / "cache"]
     said = train("CF", data, tmp_path / "a", *options).out
     train_part, val_part, test_part, *_ = [line for line in said.splitlines() if "resized" in line]
-    assert train_part == f"9 pictures resized to 160 pixels, bilinear, in {tmp_path / 'cache' / 'bilinear_160'}"
-    assert val_part == test_part == f"3 pictures resized to 160 pixels, bicubic, in {tmp_path / 'cache' / 'bicubic_160'}"
+    assert train_part == f"9 pictures resized to 160 pixels, bilinear; cache: 0.7 MB in 9 files of {tmp_path / 'cache'}"
+    assert val_part == f"3 pictures resized to 160 pixels, bicubic; cache: 0.9 MB in 12 files of {tmp_path / 'cache'}"
+    assert test_part.startswith("3 pictures resized to 160 pixels, bicubic; cache: 1.2 MB in 15 files")
     content = {
         how: {np.load(file).tobytes() for file in (tmp_path / "cache" / f"{how}_160").iterdir()}
         for how in ("bilinear", "bicubic")

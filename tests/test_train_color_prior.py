@@ -214,7 +214,9 @@ def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(train, photos,
                 train(photos, parts, *options, *(["--resume"] if done > 1 else []))
         assert read_checkpoint(parts / "last.pt")["epoch"] == done
         assert not (parts / "best.pt").exists()
+        assert len(list(parts.glob("features/*/*.pt"))) == form[1]  # a file per view, to be found again
     result = train(photos, parts, *options, "--resume")
+    assert not (parts / "features").exists()
     assert "resuming after epoch 2 of 3" in result.out
     assert_same_weights(whole / "last.pt", parts / "last.pt")
     assert_same_weights(whole / "best.pt", parts / "best.pt")
@@ -232,9 +234,11 @@ def test_a_run_goes_on_with_its_own_settings_only(train, photos, tmp_path):
     (tmp_path / "list.txt").write_text("p05\n")
     train(photos, tmp_path / "run", "--views", 0, "--epochs", 1, "--exclude", tmp_path / "list.txt")
     base = [photos, tmp_path / "run", "--views", 0]
-    with pytest.raises(ValueError, match=r"run was started with other settings \(exclude, epochs\); use them, or another"):
+    with pytest.raises(
+        ValueError, match=r"run was started with --exclude .*list\.txt'\], --epochs 1; a run goes on only with the same"
+    ):
         train(*base, "--epochs", 2, "--resume")
-    with pytest.raises(ValueError, match=r"was started with other settings \(width, lr\)"):
+    with pytest.raises(ValueError, match=r"was started with --width 16, --lr \S+; a run goes on"):
         train(*base, "--epochs", 1, "--exclude", tmp_path / "list.txt", "--lr", 1e-4, "--width", 24, "--resume")
     train(*base, "--epochs", 1, "--exclude", tmp_path / "list.txt", "--resume")
 
@@ -245,7 +249,7 @@ def test_a_new_run_forgets_the_earlier_one_even_if_it_is_stopped_at_once(train, 
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
-            train(*options)
+            train(*options, "--overwrite")
     assert "resuming" not in train(*options, "--resume").out
 
 
@@ -254,7 +258,7 @@ def test_a_new_run_forgets_the_earlier_one_even_if_it_is_stopped_at_once(train, 
 
 def test_photographs_that_cannot_be_used_are_named_and_left_out(train, mixed, tmp_path):
     for form in FORMS.values():
-        result = train(mixed, tmp_path / "run", *form, "--epochs", 1, "--held-out", 0.1)
+        result = train(mixed, tmp_path / "run", "--overwrite", *form, "--epochs", 1, "--held-out", 0.1)
         report = report_of(tmp_path / "run")
         assert sum(report["photographs"].values()) == 18
         reasons = report["left out"]
@@ -428,7 +432,7 @@ def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, 
 def test_a_rise_that_leaves_no_step_to_fall_is_refused(share, capsys):
     with pytest.raises(SystemExit):
         arguments("photos", "--warmup", share)
-    assert "--warmup must be at least 0 and below 1" in capsys.readouterr().err
+    assert "argument --warmup: expected a number from 0 to 0.999" in capsys.readouterr().err
 
 
 # The numbers of the report

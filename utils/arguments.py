@@ -5,10 +5,12 @@ Nothing slow is imported here: a script parses its arguments before it imports t
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils import interrupt  # noqa: F401, before all that is slow to load
 from utils.choices import DEFAULT_BACKBONE, PRECISIONS, PRESETS, SYSTEMS
 
 SHARED_SCENES = ("refuse", "keep", "resplit")
@@ -44,6 +46,53 @@ _STRICT: dict[str, Any] = {
     "shared_scenes": "keep",
 }
 
+# Least and most of every number that a script takes, by argument name; ``ScriptParser.limits`` holds those of one script.
+LIMITS: dict[str, tuple[float, float]] = {
+    "batch": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "backbone_lr": (0, 10),
+    "cache_gb": (0, 10**6),
+    "clip": (0, 10**6),
+    "correlation_weight": (0, 1000),
+    "count": (1, 10**6),
+    "dropout": (0, 0.99),
+    "epochs": (1, 10**6),
+    "folds": (0, 10**4),
+    "held_out": (1e-6, 0.33),
+    "images": (1, 10**6),
+    "late_lr": (0, 10),
+    "least_correlation": (-1, 1),
+    "limit": (1, 10**9),
+    "limit_mb": (1, 10**9),
+    "longest_side": (16, 10**5),
+    "lr": (0, 10),
+    "mos_range": (-1e9, 1e9),
+    "noise": (0, 2),
+    "patience": (1, 10**6),
+    "per_photo": (1, 1000),
+    "prior": (0, 10**6),
+    "range": (-1e9, 1e9),
+    "rebalance": (0, 1),
+    "repeats": (1, 10**4),
+    "resamples": (1, 10**6),
+    "runs": (1, 1000),
+    "scenes": (0, 10**4),
+    "seed": (0, 2**32 - 1),
+    "shrinkage": (0, 10**6),
+    "size": (32, 4096),
+    "smoothing": (0, 1000),
+    "stop_loss": (0, 10**6),
+    "test": (0, 0.99),
+    "test_mos_range": (-1e9, 1e9),
+    "threshold": (0, 0.999999),
+    "val": (0, 0.99),
+    "views": (0, 1000),
+    "warmup": (0, 1),
+    "weight_decay": (0, 10),
+    "width": (1, 65536),
+    "workers": (1, 1024),
+}
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     """The docstring as it stands, and room for the names of long options."""
@@ -71,6 +120,23 @@ class ScriptParser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(description=description, usage=usage, formatter_class=_Help, **options)
         self.groups = {title: self.add_argument_group(title) for title in groups}
+        self.limits: dict[str, tuple[float, float]] = {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """Parse arguments and refuse numbers out of range, before any work."""
+        known, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            given = getattr(known, action.dest, None)
+            values = [v for v in (given if isinstance(given, list | tuple) else [given]) if type(v) in (int, float)]
+            name = "/".join(action.option_strings)
+            least, most = self.limits.get(action.dest, LIMITS.get(action.dest, (-math.inf, math.inf)))
+            for value in values:
+                if not least <= value <= most:
+                    kind = "a whole number" if type(value) is int else "a number"
+                    self.error(f"argument {name}: expected {kind} from {least:.10g} to {most:.10g}, got {value:.10g}")
+            if action.metavar == ("LOW", "HIGH") and values and not values[0] < values[1]:
+                self.error(f"argument {name}: expected LOW below HIGH, got {values[0]:g} and {values[1]:g}")
+        return known, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
@@ -154,9 +220,12 @@ def add_start_arguments(parser: ScriptParser) -> None:
 
 def add_run_arguments(parser: ScriptParser) -> None:
     """Where a run goes and what it runs on."""
+    parser.limits["workers"] = (0, 1024)  # 0 reads in the process itself
     add = parser.groups["run"].add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="for checkpoints, metrics and curves")
-    add("--resume", action="store_true", help="go on with the run in --output")
+    earlier = parser.groups["run"].add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with the run in --output, if there is one")
+    earlier.add_argument("--overwrite", action="store_true", help="train anew where --output holds an earlier run")
     add("--seed", type=_seed, default=0, help="a number, or none for another each time (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:N (default: a GPU if any)")
     add("--workers", type=int, default=2, metavar="N", help="processes that read pictures (default: %(default)s)")
@@ -187,6 +256,7 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
         settings = _PUBLISHED | _PUBLISHED_BY_DIMENSION[dimension] | _ADDITIONS | (_STRICT if known.strict_recipe else {})
         parser.set_defaults(**settings)
     args = parser.parse_args(argv)
+    check_parts(parser, args)
     if args.preset != "published":
         for name in ("strict_recipe", "checkpoint_activations", "cache", "color_prior", "attention"):
             if getattr(args, name, None):
@@ -200,6 +270,19 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
     if args.checkpoint_activations and dimension != "CF":
         parser.error("--checkpoint-activations is for CF; the other published networks are small")
     return args
+
+
+def check_parts(parser: ScriptParser, args: argparse.Namespace) -> None:
+    """Refuse shares and folds that no data can be divided into, and an output that cannot be one."""
+    if args.val + (args.test or 0) >= 1:
+        parser.error(f"--val {args.val:g} and --test {args.test:g} leave no scenes to train on; together they must be below 1")
+    if getattr(args, "folds", None) == 1:
+        parser.error("--folds 1 leaves nothing to train on; expected 0 for none, or at least 2")
+    oof = getattr(args, "oof", None)
+    if oof is not None and (not args.folds or oof.suffix.lower() != ".csv"):
+        parser.error(f"--oof {oof} needs --folds, and a name that ends in .csv")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output must be a folder, {args.output} is a file")
 
 
 def add_object_arguments(parser: ScriptParser) -> None:

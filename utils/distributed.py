@@ -1,20 +1,41 @@
 """One process or many (torchrun): who am I, and how results come together. Without torchrun everything is a no-op."""
 
 import os
+import re
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(device: str) -> None:
+    """Check that a device can be used.
+
+    Raises:
+        ValueError: If it cannot; says why.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "mps":
+        reason = "GPUs of Apple lack float64, which is computed with here"
+    elif not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+        reason = "there is no such device"
+    elif device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+        reason = f"there are {count} CUDA GPUs here"
+    else:
+        return
+    raise ValueError(f"--device {device} cannot be used ({reason}); expected cpu, cuda or cuda:N")
+
+
 def setup(device: str | None) -> str:
     """Join the processes that torchrun started, if any; the device of this one, a GPU by default if there is one."""
-    device = device or default_device()
+    device = default_device() if device is None else device
+    check_device(device)
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return device
     if not dist.is_initialized():
@@ -23,6 +44,7 @@ def setup(device: str | None) -> str:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
     if device.startswith("cuda"):
         local = int(os.environ.get("LOCAL_RANK", 0))
+        check_device(f"cuda:{local}")
         torch.cuda.set_device(local)
         return f"cuda:{local}"
     return device
@@ -52,7 +74,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast(value: int) -> int:
+def broadcast(value: Any) -> Any:
     """The main process's value, on every process."""
     if not dist.is_initialized():
         return value
@@ -68,6 +90,33 @@ def gather(values: list[str]) -> list[str]:
     parts: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(parts, values)
     return [value for part in parts for value in part]
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows that all processes have, as many each, in the order of the batch that they share; see ``engine.Batches``.
+
+    Gradients flow to those of this process.
+    """
+    if not dist.is_initialized():
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    parts[dist.get_rank()] = x
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+def gather_batch(index: Tensor, *values: Tensor) -> list[Tensor]:
+    """A batch that all processes share, each image once; gradients flow to what this process computed.
+
+    Args:
+        index: Numbers of the images of this process, shape (B,). Some may be there twice, so that each has as many.
+        values: Of each image, first dimension B.
+    """
+    if not dist.is_initialized():
+        return list(values)
+    first = {number: row for row, number in reversed(list(enumerate(gather_rows(index).tolist())))}
+    rows = torch.tensor(sorted(first.values()), device=index.device)
+    return [gather_rows(value)[rows] for value in values]
 
 
 def mean(value: float) -> float:

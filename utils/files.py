@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows: there nothing stops two runs from writing one file
+    fcntl = None
+
 
 def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, or a kill at any moment, finds the old content or the new one and never a part.
@@ -47,3 +52,43 @@ def sha256(path: str | Path) -> str:
 def picture_id(path: str | Path) -> int:
     """63-bit fingerprint of a file's content, to know a picture again under any name."""
     return int(sha256(path)[:16], 16) >> 1
+
+
+def take_lock(path: Path, busy: str) -> int | None:
+    """Take the lock that a file stands for.
+
+    A POSIX lock ends with its process, so one left by a kill blocks nobody. ``flock`` would live on in the workers of a
+    killed run, which inherit it.
+
+    Args:
+        path: The lock file, which is created.
+        busy: What the holder of the lock does, and what to do about it, for the message.
+
+    Returns:
+        What ``give_lock`` needs.
+
+    Raises:
+        BlockingIOError: If another process holds the lock; names the process.
+    """
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(descriptor, 20).decode()
+            os.close(descriptor)
+            raise BlockingIOError(f"another run (process {holder}) {busy}") from None
+        if os.fstat(descriptor).st_nlink:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            return descriptor
+        os.close(descriptor)  # its holder ended and removed the file between our two calls
+
+
+def give_lock(path: Path, descriptor: int | None) -> None:
+    """Give a lock back and remove its file."""
+    if descriptor is not None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)

@@ -1,10 +1,14 @@
 """From command-line arguments to data, start weights and records: what the three training scripts do around ``fit``."""
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data.baseline_pictures import BaselinePictures
+from data.baseline_pictures import REFERENCE, BaselinePictures
 from data.labels import ObjectLabels, no_curves, read_color_curves
 from data.pictures import PublishedPictures, RatedPictures, with_paths
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
@@ -24,18 +28,23 @@ from models.backbone import UnreachableError, load_pretrained
 from models.base import Inputs, ScoreNet
 from models.baselines.scorer import Baseline
 from models.published import load_start_weights
-from utils import distributed
+from utils import distributed, interrupt
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
-from utils.engine import FeatureSet, agreement, encode_set, fit, predict, write_results
-from utils.files import picture_id, sha256, write_atomic
+from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
+from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
 from utils.metrics import within_scene_srcc
-from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
+from utils.scores import ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
 
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
 
-def one_line_errors() -> None:
-    """Let wrong input end the process with one line, as in the inference scripts; a bug keeps its traceback."""
+def one_line_errors(advice: str = "run the same command again with --resume to go on") -> None:
+    """Let wrong input and Ctrl-C end the process with one line, as in the inference scripts; a bug keeps its traceback.
+
+    Args:
+        advice: What to do after Ctrl-C.
+    """
+    interrupt.hear()
     usual = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -44,10 +53,75 @@ def one_line_errors() -> None:
             if text.startswith("Caught "):  # of a process that reads pictures, which puts its traceback before it
                 text = text.rpartition(f"{kind.__name__}: ")[2]
             print(f"error: {text.strip()}", file=sys.stderr)
+        elif issubclass(kind, KeyboardInterrupt):
+            interrupt.deafen()
+            print(f"interrupted: {advice}", file=sys.stderr)
+            interrupt.leave(130)
         else:
             usual(kind, error, trace)
 
     sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
+    """Hold the folder of a run: no other run writes there, and no earlier one is overwritten unasked.
+
+    Args:
+        args: Arguments of the script.
+        dimension: What the script trains.
+
+    Raises:
+        BlockingIOError: If another run holds the folder.
+        ValueError: If weights of an earlier run lie there and nothing is to become of them, or they are of another dimension.
+    """
+    if not distributed.is_main():  # the main process speaks for all
+        yield
+        return
+    args.output.mkdir(parents=True, exist_ok=True)
+    lock = args.output / ".lock"
+    holder = take_lock(lock, f"is training into {args.output}; wait for it, or pass another --output")
+    try:
+        for left in args.output.rglob(".*.tmp"):  # by runs that were killed
+            left.unlink()
+        weights = [path for path in earlier_files(args.output) if path.name in ("best.pt", "last.pt")]
+        if weights and not (args.resume or args.overwrite):
+            raise ValueError(
+                f"{weights[0]} is there from an earlier run; pass --resume to go on with that run, --overwrite to train anew, "
+                "or another --output"
+            )
+        if weights and args.resume:
+            earlier = read_checkpoint(weights[0]).get("dimension")
+            if earlier != dimension:
+                raise ValueError(f"{args.output} holds a run of {earlier}, not of {dimension}; pass another --output")
+        yield
+    finally:
+        give_lock(lock, holder)
+        with contextlib.suppress(OSError):
+            args.output.rmdir()  # if nothing came of the run
+
+
+def earlier_files(output: Path) -> list[Path]:
+    """Files that a run wrote into its folder, those of its stages and folds included."""
+    names = (
+        "best.pt",
+        "last.pt",
+        NEXT,
+        "metrics.csv",
+        "curves.png",
+        "test.json",
+        "test.csv",
+        "tensorboard/events.out.tfevents.*",
+    )
+    folders = ("", "fold[0-9]*/", "stage[0-9]*/", "fold[0-9]*/stage[0-9]*/")
+    return [path for folder in folders for name in names for path in sorted(output.glob(folder + name))]
+
+
+def clear_folder(args: argparse.Namespace) -> None:
+    """Remove the files of an earlier run, which neither a reader nor a later ``--resume`` must take for those of this one."""
+    if args.overwrite and distributed.is_main():
+        for path in earlier_files(args.output):
+            path.unlink()
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
@@ -95,6 +169,8 @@ def counted(source: Path) -> tuple[Path, int | None]:
     """Path and number of pictures of ``PATH:N``; None for all of them."""
     path, colon, number = str(source).rpartition(":")
     if colon and number.isdigit() and not source.exists():
+        if int(number) < 1:
+            raise ValueError(f"{source}: expected at least 1 picture after the colon")
         return Path(path), int(number)
     return source, None
 
@@ -164,12 +240,37 @@ def divide(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) ->
     if len(fixed):
         parts["test"] = fixed
     parts = {name: rated(part, columns) for name, part in parts.items()}
-    if parts["train"].empty:
-        raise ValueError(f"no training scene has a {' or '.join(columns)} rating; choose another --seed or --split")
     if args.limit is not None:
         parts = {name: spread(part, args.limit if name == "train" else max(8, args.limit // 4)) for name, part in parts.items()}
+    check_ratings(parts["train"], columns)
     print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
     return parts
+
+
+def check_ratings(frame: pd.DataFrame, columns: list[str], of: str = "") -> None:
+    """Check that there is something to learn from.
+
+    Args:
+        frame: The images to train on.
+        columns: Names of the ratings.
+        of: Where the images belong, for the message.
+
+    Raises:
+        ValueError: If fewer than two different ratings are there; says what there is.
+    """
+    values = {column: frame[column].dropna() for column in columns}
+    if any(ratings.nunique() > 1 for ratings in values.values()):
+        return
+    name, ratings = max(values.items(), key=lambda item: len(item[1]))
+    if ratings.empty:
+        found = f"no training scene{of} has a {' or '.join(columns)} rating"
+    elif len(ratings) == 1:
+        found = f"a single training image{of} has a {name} rating"
+    else:
+        found = f"all {len(ratings)} training images{of} have the {name} rating {ratings.iloc[0]:g}"
+    raise ValueError(
+        f"{found}, and a network cannot learn an order from that; take more ratings, or another --seed, --split or --limit"
+    )
 
 
 def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -269,7 +370,10 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
         return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
     device = torch.device(args.device)
     views = _VIEWS if args.augment else 1
-    encoded = encode_set(model.to(device), pictures(args, model, frame), device, views, args.seed, args.workers)
+    dataset, keep = pictures(args, model, frame), features_folder(args, model, frame)
+    encoded = encode_set(model.to(device), dataset, device, views, args.seed, args.workers, keep)
+    if distributed.is_main():
+        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
     row_of = {image: row for row, image in enumerate(frame["image"])}
 
     def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
@@ -278,6 +382,30 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
         return encoded.subset(rows, mos, scores, encoded.views if train else 1) if len(rows) else None
 
     return make
+
+
+def features_folder(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, name: str = "all") -> Path:
+    """The folder for features of these pictures by this network, where a run finds them again after an interruption.
+
+    Those of other pictures or weights under the same name are removed.
+    """
+    about = [model.config, model.preprocessing(), args.seed, [content_of(source) for source in object_sources(args)]]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    for path in [*frame["path"], *frame.get(REFERENCE, [])]:
+        digest.update(f"{path} {fingerprint(path)}\n".encode("utf-8", "surrogateescape"))
+    folder = args.output / "features" / f"{name}_{digest.hexdigest()[:16]}"
+    if distributed.is_main():
+        for other in set(folder.parent.glob(f"{name}_*")) - {folder}:
+            shutil.rmtree(other)
+    return folder
+
+
+def folder_size(folder: Path) -> str:
+    """The size and the place of a folder, to be shown."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {folder}"
 
 
 def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
@@ -297,7 +425,7 @@ def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFra
         made = pictures.fill() if distributed.is_main() else 0
         distributed.barrier()
         if made:
-            print(f"{made} pictures resized to {model.size} pixels, {resize}, in {pictures.cache}")
+            print(f"{made} pictures resized to {model.size} pixels, {resize}; cache: {folder_size(cache)}")
         return pictures
 
     return make
@@ -317,12 +445,15 @@ def baseline_maker(args: argparse.Namespace, model: Baseline, frame: pd.DataFram
     made = pictures.fill() if distributed.is_main() else 0
     distributed.barrier()
     if made:
-        print(f"superpixels of {made} pictures found, in {cache}")
+        print(f"superpixels of {made} pictures found; cache: {folder_size(cache)}")
     if args.backbone_lr != 0 or not model.keeps_features:
         return lambda part, train, scores=None: None if part.empty else plain(part)
     device = torch.device(args.device)
     views = _VIEWS if args.augment else 1
-    encoded = encode_set(model.to(device), pictures, device, views, args.seed, args.workers)
+    keep = features_folder(args, model, frame)
+    encoded = encode_set(model.to(device), pictures, device, views, args.seed, args.workers, keep)
+    if distributed.is_main():
+        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
     row_of = {image: row for row, image in enumerate(frame["image"])}
 
     def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
@@ -339,6 +470,7 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     if args.labels is not None and len(args.labels) > 1:
         raise ValueError(f"--labels of a published network is one folder, got {len(args.labels)}")
     labels, prior = Path(args.labels[0]) if args.labels else root / "labels", args.color_prior or root / "color_.json"
+    args.labels, args.color_prior = [str(labels)], prior  # which a run that is resumed must find unchanged
     objects = ObjectLabels(None if labels == Path("none") else labels, read_color_curves(prior))
     for image in frame["image"]:
         objects.slots(image)  # what cannot be read must be known before the training
@@ -347,30 +479,65 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     return objects
 
 
-def training_record(args: argparse.Namespace, parts: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def training_record(
+    args: argparse.Namespace,
+    parts: dict[str, pd.DataFrame],
+    columns: list[str],
+    sub_scores: dict[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """What a checkpoint says of its training data.
 
     ``seen`` holds size and fingerprint of every picture that the network was fitted to or chosen on, by this run or by the
-    ones it started from.
+    ones it started from. ``content`` holds a hash of each kind of data that decides where training ends up, so that a run
+    goes on with the same data only.
+
+    Args:
+        args: Arguments of the script.
+        parts: "train", "val" and perhaps "test" of the pictures.
+        columns: Names of the ratings.
+        sub_scores: CF and SCC of each picture of the parts, for the realism branch.
     """
     used = pd.concat([parts["train"], parts["val"]])
-    seen = {(os.path.getsize(p), picture_id(p)) for p in used["path"]}
+    ids = [picture_id(p) for p in used["path"]]
+    seen = {(os.path.getsize(p), picture) for p, picture in zip(used["path"], ids, strict=True)}
+    content = {
+        "list of images": {name: list(part["image"]) for name, part in parts.items()},
+        "images": ids,
+        "ratings": {name: part[columns].to_numpy(float).tolist() for name, part in parts.items()},
+        "CF and SCC": {name: scores.tolist() for name, scores in (sub_scores or {}).items()},
+        "labels and priors": [content_of(source) for source in object_sources(args)],
+    }
     known = True  # a published file does not say what it was trained on
     prior = getattr(args, "prior", "none") if args.preset == "compact" else "none"
     source = args.init or (None if prior == "none" else Path(prior))  # a color prior has seen photographs
     if source is not None:
-        content = read_weights(source)
-        earlier = content.get("seen")
-        known = earlier is not None and content.get("seen_is_all", True)
+        start = read_weights(source)
+        earlier = start.get("seen")
+        known = earlier is not None and start.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     return {
         "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
+        "content": {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in content.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
         "seen_is_all": known,
         "torch": str(torch.__version__),
         "seed": args.seed,
     }
+
+
+def object_sources(args: argparse.Namespace) -> list[Path]:
+    """Files and folders that an SCC network reads beside the images."""
+    given = [getattr(args, name, None) for name in ("prior", "object_prior", "color_prior")] + (
+        getattr(args, "labels", None) or []
+    )
+    return [Path(source) for source in given if source not in (None, "none")]
+
+
+def content_of(source: Path) -> list[str]:
+    """SHA-256 of a file, or of all label files in a folder, with their names."""
+    files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
+    return [f"{file.name} {sha256(file)}" for file in files]
 
 
 def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[[], ScoreNet]) -> None:
@@ -382,9 +549,10 @@ def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[
         make_model: A network with its start weights, the same at every call.
     """
     args.device = distributed.setup(args.device)
-    settle_seed(args)
-    frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
-    train_and_test(args, frame, divide(args, frame, [dimension]), make_model)
+    with run_folder(args, dimension):
+        settle_seed(args)
+        frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
+        train_and_test(args, frame, divide(args, frame, [dimension]), make_model)
 
 
 def train_and_test(
@@ -403,26 +571,30 @@ def train_and_test(
         make_model: A network with its start weights, the same at every call.
         train: What trains it, with the arguments of ``fit``.
     """
-    used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
-    rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
-    # what would fail after the training must fail before it
-    if args.oof is not None and (not args.folds or args.oof.suffix.lower() != ".csv"):
-        raise ValueError(f"--oof {args.oof} needs --folds, and a name that ends in .csv")
-    if args.folds:
-        scene_folds(rest, args.folds, args.seed)
-    if not args.resume and distributed.is_main():
-        for pattern in ("fold*", "stage*", "fold*/stage*"):
-            for earlier in args.output.glob(f"{pattern}/last.pt"):  # of another run, which a later --resume must not take up
-                earlier.unlink()
+    if args.limit is None:
+        used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
+        rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
+    else:
+        rest = select(frame, frame["image"].isin([*parts["train"]["image"], *parts["val"]["image"]]))
     model = make_model()
+    folds = fold_parts(args, rest, model.columns) if args.folds else []  # which would fail after the training
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
     make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
-    model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts))
+    clear_folder(args)
+    model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, model.columns))
     finish(args, model, parts["test"], sets["test"])
     if args.folds:
-        out_of_fold(args, make_model, make_set, rest, train)
+        out_of_fold(args, make_model, make_set, rest, folds, train)
+    forget_features(args)
     distributed.cleanup()
+
+
+def forget_features(args: argparse.Namespace) -> None:
+    """Remove the features that were kept in case of an interruption."""
+    distributed.barrier()
+    if distributed.is_main():
+        shutil.rmtree(args.output / "features", ignore_errors=True)
 
 
 def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: Part | None) -> None:
@@ -457,11 +629,27 @@ def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
     return chosen
 
 
+def fold_parts(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> list[dict[str, pd.DataFrame]]:
+    """Divide images into folds by scene: "train", "val" and, as "held", the images that the fold leaves out.
+
+    Raises:
+        ValueError: If there are too few scenes, or a fold has nothing to learn from.
+    """
+    folds = []
+    for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
+        held = frame["scene"].isin(scenes)
+        parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
+        folds.append({name: rated(parts[name], columns) for name in ("train", "val")} | {"held": select(frame, held)})
+        check_ratings(folds[-1]["train"], columns, f" of fold {number}")
+    return folds
+
+
 def out_of_fold(
     args: argparse.Namespace,
     make_model: Callable[[], ScoreNet],
     make_set: Sets,
     frame: pd.DataFrame,
+    folds: list[dict[str, pd.DataFrame]],
     train: Callable[..., ScoreNet] = fit,
 ) -> None:
     """Predict every picture with a network that has not seen its scene; the CSV that train_PR.py should be fed.
@@ -471,20 +659,16 @@ def out_of_fold(
     target = args.oof or args.output / "oof.csv"
     found: dict[str, np.ndarray] = {}
     hashes = []
-    for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
-        output = args.output / f"fold{number}"
-        print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(scenes)[:5])} ...")
-        held = frame["scene"].isin(scenes)
+    for number, parts in enumerate(folds, 1):
+        output, left_out = args.output / f"fold{number}", parts.pop("held")
+        print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(set(left_out['scene']))[:5])} ...")
         model = make_model()
-        parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
-        parts = {name: rated(part, model.columns) for name, part in parts.items()}
         train_set, val_set = (make_set(parts[name], name == "train", None) for name in ("train", "val"))
-        model = train(model, train_set, val_set, args, output, training_record(args, parts))
+        model = train(model, train_set, val_set, args, output, training_record(args, parts, model.columns))
         if distributed.is_main():
-            left_out = select(frame, held)
             values = predict(model, make_set(left_out, False, None), torch.device(args.device), workers=args.workers).numpy()
             found |= dict(zip(left_out["image"], values.reshape(len(left_out), -1), strict=True))
-            hashes.append(sha256(output / "best.pt"))
+            hashes.append(model.weights_hash)
     if not distributed.is_main():
         return
     dimension, columns = model.dimension, model.columns

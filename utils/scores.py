@@ -30,12 +30,7 @@ import numpy as np
 import pandas as pd
 
 from utils.choices import DIMENSIONS
-from utils.files import write_atomic
-
-try:
-    import fcntl
-except ImportError:  # Windows: there nothing stops two runs from writing one file
-    fcntl = None
+from utils.files import give_lock, take_lock, write_atomic
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.0.0"}
@@ -132,7 +127,8 @@ class ScoreWriter:
         self.kept = self.changed = self.dropped = 0
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(_beside(self.path, ".lock"))
+        busy = f"is writing {self.path}; wait for it, or pass another file with -o"
+        self._lock = take_lock(_beside(self.path, ".lock"), busy)
         try:
             if overwrite:
                 for file in (self.path, _beside(self.path, ".json"), _beside(self.path, ".partial")):
@@ -140,7 +136,7 @@ class ScoreWriter:
             self._take_over({**self._earlier_rows(), **self._journal_rows()})
             self._journal = self._open_journal()
         except BaseException:
-            _unlock(_beside(self.path, ".lock"), self._lock)
+            give_lock(_beside(self.path, ".lock"), self._lock)
             raise
 
     @property
@@ -211,7 +207,7 @@ class ScoreWriter:
             write_atomic(self.path, "".join(lines))
             _beside(self.path, ".partial").unlink()
         finally:
-            _unlock(_beside(self.path, ".lock"), self._lock)
+            give_lock(_beside(self.path, ".lock"), self._lock)
 
     def __enter__(self) -> "ScoreWriter":
         return self
@@ -607,34 +603,3 @@ def _flat(meta: dict) -> dict:
         else:
             flat[key] = value
     return flat
-
-
-def _lock(path: Path) -> int | None:
-    """Take the lock of a score file, or say who holds it.
-
-    A POSIX lock ends with its process, so one left by a kill blocks nobody. ``flock`` would live on in the workers of a
-    killed run, which inherit it.
-    """
-    if fcntl is None:
-        return None
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            holder = os.read(descriptor, 20).decode()
-            os.close(descriptor)
-            raise BlockingIOError(
-                f"another run (process {holder}) is writing {path.with_suffix('')}; wait for it, or pass another file with -o"
-            ) from None
-        if os.fstat(descriptor).st_nlink:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-            return descriptor
-        os.close(descriptor)  # its holder ended and removed the file between our two calls
-
-
-def _unlock(path: Path, descriptor: int | None) -> None:
-    if descriptor is not None:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data.labels import LabelError, ObjectLabels, no_curves, read_color_curves
 from models.base import CompactNet, Inputs, Maps, ScoreNet
-from utils import startup
+from utils import distributed, interrupt, startup
 from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, printable, read_rgb, read_rgb_as_published
@@ -273,14 +273,10 @@ def devices_of(requested: str | None) -> list[str]:
     Raises:
         ValueError: If one of them is not there; else every picture would get an error row that says so.
     """
-    if requested:
+    if requested is not None:
         names = [device.strip() for device in requested.split(",")]
         for name in names:
-            try:
-                torch.empty(1, device=name)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"--device {name} cannot be used ({reason}); expected cpu, cuda or cuda:N") from error
+            distributed.check_device(name)
         return names
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
 
@@ -460,6 +456,14 @@ def run_script(main: Callable[[], int]) -> None:
     with contextlib.suppress(AttributeError):  # of what takes the place of a console
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show is no reason to stop
     try:
+        interrupt.hear()
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+                raise ValueError(
+                    f"{Path(sys.argv[0]).name} uses several GPUs by itself: run it without torchrun, --device cuda:0,cuda:1 "
+                    "says which (default: all)"
+                )
+            interrupt.leave(1)
         status = main()
     except BrokenPipeError:  # what reads the table has seen enough; the files are written
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
@@ -468,12 +472,15 @@ def run_script(main: Callable[[], int]) -> None:
         status = 1
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
+        interrupt.deafen()
         status = 130
         print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)
     except BaseException:  # --help, a wrong argument, a termination, or a bug with its traceback
         startup.unsettle()
         raise
-    startup.leave(status)
+    if not interrupt.is_script():
+        startup.unsettle()
+    interrupt.leave(status)
 
 
 def check_json(json_path: Path | None, outputs: Mapping[str, Path]) -> None:
