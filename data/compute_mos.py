@@ -31,8 +31,8 @@ from data.table import csv_rows, finite_number, separator_hint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 from utils.ratings import (
-    NORMAL_95,
     P910_CORRELATION,
+    P910_OF_METHODS,
     Recovery,
     icc,
     icc_oneway,
@@ -254,8 +254,8 @@ def compute_mos(
     if method == "mle":
         debiased = kept.assign(score=kept["score"] - kept["rater"].map(recovery.raters["bias"]))
         frame = mean_opinions(debiased)
-        quality, error = recovery.images["quality"], recovery.images["error"]
-        frame = frame.assign(mos=quality, low=quality - NORMAL_95 * error, high=quality + NORMAL_95 * error)
+        quality, half = recovery.images["quality"], recovery.images["half"]
+        frame = frame.assign(mos=quality, low=quality - half, high=quality + half)
     else:
         frame = mean_opinions(kept)
 
