@@ -23,86 +23,39 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
-from data.cin25 import load_cin25
-from data.compute_mos import HECD_RAW, hecd_noise
-from data.hecd import find_ratings, load_hecd
-from data.icqa2k import SPLITS, load_icqa2k, split_folder
-from data.labels import ObjectLabels, no_curves
-from data.table import load_table
-from utils.compare import compact_comparison, compare, comparison_notes
-from utils.evaluation import (
-    IN_SAMPLE,
-    METHOD_COLUMNS,
-    METRICS,
-    NETWORK_COLUMNS,
-    Joined,
-    Predictor,
-    Scores,
-    as_latex,
-    as_markdown,
-    as_text,
-    compact,
-    compact_methods,
-    compact_pairs,
-    evaluate,
-    join,
-    method_means,
-    method_table,
-    notes_of,
-    read_predictions,
-    require_rows,
-    sample_of,
-)
-from utils.files import write_atomic
-from utils.images import IMAGE_EXTENSIONS
-from utils.pairs import NOISE
-from utils.protocols import PROTOCOLS, TrialError, run_protocol
-from utils.scores import DIMENSIONS
+from utils.arguments import ScriptParser
+from utils.choices import DIMENSIONS, NOISE, PROTOCOLS, SPLITS
 
 PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
 NOT_IN_TRAIN = "scenes not in train"
-SAMPLES = {
-    "unseen": "unseen by the weights",
-    "out-of-fold": "out-of-fold",
-    IN_SAMPLE: "IN-SAMPLE",
-    "unknown": "it does not say whether the weights have seen these pictures",
-}
 METHOD_MEAN = "method-mean"  # as a second predictor
 _MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimensions
 
 
-class Table(NamedTuple):
-    """Agreement as it is shown."""
-
-    title: str
-    cells: pd.DataFrame  # text
-    notes: list[str]
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    # data
+    usage = "%(prog)s --predictions FILE (--mos CSV | --dataset NAME --root DIR) [options]"
+    parser = ScriptParser(__doc__, usage, ("data", "measures", "protocols, which train", "run"))
+    add = parser.groups["data"].add_argument
     add("--images", type=Path, metavar="FOLDER", help="score these pictures first, in place of --predictions; needs --output")
     add("--score-options", default="", metavar="TEXT", help="for infer_PR.py, such as '--preset published'")
     add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
-    source = parser.add_mutually_exclusive_group()
+    source = parser.groups["data"].add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
     source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
     add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
     add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id without a header")
     add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
     add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1)")
+    add("--index", type=Path, metavar="CSV", help="image, scene, method: goes before what the MOS table says of the two")
     add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
-    # measures
+    add = parser.groups["measures"].add_argument
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
     add("--versus", nargs="+", metavar="FILE", help=f"score files of a second predictor to compare with, or {METHOD_MEAN}")
-    # protocols, which train
+    add = parser.groups["protocols, which train"].add_argument
     add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
     add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
     add("--train-root", type=Path, help="data set that --protocol cross trains on")
@@ -114,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     )
     add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--labels LABELS'")
     add("--folds", type=int, default=5, help="of the out-of-fold predictions (default: %(default)s)")
-    # run
+    add = parser.groups["run"].add_argument
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
@@ -167,6 +120,63 @@ def parse_args() -> argparse.Namespace:
     args.split = args.split or "test"
     args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import pandas as pd
+
+from data.cin25 import load_cin25
+from data.compute_mos import HECD_RAW, hecd_noise
+from data.hecd import find_ratings, load_hecd
+from data.icqa2k import load_icqa2k, split_folder
+from data.labels import ObjectLabels, no_curves
+from data.table import load_table
+from utils.compare import compact_comparison, compare, comparison_notes
+from utils.evaluation import (
+    IN_SAMPLE,
+    METHOD_COLUMNS,
+    METRICS,
+    MIN_SCENES,
+    NETWORK_COLUMNS,
+    Joined,
+    Predictor,
+    Scores,
+    as_latex,
+    as_markdown,
+    as_text,
+    compact,
+    compact_methods,
+    compact_pairs,
+    evaluate,
+    join,
+    method_means,
+    method_table,
+    notes_of,
+    read_predictions,
+    require_rows,
+    sample_of,
+)
+from utils.files import write_atomic
+from utils.images import IMAGE_EXTENSIONS
+from utils.protocols import TrialError, run_protocol
+from utils.scenes import read_index
+
+SAMPLES = {
+    "unseen": "unseen by the weights",
+    "out-of-fold": "out-of-fold",
+    IN_SAMPLE: "IN-SAMPLE",
+    "unknown": "it does not say whether the weights have seen these pictures",
+}
+
+
+class Table(NamedTuple):
+    """Agreement as it is shown."""
+
+    title: str
+    cells: pd.DataFrame  # text
+    notes: list[str]
 
 
 def score(images: Path, output: Path, options: list[str]) -> list[str]:
@@ -431,7 +441,12 @@ def main() -> None:
         return
     if args.images is not None:
         args.predictions = score(args.images, args.output, shlex.split(args.score_options))
-    mos = load_mos(args)
+    with warnings.catch_warnings():
+        if args.index is not None:
+            warnings.filterwarnings("ignore", ".*has no column scene")
+        mos = load_mos(args)
+    if args.index is not None:
+        mos["scene"], mos["method"] = read_index(args.index, mos["image"].tolist())
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
     print(f"{name}: {len(mos)} pictures of {mos['scene'].nunique()} scenes; rated: {rated}")
@@ -446,7 +461,8 @@ def main() -> None:
     metrics = [evaluate(rows, notes, args.resamples, args.seed)]
     tables = agreement_tables(name, metrics[0], published)
     lines = [
-        f"In brackets: 95 % interval, {args.resamples} draws of scenes (seed {args.seed}). Higher is better, but for RMSE.",
+        f"In brackets: 95 % interval of a bootstrap t over scenes, {args.resamples} draws (seed {args.seed}), none below "
+        f"{MIN_SCENES} scenes. Higher is better, but for RMSE.",
         "logistic: after a rising 4-parameter logistic curve, fitted once to these pictures and not again in the draws.",
         "method mean: mean MOS of the picture's method in the other scenes; ranks by the place of the method among all.",
         "Pairs are of one scene; clear ones differ in MOS by 1.96 standard errors or more, the others count as ties of people.",

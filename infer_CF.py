@@ -7,7 +7,11 @@ Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it 
 """
 
 from utils import startup  # noqa: F401, before all that is slow to load
-from utils.scoring import run_script, score_one_dimension
+from utils.arguments import inference_parser
 
 if __name__ == "__main__":
-    run_script(lambda: score_one_dimension(__doc__, "CF"))
+    args = inference_parser(__doc__, "CF").parse_args()
+
+    from utils.scoring import run_script, score_one_dimension  # only here, for it is slow to load
+
+    run_script(lambda: score_one_dimension(args, "CF"))

@@ -15,8 +15,33 @@ import sys
 from pathlib import Path
 
 from utils import startup  # noqa: F401, before all that is slow to load
+from utils.arguments import inference_parser
 
-# isort: split
+
+def parse_args() -> argparse.Namespace:
+    parser = inference_parser(__doc__, "PR")
+    for dimension in ("CF", "SCC"):
+        low = dimension.lower()
+        parser.groups["data"].add_argument(
+            f"--{low}", type=Path, metavar="FILE", help=f"{dimension} scores, CSV or published JSON"
+        )
+        weights = f"to compute {dimension} where not given"
+        parser.groups["model"].add_argument(f"--{low}-weights", default=dimension, metavar="FILE", help=weights)
+    add = parser.groups["run"].add_argument
+    add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
+    add("--report-labels", type=Path, metavar="DIR", help="YOLO files of objects in the report (default: --labels)")
+    add("--index", type=Path, metavar="CSV", help="image, scene, method, for the report (default: names, or FOLDER/index.csv)")
+    add("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
+    args = parser.parse_args()
+    if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"expected a --report that ends in .html, got {args.report}")
+    if args.index is not None and args.report is None:
+        parser.error("--index needs --report")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
 
 from data.labels import ObjectLabels, no_curves
 from models import load_model
@@ -29,7 +54,6 @@ from utils.scoring import (
     conclude,
     devices_of,
     find_objects,
-    inference_parser,
     make_scorer,
     open_writer,
     output_path,
@@ -61,25 +85,11 @@ def given_scores(images: ImageList, path: Path, dimension: str) -> tuple[dict[st
 
 
 def main() -> int:
-    parser = inference_parser(__doc__, "PR")
-    for dimension in ("CF", "SCC"):
-        low = dimension.lower()
-        parser.add_argument(f"--{low}", type=Path, metavar="FILE", help=f"{dimension} scores, CSV or published JSON")
-        parser.add_argument(
-            f"--{low}-weights", default=dimension, metavar="FILE", help=f"to compute {dimension} where not given"
-        )
-    parser.add_argument("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
-    parser.add_argument(
-        "--report-labels", type=Path, metavar="DIR", help="YOLO files of the objects in the report (default: those of --labels)"
-    )
-    parser.add_argument("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
-    args = parser.parse_args()
-    if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"expected a --report that ends in .html, got {args.report}")
+    args = parse_args()
     # what is wrong with an option must be known before the scoring
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
     images = list_images(args.images)
-    path = output_path(args.output, args.images, "PR")
+    path = output_path(args.output, args.images, images.root, "PR")
 
     branches, paths, sources = {}, {}, {}
     known: dict[str, dict[str, float]] = {}
@@ -134,7 +144,9 @@ def main() -> int:
         from utils.report import report_scores  # only here, for it is slow to load
 
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        report_scores(path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels)
+        report_scores(
+            path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels, index=args.index
+        )
         print(f"report: {args.report}")
     return status
 

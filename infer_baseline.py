@@ -12,8 +12,37 @@ import argparse
 from pathlib import Path
 
 from utils import startup  # noqa: F401, before all that is slow to load
+from utils.arguments import ScriptParser, add_folder_arguments, add_system_arguments
 
-# isort: split
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__, "%(prog)s MODEL FOLDER --weights FILE [options]", ("data", "model", "run"))
+    add_system_arguments(parser)
+    add_folder_arguments(parser, "MODEL")
+    add = parser.groups["data"].add_argument
+    add("--reference", type=Path, metavar="DIR", help="originals in color, or a CSV with the columns image and reference")
+    add = parser.groups["model"].add_argument
+    add("--weights", type=Path, metavar="FILE", help="checkpoint of train_baseline.py, or the authors' file")
+    add("--random-init", action="store_true", help="random weights, only to see that it runs")
+    add(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="names of the scores of the authors' file or of random weights, such as PR for evaluate.py (default: quality)",
+    )
+    args = parser.parse_args()
+    if args.weights is not None and args.random_init:
+        parser.error("--weights and --random-init contradict each other; leave one out")
+    if args.weights is None and not args.random_init:
+        parser.error(
+            f"no weights of {args.system} come with this project: pass --weights FILE, of train_baseline.py or of its authors "
+            "(docs/baselines.md), or --random-init to see that it runs"
+        )
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
 
 from collections.abc import Mapping
 
@@ -21,7 +50,7 @@ import torch
 
 from data.baseline_pictures import check_originals, find_originals, pixels_of
 from models.baselines.scorer import Baseline
-from utils.baselines import add_system_arguments, load_baseline, random_baseline
+from utils.baselines import load_baseline, random_baseline
 from utils.images import list_images
 from utils.scoring import (
     Row,
@@ -62,36 +91,6 @@ class BaselineScorer(Scorer):
         return Row({column: rounded(score) for column, score in model.score_columns(inputs).items()}, gray)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add_system_arguments(parser)
-    add("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
-    add("-o", "--output", type=Path, metavar="CSV", help="score file (default: results/NAME_MODEL.csv)")
-    add("--weights", type=Path, metavar="FILE", help="checkpoint of train_baseline.py, or the authors' file")
-    add("--random-init", action="store_true", help="random weights, only to see that it runs")
-    add(
-        "--columns",
-        nargs="+",
-        metavar="NAME",
-        help="names of the scores of the authors' file or of random weights, such as PR for evaluate.py (default: quality)",
-    )
-    add("--reference", type=Path, metavar="DIR", help="originals in color, or a CSV with the columns image and reference")
-    add("--json", type=Path, metavar="FILE", help="also write {stem: score} of the first column, the published form")
-    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
-    add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    add("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
-    args = parser.parse_args()
-    if args.weights is not None and args.random_init:
-        parser.error("--weights and --random-init contradict each other; leave one out")
-    if args.weights is None and not args.random_init:
-        parser.error(
-            f"no weights of {args.system} come with this project: pass --weights FILE, of train_baseline.py or of its authors "
-            "(docs/baselines.md), or --random-init to see that it runs"
-        )
-    return args
-
-
 def main() -> int:
     args = parse_args()
     images = list_images(args.images)
@@ -110,7 +109,7 @@ def main() -> int:
         paths = [images.path(name) for name in images.names]
         originals = find_originals(args.reference, images.names, paths)
         check_originals(args.reference, paths, [originals.get(name, "") for name in images.names])
-    path = output_path(args.output, args.images, args.system)
+    path = output_path(args.output, args.images, images.root, args.system)
     check_json(args.json, {args.system: path})
     devices = devices_of(args.device)
     scorer = BaselineScorer(model, originals, devices)

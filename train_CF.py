@@ -8,17 +8,27 @@
 and test.json; ``--resume`` goes on with a run that was stopped. docs/reproduce.md tells of the published recipe.
 """
 
+import argparse
 from functools import partial
 
 from utils.arguments import add_fold_arguments, parse_training, training_parser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = training_parser(__doc__)
+    add_fold_arguments(parser)
+    return parse_training(parser, "CF")
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 from utils.runs import one_line_errors, start_model, train_branch
 
 
 def main() -> None:
     one_line_errors()
-    parser = training_parser(__doc__)
-    add_fold_arguments(parser)
-    args = parse_training(parser, "CF")
+    args = parse_args()
     train_branch(args, "CF", partial(start_model, args, "CF"))
 
 

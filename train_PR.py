@@ -14,11 +14,31 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from utils.arguments import parse_training, training_parser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = training_parser(__doc__)
+    parser.usage = "%(prog)s --data PATH --cf CSV --scc CSV --output DIR [options]"
+    add = parser.groups["data"].add_argument
+    add("--cf", type=Path, nargs="+", required=True, metavar="CSV", help="predicted CF, out-of-fold first")
+    add("--scc", type=Path, nargs="+", required=True, metavar="CSV", help="predicted SCC, likewise")
+    add(
+        "--out-of-fold",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="refuse other sub-scores of training pictures, in place of a warning (published: yes)",
+    )
+    return parse_training(parser, "PR")
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 
 from utils import distributed
-from utils.arguments import parse_training, training_parser
 from utils.engine import fit
 from utils.runs import (
     dataset_maker,
@@ -61,16 +81,7 @@ def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
 
 def main() -> None:
     one_line_errors()
-    parser = training_parser(__doc__)
-    parser.add_argument("--cf", type=Path, nargs="+", required=True, metavar="CSV", help="predicted CF, out-of-fold first")
-    parser.add_argument("--scc", type=Path, nargs="+", required=True, metavar="CSV", help="predicted SCC, likewise")
-    parser.add_argument(
-        "--out-of-fold",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="refuse other sub-scores of training pictures, in place of a warning (default with --preset published: yes)",
-    )
-    args = parse_training(parser, "PR")
+    args = parse_args()
     args.device = distributed.setup(args.device)
     settle_seed(args)
     parts = divide(args, settle_scenes(args, load_data(args.data, "PR", args.mos_range)), ["PR"])

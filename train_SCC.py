@@ -14,12 +14,33 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from utils.arguments import add_fold_arguments, add_object_arguments, parse_training, training_parser
+from utils.choices import SHIPPED
+
+
+def parse_args() -> argparse.Namespace:
+    parser = training_parser(__doc__)
+    add_fold_arguments(parser)
+    add = parser.groups["model"].add_argument
+    add("--prior", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="color prior, or none")
+    add("--object-prior", default=str(SHIPPED / "object_prior.npz"), metavar="FILE", help="of categories, or none")
+    add_object_arguments(parser)
+    args = parse_training(parser, "SCC")
+    for name in ("prior", "object_prior"):
+        if args.preset == "published" and getattr(args, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"{flag} is for the compact preset; the published network reads --color-prior and --labels")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import torch
 
 from models import SemanticConsistencyNet
 from models.object_prior import ObjectPrior
-from utils.arguments import add_fold_arguments, add_object_arguments, parse_training, training_parser
-from utils.checkpoint import SHIPPED, load_model
+from utils.checkpoint import load_model
 from utils.runs import one_line_errors, start_model, train_branch
 
 
@@ -56,18 +77,7 @@ def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
 
 def main() -> None:
     one_line_errors()
-    parser = training_parser(__doc__)
-    add_fold_arguments(parser)
-    parser.add_argument("--prior", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="color prior, or 'none'")
-    parser.add_argument(
-        "--object-prior", default=str(SHIPPED / "object_prior.npz"), metavar="FILE", help="prior of categories, or 'none'"
-    )
-    add_object_arguments(parser)
-    args = parse_training(parser, "SCC")
-    for name in ("prior", "object_prior"):
-        if args.preset == "published" and getattr(args, name) != parser.get_default(name):
-            flag = f"--{name.replace('_', '-')}"
-            parser.error(f"{flag} is for the compact preset; the published network reads --color-prior and --labels")
+    args = parse_args()
     maker = partial(start_model, args, "SCC") if args.preset == "published" else partial(make_model, args)
     train_branch(args, "SCC", maker)
 

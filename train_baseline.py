@@ -18,38 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-
-from data.baseline_pictures import REFERENCE, check_originals, with_originals
-from data.foreign_labels import FORMS, load_foreign, recognize
-from data.pictures import with_paths
-from data.table import load_dataset
-from models.base import ScoreNet
-from models.baselines.afine import ADAMW, STAGES
-from models.baselines.aigciqa import RECIPE
-from models.baselines.dpam import SUPERPIXELS
-from models.baselines.scorer import Baseline
-from utils import distributed
-from utils.arguments import add_fold_arguments, add_run_arguments, add_split_arguments, add_start_arguments
-from utils.baselines import add_system_arguments, load_baseline, settings_of
-from utils.checkpoint import save_checkpoint
-from utils.engine import OwnViews, agreement, command_line, encode_set, fit, predict
-from utils.files import picture_id
-from utils.runs import (
-    Part,
-    counted,
-    divide,
-    join_data,
-    one_line_errors,
-    rated,
-    settle_scenes,
-    settle_seed,
-    spread,
-    train_and_test,
+from utils.arguments import (
+    ScriptParser,
+    add_fold_arguments,
+    add_run_arguments,
+    add_split_arguments,
+    add_start_arguments,
+    add_system_arguments,
+    settings_of,
 )
-from utils.scores import DIMENSIONS
+from utils.choices import FORMS
 
 # Of the authors, docs/baselines.md. AIGCIQA's rate is that of its backbone, A-FINE's that of the stage.
 _RECIPES: dict[str, dict[str, Any]] = {
@@ -64,16 +42,16 @@ _RECIPES: dict[str, dict[str, Any]] = {
     },
     "afine": {
         "optimizer": "adamw",
-        "weight_decay": ADAMW["weight_decay"],
-        "betas": ADAMW["betas"],
+        "weight_decay": 1e-3,
+        "betas": (0.9, 0.99),
         "epochs": [60, 100, 100],
         "schedule": "restarts",
     },
     "nr_aigciqa": {
         "optimizer": "adam",
-        "weight_decay": RECIPE["weight_decay"],
-        "batch_size": RECIPE["batch_size"],
-        "epochs": [RECIPE["epochs"]],
+        "weight_decay": 1e-5,
+        "batch_size": 8,
+        "epochs": [100],
         "schedule": "constant",
     },
 }
@@ -82,46 +60,47 @@ _CROPPED = ("csiq", "tid2013", "kadid")  # of which DPAM takes crops
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    usage = "%(prog)s MODEL (--data PATH | --label FILE) --output DIR [options]"
+    parser = ScriptParser(__doc__, usage)
     add_system_arguments(parser)
-    # data
-    add("--data", type=Path, nargs="+", metavar="PATH", help="HECD, ICQA-2K or a CSV (data/README.md); PATH:N for N pictures")
-    add("--label", type=Path, nargs="+", metavar="FILE", help="label files of the published systems, in place of --data")
-    add("--form", choices=FORMS, help="form of --label, where its rows do not tell")
-    add("--images", type=Path, metavar="DIR", help="pictures of --label (default: its folder)")
-    add("--target", nargs="+", metavar="COLUMN", help="ratings to learn, one score each (default: all that there are)")
-    add("--reference", type=Path, metavar="DIR", help="originals in color, or a CSV with the columns image and reference")
-    add("--test-data", type=Path, nargs="+", metavar="PATH", help="test on this data set, train on all of --data")
+    add = parser.groups["data"].add_argument
+    add("--data", type=Path, nargs="+", metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N for N pictures")
+    add("--label", type=Path, nargs="+", metavar="FILE", help="label files of the published systems")
+    add("--form", choices=FORMS, metavar="FORM", help="of --label, if its rows do not tell")
+    add("--images", type=Path, metavar="DIR", help="where those of --label lie (default: beside it)")
+    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: all there are)")
+    add("--reference", type=Path, metavar="DIR", help="originals, or a CSV of image and reference")
+    add("--test-data", type=Path, nargs="+", metavar="PATH", help="test on this, train on all of --data")
     add("--test-label", type=Path, nargs="+", metavar="FILE", help="likewise, a label file")
-    add("--test-form", choices=FORMS, help="as --form, but of what is tested on; likewise the next four")
-    add("--test-images", type=Path, metavar="DIR")
-    add("--test-target", nargs="+", metavar="COLUMN", help="ratings to test on, in the order of --target (default: the same)")
-    add("--test-reference", type=Path, metavar="DIR")
-    add("--test-mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="(default: --mos-range)")
-    add("--test-methods", nargs="+", metavar="METHOD", help="colorizers to test on, on test scenes; all others are trained on")
+    add("--test-form", choices=FORMS, metavar="FORM", help="as --form, of what is tested on")
+    add("--test-images", type=Path, metavar="DIR", help="as --images, of what is tested on")
+    add("--test-target", nargs="+", metavar="COL", help="as --target, in its order")
+    add("--test-reference", type=Path, metavar="DIR", help="as --reference, of what is tested on")
+    add("--test-mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="as --mos-range, of what is tested on")
+    add("--test-methods", nargs="+", metavar="NAME", help="colorizers to test on and not to train on")
     add_split_arguments(parser)
     add_fold_arguments(parser)
-    # model
-    add("--weights", type=Path, metavar="FILE", help="start from a checkpoint of this script, or from the authors' file")
+    add = parser.groups["model"].add_argument
+    add("--weights", type=Path, metavar="FILE", help="start from a checkpoint or authors' file")
     add_start_arguments(parser)
-    # optimization
-    add("--epochs", type=int, nargs="+", help="afine: of each of its three stages (default: 200, 40, 60 100 100, 100, 100)")
-    add("--batch-size", type=int, help="pictures a step and process (default: 12, 16, 32 128 128, 8, 8)")
+    add = parser.groups["optimization"].add_argument
+    add("--epochs", type=int, nargs="+", metavar="N", help="(by model: 200, 40, 60 100 100, 100, 100)")
+    add("--batch-size", type=int, metavar="N", help="pictures (by model: 12, 16, 32 128 128, 8, 8)")
     add("--lr", type=float, help="learning rate (default: the authors')")
-    add("--backbone-lr", type=float, help="of what start weights are for; 0 keeps it as it is (default: --lr)")
-    add("--weight-decay", type=float)
-    add("--warmup", type=float, default=0.0, help="share of the steps with rising rate (default: %(default)s)")
-    add("--clip", type=float, default=0.0, help="largest gradient norm, 0 for any (default: %(default)s)")
-    add("--patience", type=int, help="epochs without a better validation before stopping (default: never)")
+    add("--backbone-lr", type=float, metavar="LR", help="of start weights; 0 freezes (default: --lr)")
+    add("--weight-decay", type=float, metavar="W", help="(default: the authors')")
+    add("--warmup", type=float, default=0.0, help="share of steps with rising rate (default: 0)")
+    add("--clip", type=float, default=0.0, help="largest gradient norm (default: 0, any)")
+    add("--patience", type=int, metavar="N", help="epochs without a better one to stop after")
     add("--best-epoch", action=argparse.BooleanOptionalAction, default=True, help="keep the best epoch, not the last")
-    add("--optimizer", choices=("adamw", "adam"))
-    add("--schedule", choices=("cosine", "constant", "restarts"), help="of the rates after warm-up")
-    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="the system's own random views")
-    # run
+    add("--optimizer", choices=("adamw", "adam"), help="(default: the authors')")
+    add("--schedule", choices=("cosine", "constant", "restarts"), metavar="NAME", help="of rates: cosine, constant, restarts")
+    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="the system's own views")
+
     add_run_arguments(parser)
-    add("--cache", type=Path, metavar="DIR", help="where superpixels lie (default: runs/cache)")
-    add("--cache-gb", type=float, default=8, help="afine: most memory for kept features (default: %(default)s)")
+    add = parser.groups["run"].add_argument
+    add("--cache", type=Path, metavar="DIR", help="of superpixels (default: runs/cache)")
+    add("--cache-gb", type=float, default=8, metavar="GB", help="afine: memory for features (default: 8)")
     parser.set_defaults(
         preset="baseline", strict_recipe=False, correlation_weight=0.0, stop_loss=None, betas=(0.9, 0.999), test=None
     )
@@ -154,11 +133,47 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--epochs: expected {'one number or three' if stages == 3 else 'one number'}, got {len(args.epochs)}")
     if args.schedule == "restarts" and args.system != "afine":
         parser.error("--schedule restarts is A-FINE's")
-    args.settings, args.init = settings_of(args), args.weights
-    if args.system == "dpam" and args.label is not None and args.weights is None:
-        form = args.form or recognize(counted(args.label[0])[0])
-        args.settings = SUPERPIXELS.get(form, {}) | {"crop": form in _CROPPED} | args.settings
+    args.init = args.weights
+    try:
+        args.settings = settings_of(args)
+    except ValueError as error:
+        parser.error(str(error))
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data.baseline_pictures import REFERENCE, check_originals, with_originals
+from data.foreign_labels import load_foreign, recognize
+from data.pictures import with_paths
+from data.table import load_dataset
+from models.base import ScoreNet
+from models.baselines.afine import STAGES
+from models.baselines.dpam import SUPERPIXELS
+from models.baselines.scorer import Baseline
+from utils import distributed
+from utils.baselines import load_baseline
+from utils.checkpoint import save_checkpoint
+from utils.engine import OwnViews, agreement, command_line, encode_set, fit, predict
+from utils.files import picture_id
+from utils.runs import (
+    Part,
+    counted,
+    divide,
+    join_data,
+    one_line_errors,
+    rated,
+    settle_scenes,
+    settle_seed,
+    spread,
+    train_and_test,
+)
+from utils.scores import DIMENSIONS
 
 
 def load(
@@ -327,6 +342,9 @@ def fit_stages(
 def main() -> None:
     one_line_errors()
     args = parse_args()
+    if args.system == "dpam" and args.label is not None and args.weights is None:
+        form = args.form or recognize(counted(args.label[0])[0])
+        args.settings = SUPERPIXELS.get(form, {}) | {"crop": form in _CROPPED} | args.settings
     args.device = distributed.setup(args.device)
     settle_seed(args)
     frame, columns = load(args.data, args.label, args.form, args.images, args.reference, args.target, args.mos_range)

@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from benchmarks.measure import ROOT, command_line, machine, make_pictures, run, write_section
+from utils.arguments import ScriptParser
 
 _FEW, _MORE = 2, 12  # pictures of the two runs
 _TOP = "# Published systems as baselines\n\nWhat they are: [docs/baselines.md](../docs/baselines.md)."
@@ -111,7 +112,7 @@ def hecd(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     commands = parser.add_subparsers(required=True)
     of_cost = commands.add_parser("cost")
     of_cost.add_argument("--device", default="cpu")

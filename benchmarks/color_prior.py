@@ -14,6 +14,28 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+from utils.choices import SHIPPED
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("coco", type=Path, help="folder with images and polygons")
+    parser.add_argument(
+        "--weights", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="(default: the shipped ones)"
+    )
+    parser.add_argument("--hecd", type=Path, help="the HECD folder")
+    parser.add_argument("--report", type=Path, help="report.json of the training")
+    parser.add_argument("--rebalanced", type=Path, metavar="DIR", help="output of a training with --rebalance, to compare")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/color_prior.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 import torch
@@ -21,14 +43,12 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
-
 from benchmarks.hecd import interval
 from data.hecd import load_hecd
 from data.labels import ObjectLabels, no_curves, object_mask
 from data.recolor import from_lab, to_lab
 from models.color_prior import COMPARISONS, ColorPriorNet
-from utils.checkpoint import SHIPPED, load_model
+from utils.checkpoint import load_model
 from utils.engine import command_line
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
@@ -180,16 +200,7 @@ def known(report: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("coco", type=Path, help="folder with images and polygons")
-    parser.add_argument(
-        "--weights", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="(default: the shipped ones)"
-    )
-    parser.add_argument("--hecd", type=Path, help="the HECD folder")
-    parser.add_argument("--report", type=Path, help="report.json of the training")
-    parser.add_argument("--rebalanced", type=Path, metavar="DIR", help="output of a training with --rebalance, to compare")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/color_prior.md")
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     net = load_model(args.weights, dimension="prior")
     page = f"# The color prior\n\nMade by `{command_line()}`, torch {torch.__version__}.\n"

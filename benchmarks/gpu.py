@@ -19,15 +19,39 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+from utils.choices import DIMENSIONS, PRECISIONS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--network", nargs="+", choices=(*DIMENSIONS, "all"), default=[*DIMENSIONS, "all"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32, 256], help="(default: %(default)s)")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="(default: all)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="with torch.compile as well")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N; cpu with --quick only (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two calls of each, nothing compiled: only a check that it runs")
+    parser.add_argument("--write", action="store_true", help="write sections of benchmarks/gpu.md")
+    args = parser.parse_args()
+    if min(args.batch) < 1:
+        parser.error("--batch must be at least 1")
+    if not args.device.startswith("cuda") and (not args.quick or args.write):
+        parser.error("without a GPU there is only --quick, and nothing to write")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
-
 from benchmarks.measure import ROOT, command_line, write_section
 from benchmarks.weights import fan_in_weights
-from models.base import PRECISIONS, Inputs
+from models.base import Inputs
 from models.published import NETWORKS, PublishedNet, from_published, object_inputs
 
 ALL = "all three"
@@ -164,20 +188,8 @@ def table(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", nargs="+", choices=(*NETWORKS, "all"), default=[*NETWORKS, "all"])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32, 256], help="(default: %(default)s)")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="(default: all)")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="with torch.compile as well")
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:N; cpu with --quick only (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="two calls of each, nothing compiled: only a check that it runs")
-    parser.add_argument("--write", action="store_true", help="write sections of benchmarks/gpu.md")
-    args = parser.parse_args()
-    if min(args.batch) < 1:
-        parser.error("--batch must be at least 1")
+    args = parse_args()
     device = torch.device(args.device)
-    if device.type != "cuda" and (not args.quick or args.write):
-        parser.error("without a GPU there is only --quick, and nothing to write")
     if device.type == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: this benchmark is of a GPU; --device cpu --quick tries it without one", file=sys.stderr)
         return 1

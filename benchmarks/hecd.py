@@ -18,12 +18,34 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("hecd", type=Path, help="the HECD folder")
+    parser.add_argument("recolorings", type=Path, nargs="?", help="table of data/make_recolorings.py")
+    for dimension in ("CF", "SCC", "PR"):
+        parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
+    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the pictures, as of train_SCC.py")
+    parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
+    args = parser.parse_args()
+    if not args.reuse and None in (args.recolorings, args.cf, args.scc, args.pr):
+        parser.error("needs the recolorings and the start networks --cf, --scc and --pr, or --reuse")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.hecd import load_hecd
 from data.splits import scene_folds
@@ -221,24 +243,13 @@ def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("hecd", type=Path, help="the HECD folder")
-    parser.add_argument("recolorings", type=Path, nargs="?", help="table of data/make_recolorings.py")
-    for dimension in ("CF", "SCC", "PR"):
-        parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
-    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the pictures, as of train_SCC.py")
-    parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
-    args = parser.parse_args()
+    args = parse_args()
     folder = Path(__file__).parent
     if args.reuse:
         frame = load_hecd(args.hecd)
         saved = pd.read_csv(folder / "hecd_predictions.csv", dtype={"scene": str}).set_index("image")
         predictions = saved.loc[[Path(name).name for name in frame["image"]], ["CF", "SCC", "PR"]].to_numpy()
         origin = json.loads((folder / "hecd_predictions.json").read_text())
-    elif None in (args.recolorings, args.cf, args.scc, args.pr):
-        parser.error("needs the recolorings and the start networks --cf, --scc and --pr, or --reuse")
     else:
         frame, predictions = predict_all(args)
         origin = {"command": command_line(), "torch": str(torch.__version__)}

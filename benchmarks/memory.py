@@ -6,7 +6,6 @@
 The peak depends on how many pictures are worked on at a time, by default one a core.
 """
 
-import argparse
 import shlex
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from benchmarks.measure import ROOT, cores, infer_command, machine, make_pictures, run
+from utils.arguments import ScriptParser
 
 _HEADER = """# Peak memory of infer_PR.py on the CPU
 
@@ -26,7 +26,7 @@ JPEGs of 12 megapixels (4000x3000), and one of 100 megapixels (12000x8333) where
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--count", type=int, default=8, help="pictures of 12 megapixels (default: %(default)s)")
     parser.add_argument("--huge", action="store_true", help="one of 100 megapixels as well")
     parser.add_argument("--workers", type=int, help="pictures worked on at a time (default: one a core)")

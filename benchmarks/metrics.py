@@ -19,14 +19,33 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+PACKAGES = ("LPIPS", "DISTS", "pyiqa:vsi", "pyiqa:niqe", "pyiqa:brisque", "pyiqa:musiq", "pyiqa:clipiqa")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("hecd", type=Path, help="the HECD folder")
+    parser.add_argument(
+        "--packages", nargs="*", default=PACKAGES, metavar="NAME", help="LPIPS, DISTS or pyiqa:NAME; default: %(default)s"
+    )
+    parser.add_argument("--reuse", action="store_true", help="take the values from benchmarks/hecd_metrics.csv")
+    parser.add_argument("--write", action="store_true", help="write the page, and the values if they are new")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.hecd import load_hecd
 from utils import image_metrics
@@ -37,7 +56,6 @@ from utils.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packa
 from utils.images import read_rgb
 from utils.metrics import srcc
 
-PACKAGES = ("LPIPS", "DISTS", "pyiqa:vsi", "pyiqa:niqe", "pyiqa:brisque", "pyiqa:musiq", "pyiqa:clipiqa")
 BOOTSTRAP = 1000  # draws of scenes, with replacement
 DIGITS = 4  # significant ones of a value in the CSV file
 _COLORIZERS = ("O", "L", "I", "Z", "P")
@@ -275,14 +293,7 @@ def page(frame: pd.DataFrame, values: pd.DataFrame, origin: dict, networks: pd.D
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("hecd", type=Path, help="the HECD folder")
-    parser.add_argument(
-        "--packages", nargs="*", default=PACKAGES, metavar="NAME", help="LPIPS, DISTS or pyiqa:NAME; default: %(default)s"
-    )
-    parser.add_argument("--reuse", action="store_true", help="take the values from benchmarks/hecd_metrics.csv")
-    parser.add_argument("--write", action="store_true", help="write the page, and the values if they are new")
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     folder = Path(__file__).parent
     frame = load_hecd(args.hecd)

@@ -14,11 +14,31 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("photos", type=Path, help="a folder of natural photographs, searched recursively")
+    parser.add_argument("--count", type=int, default=200, help="photographs at most, evenly spaced (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help="write a section of benchmarks/precision.md")
+    args = parser.parse_args()
+    if args.count < 2:
+        parser.error("--count must be at least 2")
+    if "," in args.device:
+        parser.error("--device must be a single one")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import torch
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from benchmarks.measure import ROOT, bfloat16_support, command_line, machine, write_section
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels
@@ -96,16 +116,7 @@ def hardware(device: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="a folder of natural photographs, searched recursively")
-    parser.add_argument("--count", type=int, default=200, help="photographs at most, evenly spaced (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--write", action="store_true", help="write a section of benchmarks/precision.md")
-    args = parser.parse_args()
-    if args.count < 2:
-        parser.error("--count must be at least 2")
-    if "," in args.device:
-        parser.error("--device must be a single one")
+    args = parse_args()
     try:
         device = devices_of(args.device)[0]
         images = list_images(args.photos)

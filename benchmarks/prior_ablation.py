@@ -20,14 +20,48 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+from utils.choices import SHIPPED
+
+PATHS = ("with", "without")
+ROWS = {
+    "both priors, compared with the pixels": "",
+    "dense prior only": "no objects",
+    "comparisons with categories only": "no dense prior",
+    "prior-only vector of the categories, as published": "no dense prior, nothing of the pixels of an object",
+    "shuffled priors": "categories permuted, dense prior of another picture",
+    "unconditional priors": "categories all alike, dense prior of no picture",
+    "pixels in gray": "the picture without its colors",
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("hecd", type=Path, help="the HECD folder")
+    parser.add_argument("recolorings", type=Path, help="table of data/make_recolorings.py")
+    parser.add_argument("--labels", nargs="+", required=True, metavar="DIR", help="objects of the pictures")
+    parser.add_argument("--prior", default=str(SHIPPED / "color_prior.pt"), help="of data/train_color_prior.py")
+    parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="of data/build_color_prior.py")
+    parser.add_argument(
+        "--paths", nargs="+", choices=PATHS, default=PATHS, help="with or without the global path (default: both)"
+    )
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="(default: all)")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/prior_ablation.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from benchmarks.hecd import interval, recipe
 from data.pictures import RatedPictures
@@ -36,7 +70,6 @@ from models.base import Inputs, color_effect
 from models.object_prior import MEASURES, OBJECT_COMPARISONS, ObjectPrior
 from models.semantic import pooled
 from train_SCC import make_model
-from utils.checkpoint import SHIPPED
 from utils.color import gray_version, rgb_to_lab
 from utils.engine import FeatureSet, collate, command_line, fit, predict
 from utils.files import write_atomic
@@ -45,7 +78,6 @@ from utils.runs import labeled_objects, load_data
 RECOLORINGS = 300  # pictures beside HECD
 EPOCHS = 5
 SEED = 0
-PATHS = ("with", "without")
 _READING = """What it says, with 15 scenes and one seed:
 
 - The dense prior carries what the comparisons tell. On outputs of real colorizers, within scene and without the global path,
@@ -61,15 +93,6 @@ _COLORIZERS = ("O", "L", "I", "Z", "P")
 _BATCH = 8
 
 # What each row lets the network see of: the categories of objects (and their pixels), the dense prior, the picture as a whole.
-ROWS = {
-    "both priors, compared with the pixels": "",
-    "dense prior only": "no objects",
-    "comparisons with categories only": "no dense prior",
-    "prior-only vector of the categories, as published": "no dense prior, nothing of the pixels of an object",
-    "shuffled priors": "categories permuted, dense prior of another picture",
-    "unconditional priors": "categories all alike, dense prior of no picture",
-    "pixels in gray": "the picture without its colors",
-}
 _OF_PIXELS = [i for i, n in enumerate(OBJECT_COMPARISONS) if n.split(",")[0] in (*MEASURES, "lightness", "a", "b")]
 
 
@@ -175,19 +198,7 @@ def leave_out(scene: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("hecd", type=Path, help="the HECD folder")
-    parser.add_argument("recolorings", type=Path, help="table of data/make_recolorings.py")
-    parser.add_argument("--labels", nargs="+", required=True, metavar="DIR", help="objects of the pictures")
-    parser.add_argument("--prior", default=str(SHIPPED / "color_prior.pt"), help="of data/train_color_prior.py")
-    parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="of data/build_color_prior.py")
-    parser.add_argument(
-        "--paths", nargs="+", choices=PATHS, default=PATHS, help="with or without the global path (default: both)"
-    )
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="(default: all)")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/prior_ablation.md")
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     frame = load_data([args.hecd, Path(f"{args.recolorings}:{RECOLORINGS}")], "SCC", (-1, 1))
     start = vars(recipe("SCC")) | {"prior": args.prior, "object_prior": args.object_prior}

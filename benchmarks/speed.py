@@ -12,7 +12,6 @@ The published networks get made-up weights, labels and color prior (benchmarks/w
 weights.
 """
 
-import argparse
 import importlib
 import statistics
 import sys
@@ -37,6 +36,7 @@ from benchmarks.measure import (
     run,
     write_section,
 )
+from utils.arguments import ScriptParser
 
 REFERENCE = "benchmarks/reference.py"
 PRIOR_STAGES = ("color prior, distribution", "color prior, comparison with the pixels")
@@ -196,7 +196,7 @@ def result(ours: str, runs: dict[str, Sequence[Run]], count: int, once: dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--count", type=int, default=100, help="pictures (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each program, in turns (default: %(default)s)")
     parser.add_argument("--preset", choices=("compact", "published"), default="compact", help="(default: %(default)s)")

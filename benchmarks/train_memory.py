@@ -13,7 +13,6 @@ so the table also gives the peak with all pictures of the data set in memory at 
 the cache of resized pictures is on disk and only those of a step are read.
 """
 
-import argparse
 import csv
 import json
 import random
@@ -27,6 +26,7 @@ from PIL import Image, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from benchmarks.measure import ROOT, Run, command_line, machine, run, write_section
+from utils.arguments import ScriptParser
 
 TRAIN = "ICQA_2K_train"  # folder of the training pictures; their ratings are beside it
 FLOAT_BYTES = 6 * 384 * 384 * 4  # a picture in the cache of the published training: RGB and CIELAB in float32
@@ -149,7 +149,7 @@ def table(trainings: list[Training], batch_size: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     data_source = parser.add_mutually_exclusive_group()
     data_source.add_argument("--data", type=Path, metavar="DIR", help="in the layout of ICQA-2K (default: the stand-in)")
     data_source.add_argument("--images", type=int, metavar="N", help="make N training pictures of those of the stand-in")

@@ -15,10 +15,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("folder", type=Path, help="where the files go")
+    parser.add_argument("pictures", type=Path, help="what the labels are made up for")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from models.published import NETWORKS, to_published
 from utils.images import list_images
@@ -95,10 +108,7 @@ def write_color_prior(file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("pictures", type=Path, help="what the labels are made up for")
-    args = parser.parse_args()
+    args = parse_args()
     write_weights(args.folder)
     write_color_prior(args.folder / "color_.json")
     write_labels(args.folder / "labels", list_images(args.pictures).names)

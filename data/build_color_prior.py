@@ -27,14 +27,58 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+from utils.choices import SHRINKAGE, SMOOTHING
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__, "%(prog)s IMAGES LABELS --output FILE [options]", ("data", "prior", "run"))
+    add = parser.groups["data"].add_argument
+    add("images", type=Path, help="folder of natural photographs, searched recursively, or a .txt list")
+    add("labels", type=Path, help="folder of YOLO label files: boxes, boxes with confidence, or polygons")
+    add("--polygons", type=Path, help="folder of YOLO polygon files, preferred where a picture has one")
+    add(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
+    )
+
+    add = parser.groups["prior"].add_argument
+    add("--smoothing", type=float, default=SMOOTHING, help="blur over ab in CIELAB units (default: %(default)s)")
+    add(
+        "--shrinkage",
+        type=float,
+        default=SHRINKAGE,
+        help="objects that all categories together count for in each lightness band of one (default: %(default)s)",
+    )
+
+    add = parser.groups["run"].add_argument
+    add("-o", "--output", type=Path, required=True, help=".npz file to write")
+    add("--json", type=Path, help="also write the prior of the published network, color_.json")
+    add("--check", action="store_true", help="measure on held-out fifths of the pictures; takes 10 times as long")
+    add("--check-page", type=Path, metavar="FILE", help="--check, and write what it finds as Markdown")
+    args = parser.parse_args()
+    args.check = args.check or args.check_page is not None
+    for name in ("smoothing", "shrinkage"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name} must be above 0, got {getattr(args, name):g}")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.labels import (
     CLASSES,
@@ -58,10 +102,8 @@ from models.object_prior import (
     LIGHTNESS_EDGES,
     MEASURES,
     MIN_PIXELS,
-    SHRINKAGE,
     SIGNED,
     SIZE,
-    SMOOTHING,
     UNUSUAL,
     Evidence,
     Labeled,
@@ -81,45 +123,6 @@ _FOLDS = 5
 _FEWEST_SHOWN = 8  # objects of a category that --check gives a line of its own
 _DULL = 10  # chroma, CIELAB units, below which --check counts objects apart
 _ELLIPSES = (1.0, ELLIPSE, 0.8)  # shares of a box that --check sets beside each other
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # data
-    parser.add_argument("images", type=Path, help="folder of natural photographs, searched recursively, or a .txt list")
-    parser.add_argument("labels", type=Path, help="folder of YOLO label files: boxes, boxes with confidence, or polygons")
-    parser.add_argument("--polygons", type=Path, help="folder of YOLO polygon files, preferred where a picture has one")
-    parser.add_argument(
-        "--exclude",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DATA",
-        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
-    )
-    # prior
-    parser.add_argument(
-        "--smoothing", type=float, default=SMOOTHING, help="blur over ab in CIELAB units (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--shrinkage",
-        type=float,
-        default=SHRINKAGE,
-        help="objects that all categories together count for in each lightness band of one (default: %(default)s)",
-    )
-    # run
-    parser.add_argument("-o", "--output", type=Path, required=True, help=".npz file to write")
-    parser.add_argument("--json", type=Path, help="also write the prior of the published network, color_.json")
-    parser.add_argument(
-        "--check", action="store_true", help="measure on held-out fifths of the pictures; takes 10 times as long"
-    )
-    parser.add_argument("--check-page", type=Path, metavar="FILE", help="--check, and write what it finds as Markdown")
-    args = parser.parse_args()
-    args.check = args.check or args.check_page is not None
-    for name in ("smoothing", "shrinkage"):
-        if not getattr(args, name) > 0:
-            parser.error(f"--{name} must be above 0, got {getattr(args, name):g}")
-    return args
 
 
 @dataclass(frozen=True)

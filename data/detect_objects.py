@@ -22,23 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import contourpy
-import numpy as np
-import torch
-import torchvision
-from torch import nn
-from torchvision.models import get_model, get_model_weights
-from torchvision.ops import clip_boxes_to_image
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from data.labels import COCO_NAMES
-from utils.arguments import default_device
-from utils.color import gray_version, rgb_to_lab
-from utils.files import sha256, write_atomic
-from utils.images import ImageReadError, list_images, read_rgb
-from utils.scores import fingerprint
+from utils.arguments import ScriptParser
 
 # The detectors, each with its own name for the least confidence.
 DETECTORS = {
@@ -49,27 +35,23 @@ DETECTORS = {
     "maskrcnn_resnet50_fpn_v2": "box_score_thresh",
 }
 BOX_DETECTOR, MASK_DETECTOR = "fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2"
-SIDECAR = "detections.json"
-_MASK_LEVEL = 0.5  # a mask holds probabilities; the level that torchvision's documentation cuts it at
-# Distance that the outline may move, as a share of the square root of its area: a smooth disk keeps 32 corners and loses 0.7 %
-# of its area.
-_SIMPLIFY = 0.005
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    # data
+    parser = ScriptParser(__doc__, "%(prog)s IMAGES --output LABELS [options]", ("data", "model", "run"))
+    add = parser.groups["data"].add_argument
     add("images", type=Path, metavar="IMAGES", help="folder, searched recursively; a picture; or a .txt list of pictures")
     add("-o", "--output", type=Path, required=True, metavar="LABELS", help="folder for the label files")
-    # model
+
+    add = parser.groups["model"].add_argument
     add("--detector", choices=DETECTORS, help=f"of torchvision (default: {BOX_DETECTOR}; with --masks {MASK_DETECTOR})")
     add("--masks", action="store_true", help="write the outline of each object, not its box")
     add("--gray", action="store_true", help="let the detector see the gray version of each picture")
     add("--weights", type=Path, metavar="FILE", help="weights of the detector (default: fetched by torchvision)")
     add("--threshold", type=float, default=0.5, help="objects of a confidence above it, in [0, 1) (default: %(default)s)")
-    # run
-    add("--device", default=default_device(), help="(default: %(default)s)")
+
+    add = parser.groups["run"].add_argument
+    add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     add("--overwrite", action="store_true", help="write all label files of these pictures anew")
     args = parser.parse_args()
     args.detector = args.detector or (MASK_DETECTOR if args.masks else BOX_DETECTOR)
@@ -78,6 +60,32 @@ def parse_args() -> argparse.Namespace:
     if not 0 <= args.threshold < 1:
         parser.error(f"--threshold must be at least 0 and below 1, got {args.threshold:g}")
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import contourpy
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.ops import clip_boxes_to_image
+from tqdm import tqdm
+
+from data.labels import COCO_NAMES
+from utils.color import gray_version, rgb_to_lab
+from utils.distributed import default_device
+from utils.files import sha256, write_atomic
+from utils.images import ImageReadError, list_images, read_rgb
+from utils.scores import fingerprint
+
+SIDECAR = "detections.json"
+_MASK_LEVEL = 0.5  # a mask holds probabilities; the level that torchvision's documentation cuts it at
+# Distance that the outline may move, as a share of the square root of its area: a smooth disk keeps 32 corners and loses 0.7 %
+# of its area.
+_SIMPLIFY = 0.005
 
 
 def coco80_ids(categories: Sequence[str]) -> dict[int, int]:
@@ -368,6 +376,7 @@ def detect(args: argparse.Namespace) -> int:
 
 def main() -> None:
     args = parse_args()
+    args.device = args.device or default_device()
     try:
         status = detect(args)
     except (ValueError, OSError) as error:

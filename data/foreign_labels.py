@@ -28,6 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 from data.icqa2k import unit_mos
 from data.table import csv_lines, finite_number, relative_image, separator_hint
+from utils.choices import FORMS
 from utils.images import IMAGE_EXTENSIONS
 from utils.ratings import pairwise_scale
 
@@ -95,7 +96,6 @@ _FORMS = {
     "i2iqa": _Form("PKU-I2IQA", (0, 5), images=("Generated_image", "Image_prompt"), scores=("MOS_q", "MOS_a", "MOS_c")),
     "afine": _Form("", (-1, 1), "x1.png,x2.png,reference.png,1,0,0"),
 }
-FORMS = tuple(_FORMS)
 
 
 def load_foreign(

@@ -15,11 +15,22 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 HECD_URL = "https://github.com/seanmullery/HECD"
 HECD_COMMIT: str | None = None  # None fetches the tip of the default branch: no commit could be verified, see download_hecd
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Download HECD and print what was found.")
+    parser.add_argument("target", type=Path, help="folder for the dataset, for example data/HECD")
+    parser.add_argument("--commit", default=HECD_COMMIT, help="full hash to fetch; default: tip of the default branch")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import numpy as np
+import pandas as pd
 
 # The 990 z-scores we have (15 of the 20 scenes) lie in [-1.77, 1.34]. A fixed factor, unlike a fitted one, gives the
 # same MOS whichever scenes are at hand; what would pass +-1 is clipped.
@@ -244,11 +255,7 @@ def _find_images(root: Path, names: set[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Download HECD and print what was found.")
-    parser.add_argument("target", type=Path, help="folder for the dataset, for example data/HECD")
-    parser.add_argument("--commit", default=HECD_COMMIT, help="full hash to fetch; default: tip of the default branch")
-    args = parser.parse_args()
-
+    args = parse_args()
     try:
         frame = load_hecd(download_hecd(args.target, args.commit))
     except (RuntimeError, ValueError, OSError) as error:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from utils.choices import DIMENSIONS, SPLITS
 from utils.images import IMAGE_EXTENSIONS
-
-SPLITS = ("train", "test")
-DIMENSIONS = ("CF", "SCC", "PR")
 
 _STEM = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # colorizer (BIG, CIC, CT2, DDC, GCP, or another) and COCO id
 

@@ -30,10 +30,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the command above finds data/ and utils/
+
+from utils.arguments import ScriptParser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("out", type=Path, help="folder to write: a new or empty one, or an earlier stand-in")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the command above finds data/ and utils/
 
 from data.icqa2k import DIMENSIONS, SPLITS, split_folder
 from data.labels import CLASSES, CURVE, write_color_curves
@@ -153,12 +165,6 @@ SCENES = (
     Scene(photo=8, number=1, split="train", part=(0, 0, 160, 315)),  # blue brushes
     Scene(photo=8, number=2, split="train", part=(160, 0, 400, 315), label_files=False),  # brushes of many colors
 )
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder to write: a new or empty one, or an earlier stand-in")
-    return parser.parse_args()
 
 
 def make(out: Path | str) -> None:

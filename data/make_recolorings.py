@@ -16,13 +16,31 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("photos", type=Path, help="folder of natural photographs, searched recursively")
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--per-photo", type=int, default=4, help="recolorings of each photo (default: %(default)s)")
+    parser.add_argument("--longest-side", type=int, default=400, help="photos are reduced to it, in pixels")
+    parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="YOLO files; the first found counts")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.labels import ObjectLabels, no_curves, object_rows
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, lab_severity, recolor, to_lab
@@ -34,18 +52,6 @@ BEST, WORST = 0.8, -0.8  # scores of an untouched photo and of a gross fault; th
 _CF_PER_SEMANTIC_SEVERITY = 0.15
 _SCC_PER_CHROMATIC_SEVERITY = 0.5
 _SHARE_OF_BOTH = 0.25  # recolorings that carry a chromatic and a semantic fault
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder of natural photographs, searched recursively")
-    parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--per-photo", type=int, default=4, help="recolorings of each photo (default: %(default)s)")
-    parser.add_argument("--longest-side", type=int, default=400, help="photos are reduced to it, in pixels")
-    parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="YOLO files; the first found counts")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    return parser.parse_args()
 
 
 def scene_names(names: list[str]) -> list[str]:

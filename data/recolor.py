@@ -8,10 +8,7 @@ a segment) and add what colorization networks are known for: stains, mottling, b
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from scipy import ndimage
-
-from utils.color import lab_to_rgb, rgb_to_lab
 
 # Which dimension a fault belongs to: is the color unclean (CF), or clean but wrong for the thing (SCC)?
 CHROMATIC_KINDS = ("shift", "bleed", "stain", "mottle", "gray_patch", "fade", "oversaturate", "spread", "cast")
@@ -25,12 +22,20 @@ _FADE_WEIGHT = 0.6  # people forgive a lack of chroma more than a wrong hue (HEC
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """CIELAB of an 8-bit sRGB picture (H, W, 3), float32, shape (3, H, W)."""
+    import torch  # in functions, for data/make_samples.py shows its help without it
+
+    from utils.color import rgb_to_lab
+
     tensor = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1)[None].float() / 255
     return rgb_to_lab(tensor)[0].numpy()
 
 
 def from_lab(lab: np.ndarray) -> np.ndarray:
     """8-bit sRGB (H, W, 3) of a CIELAB picture (3, H, W), clipped to the gamut."""
+    import torch
+
+    from utils.color import lab_to_rgb
+
     rgb = lab_to_rgb(torch.from_numpy(np.ascontiguousarray(lab, dtype=np.float32))[None])[0]
     return (rgb * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 

@@ -22,6 +22,72 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+from utils.choices import DEFAULT_BACKBONE
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = ScriptParser(__doc__, "%(prog)s PHOTOS --output DIR [options]")
+    add = parser.groups["data"].add_argument
+    add("photos", type=Path, help="folder of natural photographs, searched recursively")
+    add(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
+    )
+    add("--held-out", type=float, default=0.05, help="share of the photographs to test on, and again to set percentiles on")
+    add("--test-folder", nargs="+", default=[], metavar="NAME", help="folders below PHOTOS that are tested on only")
+    add("--limit", type=int, metavar="N", help="use N photographs only, for a quick check")
+
+    add = parser.groups["model"].add_argument
+    add("--backbone", default=DEFAULT_BACKBONE, help="any timm network with feature maps (default: %(default)s)")
+    add("--backbone-weights", type=Path, metavar="PATH", help="start weights in place of the packaged ones, or of the hub's")
+    add("--random-init", action="store_true", help="start the backbone from random weights")
+    add("--size", type=int, default=224, help="side of the picture the backbone sees, in pixels (default: %(default)s)")
+    add("--width", type=int, default=128, help="channels of the prior (default: %(default)s)")
+    add("--dropout", type=float, default=0.3, help="(default: %(default)s)")
+    add(
+        "--late",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="late stages of the backbone of its own; else the prior reads the backbone as it is",
+    )
+    add("--rebalance", type=float, default=0, metavar="SHARE", help="weight rare colors up, 0 not at all to 1 (default: 0)")
+
+    add = parser.groups["optimization"].add_argument
+    add("--views", type=int, default=4, help="crops of each photograph encoded once; 0 for new ones each epoch")
+    add("--epochs", type=int, default=12, help="(default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="photographs a step and process (default: %(default)s)")
+    add("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
+    add("--late-lr", type=float, default=2e-4, help="of the late stages (default: %(default)s)")
+    add("--weight-decay", type=float, default=0.1, help="(default: %(default)s)")
+    add("--warmup", type=float, default=0.15, help="share of the steps with rising rate (default: %(default)s)")
+    add("--clip", type=float, default=1.0, help="largest gradient norm (default: %(default)s)")
+
+    add = parser.groups["run"].add_argument
+    add("--output", type=Path, required=True, help="folder for best.pt, report.json and prior.csv")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--seed", type=int, default=0)
+    add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
+    add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
+    add("--half", action="store_true", help="store the weights as float16")
+    args = parser.parse_args(argv)
+    if not 0 <= args.rebalance <= 1:
+        parser.error("--rebalance must lie in 0 to 1")
+    if not 0 <= args.warmup < 1:
+        parser.error("--warmup must be at least 0 and below 1")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,14 +95,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
-
 from data.splits import excluded_names
-from models.backbone import DEFAULT_BACKBONE, load_pretrained
+from models.backbone import load_pretrained
 from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
 from utils import distributed
-from utils.arguments import default_device
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.engine import command_line, epoch_generator, write_history, write_results
 from utils.files import picture_id
@@ -173,61 +236,6 @@ class Objective(nn.Module):
         log_prior = self.prior(self.prior.semantics(maps), lab)
         losses = self.prior.cross_entropy(log_prior, lab[:, 1:], self.weights)
         return (losses * counts[used]).mean()
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    # data
-    add("photos", type=Path, help="folder of natural photographs, searched recursively")
-    add(
-        "--exclude",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DATA",
-        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
-    )
-    add("--held-out", type=float, default=0.05, help="share of the photographs to test on, and again to set percentiles on")
-    add("--test-folder", nargs="+", default=[], metavar="NAME", help="folders below PHOTOS that are tested on only")
-    add("--limit", type=int, metavar="N", help="use N photographs only, for a quick check")
-    # model
-    add("--backbone", default=DEFAULT_BACKBONE, help="any timm network with feature maps (default: %(default)s)")
-    add("--backbone-weights", type=Path, metavar="PATH", help="start weights in place of the packaged ones, or of the hub's")
-    add("--random-init", action="store_true", help="start the backbone from random weights")
-    add("--size", type=int, default=224, help="side of the picture the backbone sees, in pixels (default: %(default)s)")
-    add("--width", type=int, default=128, help="channels of the prior (default: %(default)s)")
-    add("--dropout", type=float, default=0.3, help="(default: %(default)s)")
-    add(
-        "--late",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="late stages of the backbone of its own; else the prior reads the backbone as it is",
-    )
-    add("--rebalance", type=float, default=0, metavar="SHARE", help="weight rare colors up, 0 not at all to 1 (default: 0)")
-    # optimization
-    add("--views", type=int, default=4, help="crops of each photograph encoded once; 0 for new ones each epoch")
-    add("--epochs", type=int, default=12, help="(default: %(default)s)")
-    add("--batch-size", type=int, default=32, help="photographs a step and process (default: %(default)s)")
-    add("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
-    add("--late-lr", type=float, default=2e-4, help="of the late stages (default: %(default)s)")
-    add("--weight-decay", type=float, default=0.1, help="(default: %(default)s)")
-    add("--warmup", type=float, default=0.15, help="share of the steps with rising rate (default: %(default)s)")
-    add("--clip", type=float, default=1.0, help="largest gradient norm (default: %(default)s)")
-    # run
-    add("--output", type=Path, required=True, help="folder for best.pt, report.json and prior.csv")
-    add("--resume", action="store_true", help="go on with the run in --output")
-    add("--seed", type=int, default=0)
-    add("--device", default=default_device(), help="(default: %(default)s)")
-    add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
-    add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
-    add("--half", action="store_true", help="store the weights as float16")
-    args = parser.parse_args(argv)
-    if not 0 <= args.rebalance <= 1:
-        parser.error("--rebalance must lie in 0 to 1")
-    if not 0 <= args.warmup < 1:
-        parser.error("--warmup must be at least 0 and below 1")
-    return args
 
 
 _SETTINGS = (  # that decide where training ends up

@@ -7,15 +7,29 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "samples.jpg")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[2, 4, 6, 7], help="numbers of the sample scenes to show")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import matplotlib.pyplot as plt
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from models import load_model
 from utils.images import read_rgb
 
-ROOT = Path(__file__).resolve().parents[1]
 _FAULTS = {
     "ORG": "photograph",
     "HUE": "hue of a region",
@@ -35,10 +49,7 @@ _FAULTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "samples.jpg")
-    parser.add_argument("--scenes", type=int, nargs="+", default=[2, 4, 6, 7], help="numbers of the sample scenes to show")
-    args = parser.parse_args()
+    args = parse_args()
     plt.switch_backend("Agg")  # no screen needed
     samples = ROOT / "data" / "samples"
     table = pd.read_csv(samples / "samples.csv", dtype=str)

@@ -8,23 +8,33 @@ import sys
 import textwrap
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from models import load_model
-from utils.images import read_rgb
-from utils.maps import find, panels, scale_colors, scale_positions, words
+from utils.arguments import ScriptParser
 
 ROOT = Path(__file__).resolve().parents[1]
 _PICTURES = ("HUE_4", "HUE_6", "GHU_5", "STN_7", "GRY_2", "ORG_5")  # fault and number of the scene
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "maps.jpg")
     parser.add_argument("--pictures", nargs="+", default=list(_PICTURES), help="fault and scene, as HUE_4")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import matplotlib.pyplot as plt
+
+from models import load_model
+from utils.images import read_rgb
+from utils.maps import find, panels, scale_colors, scale_positions, words
+
+
+def main() -> None:
+    args = parse_args()
     plt.switch_backend("Agg")  # no screen needed
     scc = load_model("SCC")
     lines = -(-len(args.pictures) // 2)

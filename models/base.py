@@ -1,7 +1,7 @@
 """What the three branches share: preparing pictures, the forms of input they take, and rebuilding from a checkpoint."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,6 @@ Inputs = dict[str, Tensor]
 
 
 Maps = tuple[list[Tensor], list[Tensor]]
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class ScoreNet(nn.Module):
@@ -158,8 +157,8 @@ class ScoreNet(nn.Module):
         """Score pictures with the network as it stands (evaluation mode).
 
         Args:
-            pictures: A path, a PIL image, an array (H, W, 3) of uint8, an sRGB tensor (3, H, W) of uint8 or in [0, 1], or
-                a list of such; a tensor (B, 3, H, W) is a list of B.
+            pictures: A path, a PIL image, an sRGB array (H, W, 3) or tensor (3, H, W), of uint8 or floating point in [0, 1],
+                or a list of such; an array (B, H, W, 3) or a tensor (B, 3, H, W) is a list of B.
 
         Returns:
             One number in [-1, 1] for one picture, a list of numbers for a list.
@@ -233,24 +232,38 @@ class CompactNet(ScoreNet):
 
 def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
     """The pictures that ``score`` was given, and whether it was a single one."""
-    if isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor) and pictures.ndim == 4):
+    if isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4):
         return list(pictures), False
     return [pictures], True
 
 
 def sub_score_lists(
-    count: int, single: bool, cf: float | list[float] | None, scc: float | list[float] | None
+    count: int, cf: float | Sequence[float] | None, scc: float | Sequence[float] | None
 ) -> list[list[float] | None]:
-    """CF and SCC that a realism network was given, a list of numbers each, or None.
+    """CF and SCC that a realism network was given, one of each per picture, or None; a single number counts for all.
 
     Raises:
-        ValueError: If their number is not the number of pictures.
+        ValueError: If their number is not the number of pictures, or one is not a number in [-1, 1].
     """
-    given = [None if s is None else [float(s)] if single else [float(v) for v in s] for s in (cf, scc)]
-    for name, values in zip(("CF", "SCC"), given, strict=True):
-        if values is not None and len(values) != count:
-            raise ValueError(f"{count} pictures but {len(values)} {name} scores")
-    return given
+    lists = []
+    for name, scores in (("CF", cf), ("SCC", scc)):
+        if scores is None:
+            lists.append(None)
+            continue
+        expected = f"{name} must be a number in [-1, 1], or a list with one per picture"
+        try:
+            values = np.asarray(scores.tolist() if isinstance(scores, Tensor) else scores, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{expected}; got {scores!r}") from error
+        values = np.full(count, values) if values.ndim == 0 else values
+        if values.shape != (count,):
+            shown = len(values) if values.ndim == 1 else values.shape
+            raise ValueError(f"{count} picture{'s' * (count != 1)} but {shown} {name} scores; {expected}")
+        wrong = values[~(abs(values) <= 1)]  # NaN is wrong too
+        if len(wrong):
+            raise ValueError(f"{expected}, got {wrong[0]:g}; other scales must be mapped to it first")
+        lists.append(values.tolist())
+    return lists
 
 
 @contextlib.contextmanager
@@ -267,7 +280,7 @@ def one_thread() -> Iterator[None]:
 
 
 def to_tensor(picture: Picture) -> Tensor:
-    """Pixels of a picture as a tensor (3, H, W), uint8 unless it came as a floating point tensor."""
+    """Pixels of a picture as a tensor (3, H, W), uint8 unless it came as floating point numbers."""
     if isinstance(picture, Tensor):
         return picture
     if isinstance(picture, str | Path):
@@ -275,10 +288,18 @@ def to_tensor(picture: Picture) -> Tensor:
     elif isinstance(picture, Image.Image):
         picture = to_rgb_array(picture)
     if not isinstance(picture, np.ndarray):
-        raise TypeError(f"expected a path, a PIL image, a tensor or an array, got {type(picture).__name__}")
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"an array must be uint8 of shape (H, W, 3), got {picture.dtype} {picture.shape}")
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+        kind = type(picture).__name__
+        raise TypeError(f"expected a path, a PIL image, a tensor or an array, or a list of such, got {kind}")
+    if picture.ndim != 3 or picture.shape[2] != 3:
+        first = picture.ndim == 3 and picture.shape[0] == 3
+        advice = "transpose(1, 2, 0) puts the channels last" if first else "pass the PIL image or the path, which are converted"
+        raise ValueError(f"an array must have shape (H, W, 3), got {picture.shape}; {advice}")
+    if picture.dtype.kind == "f":
+        picture = picture.astype(np.float32)
+    elif picture.dtype != np.uint8:
+        raise ValueError(f"an array must be uint8, or floating point in [0, 1], got {picture.dtype}; scale it first")
+    # PIL's arrays cannot be written to, which torch warns of
+    return torch.from_numpy(np.require(picture, requirements=("C", "W"))).permute(2, 0, 1)
 
 
 def stack(items: list[Inputs]) -> Inputs:

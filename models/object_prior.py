@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data.labels import COCO_NAMES
 from models.color_prior import ab_bins, soft_encode
+from utils.choices import SHRINKAGE, SMOOTHING
 from utils.files import write_atomic
 
 SIZE = 224  # side of the prepared picture, in pixels
@@ -32,10 +33,6 @@ LIGHTNESS_EDGES = (20.0, 40.0, 60.0, 80.0)  # of the bands, CIELAB; a pixel on a
 BANDS = len(LIGHTNESS_EDGES) + 1
 CATEGORIES = len(COCO_NAMES)
 ALL = CATEGORIES  # row of the prior for any category
-
-# Chosen by the log-likelihood of objects of COCO under the prior of all other pictures, which changes little nearby.
-SMOOTHING = 4.0  # standard deviation of the blur of the histograms over ab, CIELAB units
-SHRINKAGE = 2.0  # objects that the prior of all categories counts for, in each band
 
 POOL = 10.0  # objects that the values of all categories count for in a percentile
 

@@ -165,11 +165,13 @@ def check_picture(rgb: Tensor) -> None:
         ValueError: If it is not.
     """
     if rgb.ndim != 3 or rgb.shape[0] != 3 or 0 in rgb.shape:
-        raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}")
+        advice = "; permute(2, 0, 1) puts the channels first" if rgb.ndim == 3 and rgb.shape[2] == 3 else ""
+        raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}{advice}")
     if rgb.is_floating_point():
         low, high = rgb.aminmax()
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+            advice = "; divide it by 255" if low >= 0 and 1 < high <= 255 else ""
+            raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")
     elif rgb.dtype != torch.uint8:
         raise ValueError(f"a picture must be uint8 or floating point, got {rgb.dtype}")
 

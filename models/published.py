@@ -22,13 +22,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.backbone import UnreachableError, read_state
-from models.base import PRECISIONS, Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
+from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
 from models.preprocessing import check_picture
+from utils.choices import PRECISIONS, SPELLINGS
 from utils.color import linear_to_lab, srgb_to_linear
 
 SLOTS = 20  # objects of a picture that the SCC network reads
 ATTENTION_GRAPHS = ("infer", "train")
-SPELLINGS = ("classic", "transformers-5.9")  # of the CF file: before transformers 5.9, and since
 
 _CLASSES = 81  # rows of the class embedding: COCO-80 and one more
 _CURVE = 768  # values of a class's color prior: 256 levels of R, G and B
@@ -312,13 +312,15 @@ class PublishedPR(PublishedNet):
     def score(
         self, pictures: Picture | list[Picture], cf: float | list[float], scc: float | list[float]
     ) -> float | list[float]:
-        """Score pictures, as the other networks do; CF and SCC of each picture must be given, in the form of the result.
+        """Score pictures, as the other networks do; CF and SCC of each picture must be given, or one for all.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of pictures.
+            ValueError: If the number of sub-scores is not the number of pictures, or one is not in [-1, 1].
         """
+        if cf is None or scc is None:
+            raise ValueError("the published PR network takes the CF and SCC of each picture: score(pictures, cf, scc)")
         items, single = as_list(pictures)
-        pairs = zip(*sub_score_lists(len(items), single, cf, scc), strict=True)
+        pairs = zip(*sub_score_lists(len(items), cf, scc), strict=True)
         with one_thread():
             values = [self.score_prepared(self.prepare(p), s) for p, s in zip(items, pairs, strict=True)]
         return values[0] if single else values

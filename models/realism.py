@@ -63,17 +63,17 @@ class PerceptualRealismNet(CompactNet):
 
         Args:
             pictures: As for the other branches.
-            cf: CF of each picture, in the form of the result; None to compute it with the shipped CF weights.
+            cf: CF of each picture in [-1, 1], or one for all; None to compute it with the shipped CF weights.
             scc: SCC of each picture, likewise.
 
         Returns:
             One number in [-1, 1] for one picture, a list of numbers for a list.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of pictures.
+            ValueError: If the number of sub-scores is not the number of pictures, or one is not in [-1, 1].
         """
         items, single = as_list(pictures)
-        given = sub_score_lists(len(items), single, cf, scc)
+        given = sub_score_lists(len(items), cf, scc)
         if None in given and self.branches is None:
             from models import load_model  # here, not above: models imports this module
 

@@ -10,6 +10,7 @@ and of its gray version.
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,8 @@ class SemanticConsistencyNet(ColorPriorNet):
         Raises:
             ValueError: If the objects are not of as many pictures.
         """
+        if isinstance(objects, str | Path):
+            raise TypeError(f"objects must be what data.labels.read_objects reads, got the path {str(objects)!r}")
         items, single = as_list(pictures)
         labeled = [objects or []] if single else objects or [[] for _ in items]
         if len(labeled) != len(items):

@@ -865,17 +865,23 @@ def test_scoring_without_what_it_takes_ends_with_one_line_that_says_so(run, trai
     )
     assert_one_line(score("dpam", *weights["dpam"], "--reference", data / "originals"), "dpam looks at pictures alone")
     assert_one_line(score("dpam", *weights["dpam"], "--naturalness"), "--naturalness is of afine, not of dpam")
-    assert_one_line(score("dpam", *weights["afine"]), "holds a network of afine, expected one of dpam")
-    assert_one_line(score("nr_aigciqa", *weights["fr_aigciqa"]), "holds a network of fr_aigciqa, expected one of nr_aigciqa")
+    assert_one_line(score("dpam", *weights["afine"]), "holds a network of afine, preset baseline; expected a", "of its authors")
+    assert_one_line(score("nr_aigciqa", *weights["fr_aigciqa"]), "holds a network of fr_aigciqa, preset baseline; expected a")
     assert_one_line(score("dpam", *weights["dpam"], "--columns", "PR"), "scores CF, SCC, PR, not PR")
     assert_one_line(score("dpam", *weights["dpam"], "--set", "size=32"), "has settings of its own; leave out --set size")
     assert_one_line(score("dpam", "--weights", tmp_path / "none.pt"), "no weights at", "checkpoint of train_baseline.py dpam")
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert_one_line(score("dpam", "--weights", tmp_path / "text.pt"), "text.pt cannot be read as weights", "docs/baselines.md")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "state.pt")
-    assert_one_line(score("dpam", "--weights", tmp_path / "state.pt", *settings("dpam")), "state.pt does not fit DPAM")
+    assert_one_line(
+        score("dpam", "--weights", tmp_path / "state.pt", *settings("dpam")), "state.pt does not fit DPAM", "docs/baselines.md"
+    )
+    shipped = Path(__file__).parents[1] / "weights" / "CF.pt"
+    assert_one_line(score("dpam", "--weights", shipped), "CF.pt holds a network of CF, preset compact; expected a checkpoint")
+    torch.save({"score_fc.0.weight": torch.zeros(16, 2), "naturalness_extractor.0.weight": torch.zeros(1)}, tmp_path / "pr.pth")
+    assert_one_line(score("dpam", "--weights", tmp_path / "pr.pth"), "pr.pth holds a network of PR, preset published; expected")
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
-    assert_one_line(score("dpam", "--weights", tmp_path / "list.pt"), "holds no dictionary of tensors but list")
+    assert_one_line(score("dpam", "--weights", tmp_path / "list.pt"), "holds no dictionary but one list; expected a checkpoint")
     assert not (tmp_path / "x.csv").exists()
 
 

@@ -146,11 +146,31 @@ def test_another_dimension_than_the_caller_needs_is_refused(saved):
 def test_a_missing_file_is_named_with_the_folder_of_the_shipped_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.checkpoint.SHIPPED", tmp_path / "weights")
     shipped = re.escape(str(tmp_path / "weights"))
-    with pytest.raises(FileNotFoundError, match=rf"no weights at .*absent\.pt; the shipped ones lie in {shipped}"):
+    with pytest.raises(FileNotFoundError, match=rf"no weights at .*absent\.pt; the shipped ones lie in {shipped} and "):
         load_model(tmp_path / "absent.pt")
     for dimension in ("CF", "SCC", "PR"):
         with pytest.raises(FileNotFoundError, match=rf"no weights at {shipped}/{dimension}\.pt; the shipped ones lie in"):
             load_model(dimension)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ("cf", FileNotFoundError, "no weights at cf; the shipped ones lie in"),
+        ("PR.pt", FileNotFoundError, "and are named CF, SCC or PR, without a path"),
+        ("weights", FileNotFoundError, "weights is a folder, not a file of weights; the shipped ones"),
+        (None, TypeError, "expected CF, SCC, PR or the path of a checkpoint, got None"),
+        (5, TypeError, "expected CF, SCC, PR or the path of a checkpoint, got 5"),
+    ],
+)
+def test_what_names_no_weights_is_refused_with_what_would(wrong, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        load_model(wrong)
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(saved):
+    with pytest.raises(ValueError, match="preset must be compact or published, got 'Published'"):
+        load_model(saved, preset="Published")
 
 
 def test_a_dimension_names_the_shipped_weights(tmp_path, monkeypatch):
@@ -188,9 +208,7 @@ def test_a_file_that_holds_code_is_refused_and_the_code_is_not_run(tmp_path, mod
 def test_a_truncated_file_is_named(saved, tmp_path, share):
     data = saved.read_bytes()
     (tmp_path / "part.pt").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(
-        ValueError, match=r"part\.pt cannot be read as weights \(.+\); expected a checkpoint written by train_CF"
-    ):
+    with pytest.raises(ValueError, match=r"part\.pt cannot be read as weights \(.+\); expected a checkpoint of train_CF"):
         load_model(tmp_path / "part.pt")
 
 
@@ -210,7 +228,7 @@ def test_a_foreign_state_dict_is_refused_with_what_was_found(tmp_path):
     with pytest.raises(ValueError, match=expected):
         load_model(tmp_path / "foreign.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list\.pt is no checkpoint of this project .* found <class 'list'>"):
+    with pytest.raises(ValueError, match=r"list\.pt is no checkpoint of this project .* found no dictionary but one list"):
         load_model(tmp_path / "list.pt")
 
 

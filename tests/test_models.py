@@ -188,15 +188,30 @@ def test_scoring_in_training_mode_uses_evaluation_mode_and_goes_back(net):
 def test_wrong_types_are_refused_with_what_was_expected_and_came(net):
     for wrong in (None, 3, b"picture.jpg", {"rgb": 1}, [None]):
         with pytest.raises(
-            TypeError, match=r"expected a path, a PIL image, a tensor or an array, got (NoneType|int|bytes|dict)"
+            TypeError,
+            match=r"expected a path, a PIL image, a tensor or an array, or a list .*got (NoneType|int|bytes|dict)",
         ):
             score(net, wrong)
-    with pytest.raises(ValueError, match=re.escape("an array must be uint8 of shape (H, W, 3), got float64 (4, 5, 3)")):
-        score(net, np.zeros((4, 5, 3)))
-    with pytest.raises(ValueError, match=re.escape("an array must be uint8 of shape (H, W, 3), got uint8 (4, 5)")):
-        score(net, np.zeros((4, 5), np.uint8))
-    with pytest.raises(ValueError, match=r"a picture must be uint8 or floating point, got torch\.int64"):
-        score(net, torch.zeros(3, 4, 5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((4, 5), np.uint8), "an array must have shape (H, W, 3), got (4, 5); pass the PIL image or the path"),
+        (np.zeros((4, 5, 4), np.uint8), "an array must have shape (H, W, 3), got (4, 5, 4); pass the PIL image or the path"),
+        (np.zeros((3, 4, 5), np.uint8), "got (3, 4, 5); transpose(1, 2, 0) puts the channels last"),
+        (np.zeros((4, 5, 3), np.uint16), "an array must be uint8, or floating point in [0, 1], got uint16"),
+        (np.zeros((4, 5, 3), int), "an array must be uint8, or floating point in [0, 1], got int64"),
+        (np.full((4, 5, 3), 200.0), "a floating point picture must lie in [0, 1], got [200, 200]; divide it by 255"),
+        (np.full((4, 5, 3), np.nan), "a floating point picture must lie in [0, 1], got [nan, nan]"),
+        (np.full((4, 5, 3), -0.1), "a floating point picture must lie in [0, 1], got [-0.1, -0.1]"),
+        (torch.zeros(4, 5, 3), "got (4, 5, 3); permute(2, 0, 1) puts the channels first"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), "a picture must be uint8 or floating point, got torch.int64"),
+    ],
+)
+def test_wrong_arrays_are_refused_with_what_to_do(cf_net, wrong, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cf_net.score(wrong)
 
 
 def test_a_missing_file_is_named(net, tmp_path):
@@ -209,6 +224,17 @@ def test_an_unwritable_or_flipped_array_is_read_as_it_looks():
     rgb.flags.writeable = False
     expected = torch.from_numpy(rgb[:, ::-1].copy()).permute(2, 0, 1)
     assert torch.equal(to_tensor(rgb[:, ::-1]), expected)
+
+
+def test_arrays_of_pil_and_floating_point_arrays_give_the_score_of_the_picture_without_a_warning(net, recwarn):
+    image = Image.fromarray(picture())
+    expected = score(net, image)
+    assert score(net, np.asarray(image)) == expected
+    assert not list(recwarn)
+    for kind in (np.float16, np.float32, np.float64):
+        values = (np.asarray(image) / 255).astype(kind)
+        assert score(net, values) == pytest.approx(expected, abs=0.01 if kind is np.float16 else 1e-4)
+    assert not list(recwarn)
 
 
 # Training
@@ -429,8 +455,21 @@ def test_pr_refuses_another_number_of_sub_scores_than_pictures(pr_net):
         pr_net.score(pictures(), [0.0] * 3, [0.0] * 4)
     with pytest.raises(ValueError, match="4 pictures but 5 SCC scores"):
         pr_net.score(pictures(), [0.0] * 4, [0.0] * 5)
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(ValueError, match="1 picture but 2 CF scores"):
         pr_net.score(picture(), [0.1, 0.2], [0.1, 0.2])
+
+
+def test_one_sub_score_counts_for_all_pictures(pr_net):
+    expected = pr_net.score(pictures(), [0.3] * 4, [0.1] * 4)
+    assert pr_net.score(pictures(), 0.3, 0.1) == expected
+    assert pr_net.score(pictures(), cf=[0.3] * 4, scc=np.float64(0.1)) == expected
+    assert pr_net.score(picture(), [0.3], torch.tensor([0.1])) == pytest.approx(pr_net.score(picture(), 0.3, 0.1))
+
+
+@pytest.mark.parametrize("wrong", [5, -1.01, float("nan"), float("inf"), "high", [0.1, None, 0, 0], {"a": 0.1}, [[0.1] * 4]])
+def test_sub_scores_that_are_no_numbers_in_the_range_are_refused(pr_net, wrong):
+    with pytest.raises(ValueError, match=re.escape("CF must be a number in [-1, 1], or a list with one per picture")):
+        pr_net.score(pictures(), wrong, 0.1)
 
 
 def test_sub_scores_beside_a_path_are_refused_rather_than_ignored(pr_net):

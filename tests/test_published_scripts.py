@@ -297,12 +297,12 @@ def test_absent_labels_and_an_absent_color_prior_are_named_with_where_to_put_the
         (
             "SCC",
             ["--weights", "SCC.pth", "--preset", "compact"],
-            ["of the preset published, expected compact"],
+            ["preset published; expected one of the preset compact"],
         ),
         (
             "SCC",
             ["--weights", "SCC.pt", "--preset", "published"],
-            ["of the preset compact, expected published"],
+            ["preset compact; expected one of the preset published"],
         ),
         ("SCC", ["--weights", "SCC.pt", "--color-prior", "color_.json"], ["--color-prior is for a published SCC network"]),
         ("SCC", ["--weights", "SCC.pt", "--attention", "infer"], ["--attention is for a published SCC network", "SCC.pt"]),
@@ -725,12 +725,15 @@ def test_a_checkpoint_of_ours_scores_as_the_published_file_and_is_exported_as_on
 def test_networks_that_the_published_scripts_do_not_have_are_not_exported(run, weights, small, tmp_path):
     save_checkpoint(tmp_path / "pr.pt", PublishedPR("resnet18"))
     for path, words in (
-        (weights["CF"], ["CF.pt holds a network of the preset compact, expected published"]),
+        (weights["CF"], ["CF.pt holds a network of CF, preset compact; expected one of the preset published"]),
         (small, ["vit_base_patch16_384", "not test_vit"]),
         (tmp_path / "pr.pt", ["resnet50", "not resnet18"]),
         (tmp_path / "no.pt", ["no weights at", "no.pt"]),
     ):
         assert_one_line(run("export_weights.py", path, tmp_path / "out.pth"), *words)
+    refused = run("export_weights.py", tmp_path / "pr.pt", tmp_path)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert f"output must be a file such as CF.pth, {tmp_path} is a folder" in refused.err
     assert not (tmp_path / "out.pth").exists()
 
 

@@ -355,7 +355,7 @@ def test_infer_pr_writes_a_report(gallery: Path, weights: dict[str, Path], run: 
     assert len(page.cards()) == len(pd.read_csv(tmp_path / "pr.csv"))
     assert "infer_PR.py" in page.source
     refused = run("infer_PR.py", gallery, "-o", tmp_path / "x.csv", "--report", tmp_path / "r.csv")
-    assert refused.code == 1
+    assert refused.code == 2
     assert "expected a --report that ends in .html" in refused.err
 
 

@@ -1,6 +1,7 @@
 """Scoring a list of pictures: one batch a picture, any number of threads, a row for each, nothing skipped."""
 
 import csv
+import json
 import os
 import shutil
 import threading
@@ -16,6 +17,7 @@ from PIL import Image
 from models import load_model
 from models.base import ScoreNet
 from utils import scoring
+from utils.arguments import inference_parser
 from utils.images import ImageList, list_images
 from utils.scores import read_scores
 from utils.scoring import (
@@ -23,7 +25,6 @@ from utils.scoring import (
     Scorer,
     conclude,
     devices_of,
-    inference_parser,
     open_writer,
     output_path,
     report,
@@ -232,12 +233,14 @@ def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> pd.DataF
 def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
     frame = table(("a.png", 0.1, ""), ("b.png", np.nan, "in/b.png: is empty"), ("c.png", 0.9, ""), gray=("a.png",))
     lines = report(frame.assign(SCC=[0.4, np.nan, 0.2]), "CF", ["SCC", "CF"]).splitlines()
-    assert [line.split() for line in lines] == [
+    assert [line.split() for line in lines[:-1]] == [
         ["image", "SCC", "CF"],
         ["c.png", "0.200", "0.900"],
         ["a.png", "0.400", "0.100", "gray"],
         ["ERROR", "in/b.png:", "is", "empty"],
     ]
+    assert lines[-1].startswith("Compare images of the same scene")
+    assert "index.csv (image, scene, method)" in lines[-1]
 
 
 def test_report_names_the_picture_of_an_error_that_does_not():
@@ -247,10 +250,69 @@ def test_report_names_the_picture_of_an_error_that_does_not():
 
 def test_report_of_many_pictures_shows_both_ends():
     lines = report(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), "CF", ["CF"]).splitlines()
-    assert len(lines) == 42
+    assert len(lines) == 43
     assert lines[1].startswith("099.png")
     assert lines[21] == "... 60 more ..."
-    assert lines[-1].startswith("000.png")
+    assert lines[-2].startswith("000.png")
+
+
+BY_NAME = ["ORG_1.png", "CIC_1.png", "ORG_2.png", "CIC_2.png", "BIG_2.png"]
+NAMED = ["ORG_x9.png", "CIC_x9.png", "ORG_y.png", "CIC_y.png", "BIG_y.png"]
+FOLDERS = ["gt/1.png", "CIC/1.png", "gt/2.png", "CIC/2.png", "BIG/2.png"]
+PLAIN = ["a.png", "b.png", "c.png", "d.png", "e.png"]
+INDEX = "image,scene,method\na.png,1,original\nb.png,1,CIC\nc.png,2,Original\nd.png,2,CIC\ne.png,2,BIG\nelse.png,2,X\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "index", "scenes"),
+    [
+        (BY_NAME, None, ("1", "2")),
+        (NAMED, None, ("x9", "y")),
+        (FOLDERS, None, ("1", "2")),
+        (PLAIN, INDEX, ("1", "2")),
+        (PLAIN, "\ufeff" + INDEX.replace(",", ";"), ("1", "2")),
+        (BY_NAME, "image,scene\nORG_1.png,1\n", ("1", "2")),
+        (BY_NAME, INDEX, ("1", "2")),
+    ],
+)
+@pytest.mark.parametrize("file", ["index.csv", "samples.csv"])
+def test_report_is_by_scene_with_originals_marked_where_scenes_are_known(tmp_path, names, index, scenes, file):
+    if index is not None:
+        (tmp_path / file).write_text(index, encoding="utf-8")
+    frame = table(*((name, score, "") for name, score in zip(names, (0.1, 0.2, 0.3, 0.5, -0.5), strict=True)))
+    frame.attrs["meta"] = {"root": str(tmp_path)}
+    lines = report(frame, "CF", ["CF"]).splitlines()
+    assert [line.split() for line in lines[1:10]] == [
+        [],
+        ["scene", scenes[0]],
+        [names[1], "0.200"],
+        [names[0], "0.100", "original"],
+        [],
+        ["scene", scenes[1]],
+        [names[3], "0.500"],
+        [names[2], "0.300", "original"],
+        [names[4], "-0.500"],
+    ]
+    assert lines[-1].startswith("Compare a colorization with its original and with others of the same scene, not one scene")
+    wrong = index is not None and names is BY_NAME
+    assert [f"{tmp_path / file} is not used: it has no" in line for line in lines[10:]] == [True, False][not wrong :]
+
+
+def test_report_by_scene_shows_whole_scenes_and_says_how_many_images_it_does_not():
+    names = [f"{method}_{scene}.png" for scene in range(10, 30) for method in "ABC"]
+    lines = report(table(*((name, 0.1, "") for name in names)), "CF", ["CF"]).splitlines()
+    assert sum(line.startswith("scene ") for line in lines) == 13
+    assert lines[-2] == "... 21 more of other scenes ..."
+    assert lines[-1].startswith("Compare images of the same scene")
+    one = report(table(*((f"{n}_1.png", n / 100, "") for n in range(60))), "CF", ["CF"]).splitlines()
+    assert "... 20 more ..." in one
+    assert len(one) == 1 + 2 + 41 + 1
+
+
+def test_report_of_a_camera_folder_or_of_one_image_is_not_by_scene(tmp_path):
+    lines = report(table(*((f"IMG_{n:04}.jpg", n / 10, "") for n in range(5))), "CF", ["CF"]).splitlines()
+    assert lines[1].startswith("IMG_0004.jpg")
+    assert len(report(table(("ORG_1.png", 0.1, "")), "CF", ["CF"]).splitlines()) == 2
 
 
 def test_report_of_errors_only():
@@ -261,10 +323,24 @@ def test_score_file_is_named_after_what_was_scored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set.v1").mkdir()
     Image.new("RGB", (2, 2)).save("one.png")
-    assert output_path(None, Path("set.v1"), "CF") == Path("results/set.v1_CF.csv")
-    assert output_path(None, Path("one.png"), "SCC") == Path("results/one_SCC.csv")
-    assert output_path(None, Path("set.v1/.."), "PR") == Path("results") / f"{tmp_path.name}_PR.csv"
-    assert output_path(Path("mine.csv"), Path("set.v1"), "CF") == Path("mine.csv")
+    here = Path()
+    assert output_path(None, Path("set.v1"), Path("set.v1"), "CF") == Path("results/set.v1_CF.csv")
+    assert output_path(None, Path("one.png"), here, "SCC") == Path("results/one_SCC.csv")
+    assert output_path(None, Path("set.v1/.."), here, "PR") == Path("results") / f"{tmp_path.name}_PR.csv"
+    assert output_path(Path("mine.csv"), Path("set.v1"), here, "CF") == Path("mine.csv")
+
+
+def test_files_of_folders_with_one_name_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    # by folder: the stem, and what an earlier run left: PR, CF alone, the journal of a killed run
+    cases = {"a": ("imgs", "_PR.csv.json"), "b": ("b_imgs", "_CF.csv.json"), "x/b": ("x_b_imgs", "_PR.csv.partial")}
+    for place, (stem, left) in cases.items():
+        folder = tmp_path / place / "imgs"
+        folder.mkdir(parents=True)
+        assert output_path(None, folder, folder, "PR") == Path("results") / f"{stem}_PR.csv"
+        Path("results", stem + left).write_text(json.dumps({"root": str(folder)}) + "\n")
+        assert output_path(None, folder, folder, "PR") == Path("results") / f"{stem}_PR.csv"  # the run goes on
 
 
 def test_devices_come_as_a_list_and_one_that_is_not_there_is_refused():

@@ -783,9 +783,9 @@ def damage(kind: str, path: Path, weights: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("truncated", ["cannot be read as weights", "expected a checkpoint written by train_CF.py"]),
-        ("empty", ["cannot be read as weights", "expected a checkpoint written by train_CF.py"]),
-        ("text", ["cannot be read as weights", "expected a checkpoint written by train_CF.py"]),
+        ("truncated", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
+        ("empty", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
+        ("text", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
         ("state dict", ["is no checkpoint of this project", "expected", "fc.weight"]),
         ("other tensors", ["does not hold a CF network", "Missing key"]),
         ("missing", ["no weights at"]),

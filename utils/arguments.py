@@ -1,13 +1,15 @@
-"""The command-line arguments that the three training scripts have in common."""
+"""The command-line arguments that scripts have in common.
+
+Nothing slow is imported here: a script parses its arguments before it imports torch, so that help and mistakes take no time.
+"""
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
-
-from models.backbone import DEFAULT_BACKBONE
-from utils.checkpoint import PRESETS
+from utils.choices import DEFAULT_BACKBONE, PRECISIONS, PRESETS, SYSTEMS
 
 SHARED_SCENES = ("refuse", "keep", "resplit")
 
@@ -43,20 +45,46 @@ _STRICT: dict[str, Any] = {
 }
 
 
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """The docstring as it stands, and room for the names of long options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
 
 
-def training_parser(description: str | None, **defaults: float) -> argparse.ArgumentParser:
+class ScriptParser(argparse.ArgumentParser):
+    """A parser that shows its arguments in groups and answers a mistake in one line.
+
+    Args:
+        description: The docstring of the script.
+        usage: What must be given, after ``%(prog)s``, the name of the script; None shows all arguments.
+        groups: Titles, in the order of the help. Arguments are added to ``groups[title]``.
+        options: For ``ArgumentParser``.
+    """
+
+    def __init__(
+        self,
+        description: str | None = None,
+        usage: str | None = None,
+        groups: Sequence[str] = ("data", "model", "optimization", "run"),
+        **options: Any,
+    ) -> None:
+        super().__init__(description=description, usage=usage, formatter_class=_Help, **options)
+        self.groups = {title: self.add_argument_group(title) for title in groups}
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def training_parser(description: str | None, **defaults: float) -> ScriptParser:
     """A parser with the shared training arguments.
 
     Args:
         description: The docstring of the script.
         defaults: Values that differ from the ones below, by argument name.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    # data
+    parser = ScriptParser(description, "%(prog)s --data PATH --output DIR [options]")
+    add = parser.groups["data"].add_argument
     add(
         "--data",
         type=Path,
@@ -66,77 +94,74 @@ def training_parser(description: str | None, **defaults: float) -> argparse.Argu
         help="HECD, ICQA-2K or a CSV (data/README.md); PATH:N for N pictures of it",
     )
     add_split_arguments(parser)
-    # model
-    add(
-        "--preset",
-        choices=PRESETS,
-        default=PRESETS[0],
-        help="which networks, and with them the defaults (default: %(default)s)",
-    )
-    add("--strict-recipe", action="store_true", help="with --preset published: nothing that the published training lacks")
-    add("--backbone", default=DEFAULT_BACKBONE, help="any timm network with feature maps (default: %(default)s)")
+
+    add = parser.groups["model"].add_argument
+    add("--preset", choices=PRESETS, default=PRESETS[0], help="which networks and defaults (default: %(default)s)")
+    add("--strict-recipe", action="store_true", help="published: nothing that the published training lacks")
+    add("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm network with maps (default: %(default)s)")
     add_start_arguments(parser)
-    add("--init", type=Path, metavar="CHECKPOINT", help="start from this trained network of the same dimension")
-    add("--size", type=int, default=224, help="side of the picture the backbone sees, in pixels (default: %(default)s)")
-    # optimization
-    add("--epochs", type=int, default=20, help="(default: %(default)s)")
-    add("--batch-size", type=int, default=24, help="pictures a step and process (default: %(default)s)")
+    add("--init", type=Path, metavar="FILE", help="start from this trained network of the same dimension")
+    add("--size", type=int, default=224, metavar="N", help="side of what the backbone sees, in pixels (default: %(default)s)")
+
+    add = parser.groups["optimization"].add_argument
+    add("--epochs", type=int, default=20, metavar="N", help="(default: %(default)s)")
+    add("--batch-size", type=int, default=24, metavar="N", help="pictures per step and process (default: %(default)s)")
     add("--lr", type=float, default=1e-3, help="peak learning rate of the head (default: %(default)s)")
-    add("--backbone-lr", type=float, default=0, help="of the backbone; 0 keeps it as it is (default: %(default)s)")
-    add("--weight-decay", type=float, default=0.05, help="(default: %(default)s)")
-    add("--warmup", type=float, default=0.1, help="share of the steps with rising rate (default: %(default)s)")
+    add("--backbone-lr", type=float, default=0, metavar="LR", help="of the backbone; 0 freezes it (default: %(default)s)")
+    add("--weight-decay", type=float, default=0.05, metavar="W", help="(default: %(default)s)")
+    add("--warmup", type=float, default=0.1, help="share of steps with rising rate (default: %(default)s)")
     add("--clip", type=float, default=1.0, help="largest gradient norm, 0 for any (default: %(default)s)")
-    add("--patience", type=int, default=8, help="epochs without a better validation before stopping")
+    add("--patience", type=int, default=8, metavar="N", help="epochs without a better one to stop after (default: %(default)s)")
     add("--best-epoch", action=argparse.BooleanOptionalAction, default=True, help="keep the best epoch, not the last")
-    add("--stop-loss", type=float, help="stop when the mean training loss of an epoch is no more than this")
+    add("--stop-loss", type=float, metavar="LOSS", help="mean training loss of an epoch to stop at")
     add("--optimizer", choices=("adamw", "adam"), default="adamw", help="(default: %(default)s)")
-    add(
-        "--schedule", choices=("cosine", "constant"), default="cosine", help="of the rates after warm-up (default: %(default)s)"
-    )
-    add("--correlation-weight", type=float, default=0.2, help="of 1 - PLCC beside the mean squared error")
-    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="flips and mild crops, never color")
-    # run
+    add("--schedule", choices=("cosine", "constant"), default="cosine", help="(default: %(default)s)")
+    add("--correlation-weight", type=float, default=0.2, metavar="W", help="of 1 - PLCC beside the squared error")
+    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="flips and mild crops")
+
     add_run_arguments(parser)
-    add("--cache-gb", type=float, default=8, help="most memory for prepared pictures (default: %(default)s)")
+    add = parser.groups["run"].add_argument
+    add("--cache-gb", type=float, default=8, metavar="GB", help="most memory for prepared pictures (default: %(default)s)")
     add("--checkpoint-activations", action="store_true", help="published CF: less memory, a third more time")
-    add("--cache", type=Path, metavar="DIR", help="where the resized pictures of a published network lie (default: runs/cache)")
+    add("--cache", type=Path, metavar="DIR", help="published: of resized pictures (default: runs/cache)")
     parser.set_defaults(**defaults)
     return parser
 
 
-def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+def add_split_arguments(parser: ScriptParser) -> None:
     """Which of the pictures train, validate and test."""
-    add = parser.add_argument
-    add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="range of a CSV's MOS")
-    add("--val", type=float, default=0.15, help="share of the scenes that choose the epoch (default: %(default)s)")
-    add("--test", type=float, default=0.2, help="share of the scenes scored once at the end (default: %(default)s)")
-    add("--split", type=Path, help="a split.txt of an earlier run, in place of --val and --test")
+    add = parser.groups["data"].add_argument
+    add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="of a CSV's MOS (default: -1 1)")
+    add("--val", type=float, default=0.15, metavar="SHARE", help="of the scenes, to choose the epoch by (default: %(default)s)")
+    add("--test", type=float, default=0.2, metavar="SHARE", help="of the scenes, scored once at the end (default: 0.2)")
+    add("--split", type=Path, metavar="FILE", help="split.txt of a run, not --val and --test")
     add(
         "--shared-scenes",
         choices=SHARED_SCENES,
         default="refuse",
-        help="if ICQA_2K_train and ICQA_2K_test share scenes: stop; keep both as they are; or split all pictures anew by scene",
+        metavar="HOW",
+        help="if both folders of ICQA-2K have a scene: refuse, keep both, or resplit all by scene",
     )
-    add("--limit", type=int, metavar="N", help="train on N pictures only, for a quick check")
+    add("--limit", type=int, metavar="N", help="train on N pictures, for a quick check")
 
 
-def add_start_arguments(parser: argparse.ArgumentParser) -> None:
+def add_start_arguments(parser: ScriptParser) -> None:
     """What a backbone starts from."""
-    add = parser.add_argument
-    add("--backbone-weights", type=Path, metavar="PATH", help="start weights in place of the packaged ones, or of the hub's")
+    add = parser.groups["model"].add_argument
+    add("--backbone-weights", type=Path, metavar="FILE", help="start weights, in place of the packaged ones or of the hub's")
     add("--random-init", action="store_true", help="start the backbone from random weights")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: ScriptParser) -> None:
     """Where a run goes and what it runs on."""
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder for checkpoints, metrics and curves")
+    add = parser.groups["run"].add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="for checkpoints, metrics and curves")
     add("--resume", action="store_true", help="go on with the run in --output")
-    add("--seed", type=_seed, default=0, help="a number, or 'none' for another one each time (default: %(default)s)")
-    add("--device", default=default_device(), help="(default: %(default)s)")
-    add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
+    add("--seed", type=_seed, default=0, help="a number, or none for another each time (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:N (default: a GPU if any)")
+    add("--workers", type=int, default=2, metavar="N", help="processes that read pictures (default: %(default)s)")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
-    add("--half", action="store_true", help="store the checkpoint's weights as float16")
+    add("--half", action="store_true", help="store the weights as float16")
 
 
 def _seed(text: str) -> int | None:
@@ -155,7 +180,7 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
         The arguments.
     """
     early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--preset")
+    early.add_argument("--preset", nargs="?")
     early.add_argument("--strict-recipe", action="store_true")
     known, _ = early.parse_known_args(argv)
     if known.preset == "published":
@@ -177,26 +202,103 @@ def parse_training(parser: argparse.ArgumentParser, dimension: str, argv: list[s
     return args
 
 
-def add_object_arguments(parser: argparse.ArgumentParser) -> None:
+def add_object_arguments(parser: ScriptParser) -> None:
     """What an SCC network reads beside pictures."""
-    parser.add_argument(
+    parser.groups["data"].add_argument(
         "--labels",
         nargs="+",
         metavar="DIR",
-        help="YOLO files of the objects, named after pictures or scenes; 'none' for no objects "
-        "(default: none; with --preset published: labels in the data folder)",
+        help="YOLO files of the objects, named after pictures or scenes, or none "
+        "(default: none; published: labels in the data folder)",
     )
-    parser.add_argument("--color-prior", type=Path, metavar="JSON", help="published: (default: color_.json in the data folder)")
-    parser.add_argument(
+    add = parser.groups["model"].add_argument
+    add("--color-prior", type=Path, metavar="JSON", help="published: (default: color_.json in the data folder)")
+    add(
         "--attention",
         choices=("infer", "train"),
-        help="graph of the published object attention while training: infer has one softmax, as scoring; train has two",
+        help="published, while training: infer has one softmax, as in scoring; train has two",
     )
 
 
-def add_fold_arguments(parser: argparse.ArgumentParser) -> None:
+def add_fold_arguments(parser: ScriptParser) -> None:
     """``--folds`` and ``--oof``, for the branches whose predictions the realism branch is trained on."""
-    parser.add_argument(
-        "--folds", type=int, metavar="K", help="also train K networks, each without a K-th of the scenes; 0 for none"
+    add = parser.groups["data"].add_argument
+    add("--folds", type=int, metavar="K", help="also train K networks, each without a K-th of the scenes; 0 for none")
+    add("--oof", type=Path, metavar="CSV", help="file for predictions of the left-out scenes")
+
+
+def inference_parser(description: str | None, dimension: str) -> ScriptParser:
+    """A parser with the arguments that the inference scripts of the three networks share."""
+    parser = ScriptParser(description, "%(prog)s FOLDER [options]", ("data", "model", "run"))
+    add_folder_arguments(parser, dimension)
+    add = parser.groups["data"].add_argument
+    add("--published-quirks", action="store_true", help="read files as the published scripts do, mistakes included")
+    if dimension != "CF":
+        add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC, or none")
+
+    add = parser.groups["model"].add_argument
+    add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
+    add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth where no weights are named")
+    add("--precision", choices=PRECISIONS, default="float32", help="of a published network (default: %(default)s)")
+    if dimension != "CF":
+        add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
+        add("--attention", choices=("infer", "train"), help="of objects, published (default: infer)")
+
+    if dimension == "SCC":
+        parser.groups["run"].add_argument(
+            "--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv"
+        )
+    return parser
+
+
+def add_folder_arguments(parser: ScriptParser, name: str) -> None:
+    """What is scored, where the scores go and what computes them; ``name`` ends the name of the file."""
+    parser.groups["data"].add_argument(
+        "images", type=Path, metavar="FOLDER", help="searched recursively; or one picture, or a .txt list of pictures"
     )
-    parser.add_argument("--oof", type=Path, metavar="CSV", help="where the predictions for the left-out scenes go")
+    add = parser.groups["run"].add_argument
+    add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/FOLDER_{name}.csv)")
+    add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
+    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
+    add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
+    add("--workers", type=int, help="pictures worked on at a time (default: one per core and device)")
+
+
+def add_system_arguments(parser: ScriptParser) -> None:
+    """Which published system, and how it is set."""
+    add = parser.groups["model"].add_argument
+    add("system", choices=SYSTEMS, metavar="MODEL", help=", ".join(SYSTEMS))
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="arguments of its network (docs/baselines.md), such as texture=lab, backbone=resnet18 or size=64",
+    )
+    add("--naturalness", action="store_true", help="afine: the part that needs no original, alone")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """``--set`` as a dictionary; values are JSON, and text where they are not.
+
+    Raises:
+        ValueError: If one is not of the form NAME=VALUE, or --naturalness is for another system.
+    """
+    settings: dict[str, Any] = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {text}: expected NAME=VALUE")
+        if name in settings or name == "outputs":
+            why = "is given twice" if name in settings else "follows from the columns"
+            raise ValueError(f"--set {text}: {name} {why}")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    if args.naturalness:
+        if args.system != "afine":
+            raise ValueError(f"--naturalness is of afine, not of {args.system}")
+        settings["full_reference"] = False
+    return settings

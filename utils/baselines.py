@@ -1,4 +1,4 @@
-"""What train_baseline.py and infer_baseline.py have in common: which system, its settings, and the weights it starts from."""
+"""What train_baseline.py and infer_baseline.py have in common: the weights that a system starts from."""
 
 import argparse
 import json
@@ -7,49 +7,11 @@ from typing import Any
 
 import torch
 
-from models.baselines.scorer import SYSTEMS, Baseline, official_columns
-from utils.checkpoint import build_model, is_own, read_weights, seen_by
+from models.baselines.scorer import Baseline, official_columns
+from models.published import published_dimension
+from utils.arguments import settings_of
+from utils.checkpoint import build_model, described, is_own, read_weights, seen_by
 from utils.files import sha256
-
-
-def add_system_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which system, and how it is set."""
-    add = parser.add_argument
-    add("system", choices=SYSTEMS, metavar="MODEL", help=", ".join(SYSTEMS))
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="arguments of its network (docs/baselines.md), such as texture=lab, backbone=resnet18 or size=64",
-    )
-    add("--naturalness", action="store_true", help="afine: the part that needs no original, alone")
-
-
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """``--set`` as a dictionary; values are JSON, and text where they are not.
-
-    Raises:
-        ValueError: If one is not of the form NAME=VALUE, or --naturalness is for another system.
-    """
-    settings: dict[str, Any] = {}
-    for text in args.set:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set {text}: expected NAME=VALUE")
-        if name in settings or name == "outputs":
-            why = "is given twice" if name in settings else "follows from the columns"
-            raise ValueError(f"--set {text}: {name} {why}")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    if args.naturalness:
-        if args.system != "afine":
-            raise ValueError(f"--naturalness is of afine, not of {args.system}")
-        settings["full_reference"] = False
-    return settings
 
 
 def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseline:
@@ -67,11 +29,11 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
         ValueError: If it is damaged, of another system or of other settings.
     """
     path, settings = Path(args.weights), settings_of(args)
-    content = _read(path, args.system)
+    expected = f"expected a checkpoint of train_baseline.py {args.system}, or a file of its authors (docs/baselines.md)"
+    content = _read(path, expected)
     if is_own(content):
-        found = content.get("dimension")
-        if content.get("preset") != "baseline" or found != args.system:
-            raise ValueError(f"{path} holds a network of {found}, expected one of {args.system}")
+        if content.get("preset") != "baseline" or content.get("dimension") != args.system:
+            raise ValueError(f"{path} holds {described(content)}; {expected}")
         model = build_model(content, str(path))
         if columns is not None and columns != model.columns:
             raise ValueError(f"{path} scores {', '.join(model.columns)}, not {', '.join(columns)}; see --target and --columns")
@@ -81,11 +43,14 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
             raise ValueError(f"{path} has settings of its own; leave out --set {' '.join(settings)}")
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
     else:
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds no dictionary of tensors but {type(content).__name__}")
+        if not isinstance(content, dict) or not content or published_dimension(content) is not None:
+            raise ValueError(f"{path} holds {described(content)}; {expected}")
         model = Baseline(args.system, columns or official_columns(args.system, content), settings)
         asked = {name: model.network.config[name] for name in settings}
-        print(model.network.load_official(content, source=str(path)))
+        try:
+            print(model.network.load_official(content, source=str(path)))
+        except ValueError as error:
+            raise ValueError(f"{error}; {expected}") from error
         changed = {name: model.network.config[name] for name, value in asked.items() if model.network.config[name] != value}
         if changed:
             now = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
@@ -95,11 +60,11 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
     return model.eval()
 
 
-def _read(path: Path, system: str) -> Any:
+def _read(path: Path, expected: str) -> Any:
     """What a weight file holds; its errors say what is expected of a baseline."""
-    expected = f"expected a checkpoint of train_baseline.py {system}, or a file of its authors (docs/baselines.md)"
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; {expected}")
+        what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no weights at {path}"
+        raise FileNotFoundError(f"{what}; {expected}")
     try:
         return read_weights(path)
     except ValueError as error:

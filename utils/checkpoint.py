@@ -1,18 +1,17 @@
 """Saving and loading weights: plain tensors, numbers and strings, read with ``weights_only``, written atomically."""
 
-import pickle
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from utils.choices import DIMENSIONS, PRESETS, SHIPPED
 from utils.files import sha256, write_atomic
 
 FORMAT = "ICQA checkpoint 1"
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-DIMENSIONS = ("CF", "SCC", "PR")
-PRESETS = ("compact", "published")  # of our own scripts; baselines have another one, "baseline"
+_EXPECTED = "expected a checkpoint of train_CF.py, train_SCC.py or train_PR.py, or a published CF.pth, SCC.pth or PR.pth"
 
 
 def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: Any) -> None:
@@ -55,16 +54,19 @@ def read_weights(path: Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; the shipped ones lie in {SHIPPED}")
+        what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no weights at {path}"
+        raise FileNotFoundError(f"{what}; the shipped ones lie in {SHIPPED} and are named CF, SCC or PR, without a path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly any kind, from IndexError to struct.error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # whose own text tells how to run the code in the file
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif path.stat().st_size == 0:
+            reason = "it is empty"
+        else:  # not in torch's own words, which tell how to run the code in the file, or name its source lines
             reason = "damaged, or more in it than tensors, numbers and strings"
         raise ValueError(
-            f"{path} cannot be read as weights ({reason}); expected a checkpoint written by train_CF.py, train_SCC.py or "
-            "train_PR.py, or a published CF.pth, SCC.pth or PR.pth; fetch or train it again if it is damaged"
+            f"{path} cannot be read as weights ({reason}); {_EXPECTED}; fetch or train it again if it is damaged"
         ) from error
 
 
@@ -90,9 +92,24 @@ def check_format(content: Any, path: Path) -> dict[str, Any]:
         ValueError: If it is not.
     """
     if not is_own(content):
-        kind = f"a dictionary with {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else type(content)
-        raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {kind})")
+        found = described(content)
+        raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {found}); {_EXPECTED}")
     return content
+
+
+def described(content: Any) -> str:
+    """Return what a weight file holds, in words."""
+    if is_own(content):
+        return f"a network of {content.get('dimension')}, preset {content.get('preset', 'compact')}"
+    from models.published import published_dimension
+
+    published = published_dimension(content)
+    if published is not None:
+        return f"a network of {published}, preset published"
+    if isinstance(content, dict):
+        names = [str(name)[:60] for name in content]
+        return f"a dictionary with {', '.join(names[:4])}" if names else "an empty dictionary"
+    return f"no dictionary but one {type(content).__name__}"
 
 
 def build_model(content: dict[str, Any], source: str) -> nn.Module:
@@ -190,6 +207,10 @@ def load_model(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or holds no network or not the one that is needed.
     """
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(f"expected CF, SCC, PR or the path of a checkpoint, got {weights!r}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be {' or '.join(PRESETS)}, got {preset!r}")
     if str(weights) in DIMENSIONS:
         path = find_published(f"{weights}.pth") if preset == "published" else SHIPPED / f"{weights}.pt"
     else:
@@ -206,7 +227,7 @@ def load_model(
     if dimension is not None and found != dimension:
         raise ValueError(f"{path} holds a {found} network, expected {dimension}")
     if preset is not None and kind != preset:
-        raise ValueError(f"{path} holds a network of the preset {kind}, expected {preset}")
+        raise ValueError(f"{path} holds {described(content)}; expected one of the preset {preset}")
     if is_own(content):
         model = build_model(content, str(path))
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None

@@ -8,8 +8,13 @@ import torch.distributed as dist
 from torch import nn
 
 
-def setup(device: str) -> str:
-    """Join the processes that torchrun started, if any; the device of this one."""
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def setup(device: str | None) -> str:
+    """Join the processes that torchrun started, if any; the device of this one, a GPU by default if there is one."""
+    device = device or default_device()
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return device
     if not dist.is_initialized():

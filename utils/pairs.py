@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NOISE = 0.1  # standard error of a MOS where nobody says it, in [-1, 1]: that of 16 ratings whose standard deviation is 0.4
 _CLEAR = 1.96  # standard errors, for 95 %
 _DECIMALS = 12  # lest equal differences, such as 0.3 - 0.1 and 0.2 - 0.0, come out unequal
 

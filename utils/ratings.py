@@ -13,6 +13,7 @@ from scipy import sparse, special, stats
 from scipy.sparse import linalg as splinalg
 from scipy.sparse.csgraph import connected_components
 
+from utils.choices import P910_CORRELATION
 from utils.metrics import plcc, srcc
 
 # ITU-R BT.500, screening of observers: an image whose scores have a kurtosis in this range counts as normal.
@@ -21,8 +22,6 @@ _BT500_SPREADS = (2.0, np.sqrt(20.0))  # standard deviations from the mean that 
 _BT500_SHARE = 0.05  # of a rater's scores that may be outliers
 _BT500_BALANCE = 0.3  # outliers on one side only are a shifted scale, which is no reason to reject
 
-P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlation with the MOS,
-P910_OF_METHODS = 0.8  # and with the mean MOS of each method (HRC)
 _MIN_CORRELATED = 3  # images; with two the correlation can only be -1 or 1
 
 _MLE_TOLERANCE = 1e-8  # change of a step, Euclidean, for scores of range 1

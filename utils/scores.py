@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils.choices import DIMENSIONS
 from utils.files import write_atomic
 
 try:
@@ -36,7 +37,6 @@ try:
 except ImportError:  # Windows: there nothing stops two runs from writing one file
     fcntl = None
 
-DIMENSIONS = ("CF", "SCC", "PR")
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.0.0"}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
@@ -279,6 +279,16 @@ class ScoreWriter:
             with open(path, "ab") as file:
                 file.write(b"\n")  # ends the line a kill tore, so that the next row is not glued to it
         return open(path, "ab")
+
+
+def scored_folder(path: Path) -> str | None:
+    """Return the folder whose images a score file, or the journal of a stopped run, holds; None if nothing says it."""
+    for file in (_beside(path, ".json"), _beside(path, ".partial")):
+        if file.is_file():
+            content = file.read_bytes()
+            meta = _parse_line(content) or _parse_line(content.partition(b"\n")[0])  # a journal says it in its first line
+            return meta.get("root") if isinstance(meta, dict) else None
+    return None
 
 
 def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:

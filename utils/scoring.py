@@ -24,12 +24,13 @@ import torch
 from tqdm import tqdm
 
 from data.labels import LabelError, ObjectLabels, no_curves, read_color_curves
-from models.base import PRECISIONS, CompactNet, Inputs, Maps, ScoreNet
+from models.base import CompactNet, Inputs, Maps, ScoreNet
 from utils import startup
-from utils.checkpoint import PRESETS, find_published, load_model
+from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, read_rgb, read_rgb_as_published
-from utils.scores import DIMENSIONS, ScoreWriter, read_scores, write_json
+from utils.scenes import ORIGINALS, scenes_of
+from utils.scores import DIMENSIONS, ScoreWriter, read_scores, scored_folder, write_json
 
 # Larger pictures are worked on, and larger files read, one at a time, for the sake of memory.
 _ALONE_PIXELS = 16_000_000
@@ -209,29 +210,6 @@ def score_images(
         pool.shutdown(cancel_futures=True)
 
 
-def inference_parser(description: str | None, dimension: str) -> argparse.ArgumentParser:
-    """A parser with the arguments that the inference scripts share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("images", type=Path, help="a folder (searched recursively), one picture, or a .txt list of pictures")
-    add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/NAME_{dimension}.csv)")
-    add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
-    add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth of the published network where none are named")
-    add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
-    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
-    add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    add("--workers", type=int, help="pictures worked on at a time (default: one a core and device)")
-    add("--precision", choices=PRECISIONS, default="float32", help="arithmetic of a published network (default: %(default)s)")
-    add("--published-quirks", action="store_true", help="read files as the published scripts do, mistakes included")
-    if dimension != "CF":
-        add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC; 'none' for no objects")
-        add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
-        add("--attention", choices=("infer", "train"), help="object attention of a published SCC network (default: infer)")
-    if dimension == "SCC":
-        add("--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv")
-    return parser
-
-
 @dataclass(frozen=True)
 class Objects:
     """The labels that an SCC network reads, and the color prior of a published one.
@@ -301,13 +279,28 @@ def devices_of(requested: str | None) -> list[str]:
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def output_path(requested: Path | None, images: Path, dimension: str) -> Path:
-    """Where the score file goes."""
+def output_path(requested: Path | None, source: Path, root: Path, name: str) -> Path:
+    """Return where the score file goes: what is requested, or a file named after the folder, list or image in ``results``.
+
+    Where files of that name hold the scores of another folder, the folders above are named as well: ``results/b_imgs_CF.csv``
+    for b/imgs after a/imgs.
+
+    Args:
+        requested: ``--output``.
+        source: The folder, the list or the image.
+        root: The folder that the names of the images start from.
+        name: Ends the name of the file, such as CF.
+    """
     if requested is not None:
         return requested
-    resolved = images.resolve()
-    name = resolved.name if resolved.is_dir() else resolved.stem  # folders v1.0 and v1.5 are two
-    return Path("results") / f"{name or 'images'}_{dimension}.csv"
+    resolved, own = source.resolve(), os.path.abspath(root)
+    parts = [*resolved.parent.parts[1:], resolved.name if resolved.is_dir() else resolved.stem]  # folders v1.0 and v1.5 are two
+    stems = ["_".join(parts[first:]) for first in reversed(range(len(parts)))]
+    for stem in stems:
+        files = [Path("results") / f"{stem}_{ending}.csv" for ending in (name, *DIMENSIONS)]
+        if {scored_folder(file) for file in files} <= {None, own}:
+            break
+    return files[0]
 
 
 def open_writer(
@@ -375,21 +368,57 @@ def seen_pictures(model: ScoreNet, images: ImageList) -> int | None:
 
 
 def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -> str:
-    """Scores as a table, best to worst by the column ``main``, pictures with an error last."""
+    """Return scores as a table with what to compare below it: by scene where that is known, images with an error last.
+
+    Args:
+        frame: What ``read_scores`` returned.
+        main: Column that the images are sorted by, best first.
+        columns: What is shown.
+        most: Images shown; of others it is said how many there are.
+    """
     scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
-    shown = scored if len(scored) <= most else pd.concat([scored.head(most // 2), scored.tail(most // 2)])
-    width = max([len("image"), *(len(name) for name in shown["image"])])
+    root = frame.attrs.get("meta", {}).get("root")
+    labels, problem = scenes_of(None if root is None else Path(root), frame["image"].tolist())
+    by_scene: dict[str, list[dict]] = {}
+    for row in scored.to_dict("records"):
+        by_scene.setdefault(labels.get(row["image"], ("", ""))[0], []).append(row)
+    table: list[str | dict] = []
+    shown = 0
+    for scene, rows in sorted(by_scene.items(), key=lambda item: (item[0] == "", item[0])):
+        if shown and shown + len(rows) > most:
+            table += ["", f"... {len(scored) - shown} more of other scenes ..."]
+            break
+        if labels:
+            table += ["", f"scene {scene}" if scene else "of no known scene"]
+        cut = len(rows) - most
+        table += rows if cut <= 0 else [*rows[: most // 2], f"... {cut} more ...", *rows[-(most // 2) :]]
+        shown += len(rows)
+
+    width = max([len("image"), *(len(row["image"]) for row in table if isinstance(row, dict))])
     wide = max(8, *(len(column) + 2 for column in columns))
     lines = [f"{'image':<{width}}  " + "".join(f"{column:>{wide}}" for column in columns)]
-    for i, row in enumerate(shown.to_dict("records")):
-        if len(scored) > most and i == most // 2:
-            lines.append(f"... {len(scored) - most} more ...")
-        lines.append(
-            f"{row['image']:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + ("  gray" if row["gray"] else "")
-        )
+    originals = False
+    for row in table:
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        original = labels.get(row["image"], ("", ""))[1].casefold() in ORIGINALS
+        originals = originals or original
+        marks = ("  gray" if row["gray"] else "") + ("  original" if original else "")
+        lines.append(f"{row['image']:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
     for row in frame[frame["error"] != ""].to_dict("records"):
         named = row["image"] in row["error"]
         lines.append(f"ERROR  {row['error']}" if named else f"ERROR  {row['image']}: {row['error']}")
+    if problem:
+        lines.append(problem)
+    if labels:
+        whom = "a colorization with its original and with others" if originals else "images"
+        lines.append(f"Compare {whom} of the same scene, not one scene with another (docs/reading_scores.md).")
+    elif len(scored) > 1:
+        lines.append(
+            "Compare images of the same scene, not one scene with another (docs/reading_scores.md). To see them by scene, name "
+            "files METHOD_SCENE, or put index.csv (image, scene, method) into the folder."
+        )
     return "\n".join(lines)
 
 
@@ -441,15 +470,14 @@ def check_json(json_path: Path | None, outputs: Mapping[str, Path]) -> None:
         raise ValueError(f"--json {json_path} must end in .json and be another file than the score files and their sidecars")
 
 
-def score_one_dimension(description: str | None, dimension: str) -> int:
-    """The whole of infer_CF.py and infer_SCC.py."""
-    args = inference_parser(description, dimension).parse_args()
+def score_one_dimension(args: argparse.Namespace, dimension: str) -> int:
+    """The whole of infer_CF.py and infer_SCC.py, once their arguments are read."""
     images = list_images(args.images)
     model = load_model(args.weights, dimension=dimension, preset=args.preset, attention=getattr(args, "attention", None))
     if args.weights == dimension and model.preset == "published":
         print(f"{dimension} weights: {model.source}")
     objects = find_objects(args, model, images) if dimension == "SCC" else None
-    path = output_path(args.output, args.images, dimension)
+    path = output_path(args.output, args.images, images.root, dimension)
     check_json(args.json, {dimension: path})
     devices = devices_of(args.device)
     maps = getattr(args, "maps", None)

@@ -20,6 +20,7 @@ from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, st
 from models.baselines import afine, aigciqa, delegate_transformer, dpam
 from models.baselines.loading import unwrapped
 from models.preprocessing import Preprocess
+from utils.choices import SYSTEMS
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dpam": dpam.DPAM,
@@ -28,7 +29,6 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "nr_aigciqa": partial(aigciqa.AIGCIQA, form="nr"),
     "fr_aigciqa": partial(aigciqa.AIGCIQA, form="fr"),
 }
-SYSTEMS = tuple(_NETWORKS)
 
 
 class Baseline(ScoreNet):
