@@ -405,10 +405,12 @@ class Resamples:
             bounds: Range of the measure.
         """
         count = self.counts.shape[1] if scenes is None else scenes
+        if self.counts.shape[1] == 1 or (np.isfinite(value) and count == 1):
+            return np.nan, np.nan, "one scene: no interval"
         if not np.isfinite(value):
             return np.nan, np.nan, ""
-        if min(count, len(self.counts)) < MIN_SCENES:
-            return np.nan, np.nan, "one scene: no interval" if count == 1 else f"fewer than {MIN_SCENES} scenes: no interval"
+        if count < MIN_SCENES:
+            return np.nan, np.nan, f"fewer than {MIN_SCENES} scenes: no interval"
         sample, left = np.split(sample, [-self._groups])
         defined, left = sample[np.isfinite(sample)], np.where(np.isfinite(left), left, value)
         note = f"not defined in {len(sample) - len(defined)} of {len(sample)} resamples" if len(defined) < len(sample) else ""
