@@ -115,6 +115,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--report is for --predictions and --images, not for --protocol")
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
         parser.error(f"--report needs a name that ends in .html, got {args.report}")
+    if args.index is not None and (args.protocol or not args.index.is_file()):
+        parser.error(f"--index takes a table image, scene, method, and does not go with --protocol, got {args.index}")
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
     args.split = args.split or "test"

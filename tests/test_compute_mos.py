@@ -549,6 +549,25 @@ def test_bad_ratings_are_refused_with_file_and_line(tmp_path, text, message):
     assert message in str(error.value)
 
 
+def test_the_second_criterion_of_p910_takes_the_column_method(tmp_path, run):
+    rng = np.random.default_rng(0)
+    quality = np.repeat(np.linspace(-0.5, 0.5, 8), 10) + rng.normal(0, 0.4, 80)
+    table = as_table(quality[:, None] + 0.5 * rng.normal(size=(80, 12)))
+    table["method"] = (table["image"].rank(method="dense").astype(int) - 1) // 10
+    table.to_csv(tmp_path / "r.csv", index=False)
+    command = ["data/compute_mos.py", tmp_path / "r.csv", "--screening", "p910", "-o", tmp_path / "mos.csv"]
+    first = run(*command)
+    assert first.code == 0, first.err
+    assert "P.910 rejects noisy honest raters too" in first.out
+    second = run(*command, "--least-of-methods", 0.8)
+    assert second.code == 0, second.err
+    assert "left out" not in second.out
+    assert json.loads((tmp_path / "mos.csv.json").read_text())["least_of_methods"] == 0.8
+    table.drop(columns="method").to_csv(tmp_path / "r.csv", index=False)
+    assert "no column 'method'" in run(*command, "--least-of-methods", 0.8).err
+    assert "--least-of-methods takes a number in [-1, 1], with --screening p910" in run(*command, "--least-of-methods", 2).err
+
+
 def test_screening_that_leaves_nobody_is_an_error():
     rng = np.random.default_rng(0)
     table = as_table(rng.uniform(1, 5, (20, 4))).assign(session="")

@@ -1138,6 +1138,27 @@ def test_the_report_names_objects_and_says_why_a_picture_has_no_score(run, rated
     assert "table: methods\n" in done.out  # few enough for the console
 
 
+def test_scenes_and_methods_come_from_an_index(run, rated, tmp_path):
+    names = [f"pictures/{path.name}" for path in sorted((rated.parent / "pictures").iterdir())]
+    path = write_scores(tmp_path / "pr.csv", {"PR": ratings(1, names)}, rated.parent)
+    pd.read_csv(rated).drop(columns=["scene", "method"]).to_csv(tmp_path / "mos.csv", index=False)
+    rows = [f"{name},{number % 8},{'even' if number % 2 else 'odd'}" for number, name in enumerate(names)]
+    (tmp_path / "index.csv").write_text("\n".join(["image,scene,method", *rows]))
+    arguments = ["--predictions", path, "--mos", tmp_path / "mos.csv", "--root", rated.parent, "--resamples", 5]
+    done = run("evaluate.py", *arguments, "--index", tmp_path / "index.csv", "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "of 8 scenes" in done.out
+    assert "no column scene" not in done.err
+    assert set(pd.read_csv(tmp_path / "out" / "methods.csv")["method"]) == {"even", "odd"}
+    (tmp_path / "index.csv").write_text("\n".join(["image,scene,method", *rows[1:]]))
+    refused = run("evaluate.py", *arguments, "--index", tmp_path / "index.csv")
+    assert refused.code == 1
+    assert f"1 of {len(names)} images have no row in {tmp_path / 'index.csv'}" in refused.err
+    missing = run("evaluate.py", *arguments, "--index", tmp_path / "none.csv")
+    assert missing.code == 2
+    assert "--index takes a table image, scene, method" in missing.err
+
+
 def test_a_folder_of_labels_that_is_not_there_is_known_before_the_work(run, rated, tmp_path):
     report = ["--report", tmp_path / "page.html", "--report-labels", tmp_path / "none"]
     done = run("evaluate.py", "--images", rated.parent / "pictures", "--mos", rated, "--output", tmp_path / "out", *report)

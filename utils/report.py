@@ -286,6 +286,7 @@ def write_report(
         "notes": [_text(note) for note in all_notes if note],
         "min_scenes": MIN_SCENES,
         "biases": {dimension: biases[dimension] for dimension in dimensions},
+        "grouping": _text(grouping),
         "nameless": set(frame["method"]) <= {ALL, _NO_METHOD},
         "resamples": _RESAMPLES,
         "command": _text(command),
