@@ -27,6 +27,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ def parse_args() -> argparse.Namespace:
     add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id without a header")
     add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
     add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1)")
+    add("--index", type=Path, metavar="CSV", help="image, scene, method: goes before what the MOS table says of the two")
     add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
     add = parser.groups["measures"].add_argument
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
@@ -112,6 +114,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--report is for --predictions and --images, not for --protocol")
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
         parser.error(f"--report needs a name that ends in .html, got {args.report}")
+    if args.index is not None and (args.protocol or not args.index.is_file()):
+        parser.error(f"--index takes a table image, scene, method, and does not go with --protocol, got {args.index}")
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
     args.split = args.split or "test"
@@ -135,6 +139,7 @@ from utils.evaluation import (
     IN_SAMPLE,
     METHOD_COLUMNS,
     METRICS,
+    MIN_SCENES,
     NETWORK_COLUMNS,
     Joined,
     Predictor,
@@ -157,6 +162,7 @@ from utils.evaluation import (
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.protocols import TrialError, run_protocol
+from utils.scenes import read_index
 
 SAMPLES = {
     "unseen": "unseen by the weights",
@@ -436,7 +442,12 @@ def main() -> None:
         return
     if args.images is not None:
         args.predictions = score(args.images, args.output, shlex.split(args.score_options))
-    mos = load_mos(args)
+    with warnings.catch_warnings():
+        if args.index is not None:
+            warnings.filterwarnings("ignore", ".*has no column scene")
+        mos = load_mos(args)
+    if args.index is not None:
+        mos["scene"], mos["method"] = read_index(args.index, mos["image"].tolist())
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
     print(f"{name}: {len(mos)} pictures of {mos['scene'].nunique()} scenes; rated: {rated}")
@@ -451,7 +462,8 @@ def main() -> None:
     metrics = [evaluate(rows, notes, args.resamples, args.seed)]
     tables = agreement_tables(name, metrics[0], published)
     lines = [
-        f"In brackets: 95 % interval, {args.resamples} draws of scenes (seed {args.seed}). Higher is better, but for RMSE.",
+        f"In brackets: 95 % interval of a bootstrap t over scenes, {args.resamples} draws (seed {args.seed}), none below "
+        f"{MIN_SCENES} scenes. Higher is better, but for RMSE.",
         "logistic: after a rising 4-parameter logistic curve, fitted once to these pictures and not again in the draws.",
         "method mean: mean MOS of the picture's method in the other scenes; ranks by the place of the method among all.",
         "Pairs are of one scene; clear ones differ in MOS by 1.96 standard errors or more, the others count as ties of people.",

@@ -34,10 +34,13 @@ def parse_args() -> argparse.Namespace:
     add = parser.groups["run"].add_argument
     add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files of objects in the report (default: --labels)")
+    add("--index", type=Path, metavar="CSV", help="image, scene, method, for the report (default: names, or FOLDER/index.csv)")
     add("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
     args = parser.parse_args()
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
         parser.error(f"expected a --report that ends in .html, got {args.report}")
+    if args.index is not None and args.report is None:
+        parser.error("--index needs --report")
     return args
 
 
@@ -145,7 +148,9 @@ def main() -> int:
         from utils.report import report_scores  # only here, for it is slow to load
 
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        report_scores(path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels)
+        report_scores(
+            path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels, index=args.index
+        )
         print(f"report: {args.report}")
     return status
 

@@ -18,13 +18,14 @@ import json
 import math
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from utils.arguments import ScriptParser
-from utils.choices import P910_CORRELATION
+from utils.choices import P910_CORRELATION, P910_OF_METHODS
 
 METHODS = ("zscore", "raw", "mle")
 PAIR_METHODS = ("bradley-terry", "thurstone")
@@ -46,6 +47,8 @@ def parse_args() -> argparse.Namespace:
     add("--method", choices=(*METHODS, *PAIR_METHODS), help="default: zscore; with --pairs bradley-terry")
     add("--screening", choices=SCREENINGS, help="which raters to reject (default: none)")
     add("--least-correlation", type=float, metavar="R", help=f"of --screening p910 (default: {P910_CORRELATION:g})")
+    methods = f"p910: keep a rater who agrees by the means of the column method as well (P.910: {P910_OF_METHODS:g})"
+    add("--least-of-methods", type=float, metavar="R", help=methods)
     add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the rating scale, mapped to -1 and 1 by raw and mle")
     add("--prior", type=float, metavar="TIES", help="of --pairs: ties with an average image, added to each (default: 0)")
 
@@ -73,6 +76,8 @@ def parse_args() -> argparse.Namespace:
     args.screening = args.screening or "none"
     if args.least_correlation is not None and (args.screening != "p910" or not -1 <= args.least_correlation <= 1):
         parser.error("--least-correlation takes a number in [-1, 1], with --screening p910")
+    if args.least_of_methods is not None and (args.screening != "p910" or not -1 <= args.least_of_methods <= 1):
+        parser.error("--least-of-methods takes a number in [-1, 1], with --screening p910")
     if args.range is not None and not -math.inf < args.range[0] < args.range[1] < math.inf:
         parser.error(f"--range takes the lowest and the highest score that could be given, got {args.range}")
     if args.method in ("raw", "mle") and args.range is None:
@@ -93,7 +98,6 @@ from data.table import csv_rows, finite_number, separator_hint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 from utils.ratings import (
-    NORMAL_95,
     Recovery,
     icc,
     icc_oneway,
@@ -206,6 +210,8 @@ def compute_mos(
     score_range: tuple[float, float] | None = None,
     least_correlation: float = P910_CORRELATION,
     seed: int = 0,
+    least_of_methods: float | None = None,
+    methods: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """MOS in [-1, 1] with 95 % intervals, what is known of the raters, and the reliability.
 
@@ -216,6 +222,8 @@ def compute_mos(
         score_range: Lowest and highest possible score, mapped to -1 and 1 by "raw" and "mle", which need it.
         least_correlation: Of "p910".
         seed: Of the random halves.
+        least_of_methods: Second criterion of "p910", between the means of methods; None for none.
+        methods: Method of each image, which the second criterion needs.
 
     Returns:
         Table image, mos, low, high, n, std; table rater, n, bias, inconsistency, screened; and the reliability.
@@ -228,7 +236,8 @@ def compute_mos(
     if screening == "bt500":
         screened = screen_bt500(once)
     elif screening == "p910":
-        screened = screen_p910(once, least_correlation)
+        by_method = once if methods is None else once.assign(method=once["image"].map(methods))
+        screened = screen_p910(by_method, least_correlation, least_of_methods)
     if method == "zscore":
         standard = ratings.assign(score=zscores(ratings, ("rater", "session"))).dropna(subset="score")
         for rater in sorted(set(ratings["rater"]) - set(standard["rater"])):
@@ -262,8 +271,8 @@ def compute_mos(
     if method == "mle":
         debiased = kept.assign(score=kept["score"] - kept["rater"].map(recovery.raters["bias"]))
         frame = mean_opinions(debiased)
-        quality, error = recovery.images["quality"], recovery.images["error"]
-        frame = frame.assign(mos=quality, low=quality - NORMAL_95 * error, high=quality + NORMAL_95 * error)
+        quality, half = recovery.images["quality"], recovery.images["half"]
+        frame = frame.assign(mos=quality, low=quality - half, high=quality + half)
     else:
         frame = mean_opinions(kept)
 
@@ -508,7 +517,14 @@ def run_ratings(args: argparse.Namespace) -> None:
     score_range = tuple(args.range) if args.range else None
     ratings = read_ratings(args.ratings, args.rater, args.image, args.score, args.session, score_range)
     least = P910_CORRELATION if args.least_correlation is None else args.least_correlation
-    mos, raters, found = compute_mos(ratings, args.method, args.screening, score_range, least, args.seed)
+    methods = None
+    if args.least_of_methods is not None:
+        header, rows = csv_rows(args.ratings, "rating")
+        _require(header, ("method",), args.ratings, "method, which --least-of-methods needs")
+        methods = {row[args.image]: row["method"] for _, row in rows}
+    mos, raters, found = compute_mos(
+        ratings, args.method, args.screening, score_range, least, args.seed, args.least_of_methods, methods
+    )
     if args.method == "zscore":
         mapping = f"{MOS_PER_Z:g} times the mean z-score, clipped to [-1, 1]"
     else:
@@ -523,6 +539,7 @@ def run_ratings(args: argparse.Namespace) -> None:
             "sha256": sha256(args.ratings),
             "method": args.method,
             "screening": args.screening,
+            **({"least_correlation": least, "least_of_methods": args.least_of_methods} if args.screening == "p910" else {}),
             "mapping": mapping,
             "left_out": dict(zip(screened["rater"], screened["screened"], strict=True)),
             "reliability": found,
@@ -531,6 +548,11 @@ def run_ratings(args: argparse.Namespace) -> None:
     print(f"{args.ratings}: {len(ratings)} ratings of {ratings['image'].nunique()} images by {len(raters)} raters")
     for reason, group in screened.groupby(screened["screened"].str.split(":").str[0]):
         print(f"left out: {len(group)} raters ({reason}): {_names(list(group['rater']))}")
+    if args.screening == "p910" and len(screened):
+        print(
+            "P.910 rejects noisy honest raters too, about 3 of 15 where noise is as large as the differences of images: "
+            "--least-correlation and --least-of-methods reject fewer, --method mle weighs raters in place of it (docs/mos.md)"
+        )
     unrated = ratings["image"].nunique() - len(mos)
     if unrated:
         print(f"{unrated} images have no rating left and no MOS")

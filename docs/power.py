@@ -1,7 +1,7 @@
 """How far can the scores be trusted on HECD: noise, pictures needed to tell two colorizers apart, and worst failures.
 
     python docs/power.py                    # prints the section of docs/reading_scores.md that holds numbers
-    python docs/power.py --write            # and puts it there, between the two markers
+    python docs/power.py --write            # and puts it there, between the two markers; writes weights/method_bias.json
 
 Takes the predictions of benchmarks/hecd_predictions.csv, by networks that have not seen the scene, HECD's MOS and raw ratings,
 and weights/percentiles.json.
@@ -45,6 +45,7 @@ from scipy import stats
 
 from data.compute_mos import hecd_noise
 from data.hecd import load_hecd
+from utils.choices import METHOD_BIAS
 from utils.evaluation import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc
@@ -406,6 +407,29 @@ def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(rows), text
 
 
+def bias_table(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Bias of a pair of methods by dimension, for the verdicts of the report: its standard deviation, and the interval."""
+    found = {}
+    for dimension in DIMENSIONS:
+        rated = frame[frame[dimension].notna()]
+        mos, pred = grid(rated, dimension), grid(rated, f"pred_{dimension}")
+        spread = [components(mos, pred).bias, *jackknife(mos, pred)[1]]
+        sd, low, high = (round(float(x), 4) for x in np.sqrt(2 * np.maximum(spread, 0)))
+        found[dimension] = {"sd": sd, "low": low, "high": high, "methods": len(mos), "scenes": mos.shape[1]}
+    return found
+
+
+def bias_text(biases: dict[str, dict[str, float]]) -> str:
+    """What the report makes of the bias."""
+    words = ", ".join(f"{b['sd']:.3f} [{b['low']:.3f}, {b['high']:.3f}] in {d}" for d, b in biases.items())
+    return (
+        f"The same estimate by dimension, each on the methods that stand in for it: {words}. The report of `--report` and of "
+        "`evaluate.py` takes these into the interval of every difference of two methods (weights/method_bias.json), beside the "
+        f"sampling of scenes: means of PR that differ by less than {1.96 * biases['PR']['sd']:.2f} are never told apart, with "
+        "any number of scenes."
+    )
+
+
 def rms(values: np.ndarray) -> float:
     """Standard deviation of paired noise, whose every row has the mean 0."""
     return float(np.sqrt(np.mean(values**2)))
@@ -606,6 +630,8 @@ of studies; `d` is the true difference of their mean MOS. *Endless scenes*: how 
 
 {wrap(model + " " + check)}
 
+{wrap(bias_text(bias_table(frame)))}
+
 ## Percentiles among real photographs
 
 {percentile_text(percentiles)}
@@ -643,6 +669,9 @@ def main() -> None:
     print(text)
     if args.write:
         write_atomic(PAGE, replace_between(PAGE.read_text(encoding="utf-8"), text))
+        recolored = load(args.hecd)
+        biases = bias_table(recolored[recolored["method"] != "original"])
+        write_atomic(METHOD_BIAS, json.dumps(biases, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -192,3 +192,9 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gray = make_picture(99, 60, 70).mean(2).astype(np.uint8)
     Image.fromarray(gray).save(root / "gray.png")
     return root
+
+
+def drawn_scenes(scenes: int, resamples: int, seed: int) -> list[list[int]]:
+    """The scenes of each row of ``Resamples``, one after another: those drawn, then all but one."""
+    draws = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes)).tolist()
+    return [*draws, *([k for k in range(scenes) if k != left_out] for left_out in range(scenes))]

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import drawn_scenes
 from scipy import stats
 
 from utils.compare import COLUMNS, METRICS, compact_comparison, compare, comparison_notes, mcnemar, steiger, williams
-from utils.evaluation import Predictor
+from utils.evaluation import Predictor, Resamples
 
 NOISE = 0.05
 
@@ -141,11 +142,13 @@ def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_pictures():
         srcc, plcc = (f(pred[rows], mos[rows]).statistic for f in (stats.spearmanr, stats.pearsonr))
         return [srcc, plcc, accuracy(pred, chosen)]
 
-    draws = np.random.default_rng(5).integers(0, len(names), (40, len(names)))
+    draws = drawn_scenes(len(names), 40, 5)
     drawn = np.array([[measures(p, [members[k] for k in draw]) for p in (first, second)] for draw in draws])
     for column, metric in enumerate(METRICS):
         values = [measures(p, members)[column] for p in (first, second)]
-        low, high = np.percentile(drawn[:, 0, column] - drawn[:, 1, column], (2.5, 97.5))
+        with_pairs = sum(len(rows) > 1 for rows in members) if metric == "pairwise accuracy" else None
+        steps = drawn[:, 0, column] - drawn[:, 1, column]
+        low, high, _ = Resamples(len(names), 40, 5).interval(values[0] - values[1], steps, with_pairs)
         expected = [*values, values[0] - values[1], low, high]
         assert found.loc[metric, ["first", "second", "difference", "low", "high"]].tolist() == pytest.approx(expected)
     assert (found["scenes"] == 12).all()
@@ -176,7 +179,7 @@ def test_pairs_won_and_lost_agree_with_a_hand_count():
     assert row[["first", "second", "difference"]].tolist() == pytest.approx([3 / 5, 2.5 / 5, 0.1])
     assert row[["wins", "losses"]].tolist() == pytest.approx([3 / 5, 2 / 5])
     assert row["mcnemar_p"] == pytest.approx(1.0)  # 3 to 2
-    assert row["note"] == "n counts clearly different pairs"
+    assert row["note"] == "fewer than 4 scenes: no interval; n counts clearly different pairs"
 
 
 def test_a_predictor_differs_from_itself_by_nothing_and_from_its_reverse_by_twice_its_own():

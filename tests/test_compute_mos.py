@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,21 @@ def test_p910_takes_the_worst_rater_first_and_then_looks_again():
     assert sorted(screen_p910(table, 0.9)) == ["r000", "r001", "r002"]
 
 
+def test_the_second_criterion_of_p910_keeps_honest_noisy_raters_but_not_one_upside_down():
+    """Fifteen honest raters with noise as large as the spread of the images, of 8 methods in 10 scenes, and one inverted."""
+    rng = np.random.default_rng(0)
+    quality = np.repeat(np.linspace(-0.5, 0.5, 8), 10) + rng.normal(0, 0.4, 80)
+    scores = quality[:, None] + 0.5 * rng.normal(size=(80, 16))
+    scores[:, 7] = -scores[:, 7]
+    table = as_table(scores)
+    methods = dict(zip(sorted(table["image"].unique()), np.repeat(list("ABCDEFGH"), 10), strict=True))
+    table["method"] = table["image"].map(methods)
+    assert len(screen_p910(table)) > 3
+    rejected = screen_p910(table, 0.75, 0.8)
+    assert list(rejected) == ["r007"]
+    assert re.fullmatch(r"P\.910: correlation with the MOS -.*, below 0\.75, and by methods -.*, below 0\.8", rejected["r007"])
+
+
 # ---- maximum likelihood ----
 
 
@@ -214,6 +230,33 @@ def test_maximum_likelihood_recovers_planted_bias_and_inconsistency_better_than_
     np.testing.assert_allclose(found.raters["inconsistency"], inconsistency, rtol=0.25)
     inside = np.abs(found.images["quality"] - quality) < 1.96 * found.images["error"] + 0.1
     assert inside.mean() > 0.9
+
+
+@pytest.mark.parametrize(("raters", "images", "most"), [(15, 10, 1.8), (8, 40, 1.25), (15, 40, 1.2), (60, 400, 1.03)])
+def test_intervals_of_maximum_likelihood_are_wider_where_inconsistencies_are_less_sure(raters, images, most):
+    _, scores = simulate(0, images, np.linspace(-0.5, 0.5, raters), np.full(raters, 0.7))
+    found = recover(as_table(scores)).images
+    ratio = found["half"] / (1.96 * found["error"])
+    assert ratio.min() > 1
+    assert ratio.median() < most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raters", "images", "times"), [(15, 10, 200), (8, 40, 100), (15, 40, 60)])
+@pytest.mark.parametrize("kind", ["equal raters", "unequal raters", "scores from 1 to 5"])
+def test_intervals_of_maximum_likelihood_hold_the_quality_in_95_of_100_cases(raters, images, times, kind):
+    rng = np.random.default_rng(raters * images)
+    hits = []
+    for _ in range(times):
+        quality, bias = rng.uniform(1.5, 4.5, images), rng.normal(0, 0.4, raters)
+        noise = np.full(raters, 0.7) if kind == "equal raters" else rng.uniform(0.3, 1.0, raters)
+        scores = quality[:, None] + bias - bias.mean() + noise * rng.normal(size=(images, raters))
+        if kind == "scores from 1 to 5":
+            scores = np.clip(np.rint(scores), 1, 5)
+        found = recover(as_table(scores)).images
+        hits.append(np.abs(found["quality"] - quality) <= found["half"])
+    print(raters, images, kind, np.mean(hits))
+    assert 0.935 <= np.mean(hits) <= 0.985
 
 
 def test_no_rater_gets_infinite_weight_by_agreeing_exactly():
@@ -432,7 +475,7 @@ def test_maximum_likelihood_mos_are_the_recovered_quality_on_the_range():
     table = as_table(SUREAL_SCORES).assign(session="")
     frame, raters, _ = command.compute_mos(table, "mle", score_range=(0, 120))
     np.testing.assert_allclose(frame["mos"], np.array(SUREAL_QUALITY) / 60 - 1, atol=1e-6)
-    np.testing.assert_allclose(frame["high"] - frame["mos"], 1.96 * recover(table).images["error"] / 60, rtol=1e-4)
+    np.testing.assert_allclose(frame["high"] - frame["mos"], recover(table).images["half"] / 60, rtol=1e-4)
     np.testing.assert_allclose(raters["bias"], SUREAL_BIAS, atol=2e-5)
 
 
@@ -504,6 +547,25 @@ def test_bad_ratings_are_refused_with_file_and_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=r"bad\.csv") as error:
         command.read_ratings(path, score_range=(1, 5))
     assert message in str(error.value)
+
+
+def test_the_second_criterion_of_p910_takes_the_column_method(tmp_path, run):
+    rng = np.random.default_rng(0)
+    quality = np.repeat(np.linspace(-0.5, 0.5, 8), 10) + rng.normal(0, 0.4, 80)
+    table = as_table(quality[:, None] + 0.5 * rng.normal(size=(80, 12)))
+    table["method"] = (table["image"].rank(method="dense").astype(int) - 1) // 10
+    table.to_csv(tmp_path / "r.csv", index=False)
+    command = ["data/compute_mos.py", tmp_path / "r.csv", "--screening", "p910", "-o", tmp_path / "mos.csv"]
+    first = run(*command)
+    assert first.code == 0, first.err
+    assert "P.910 rejects noisy honest raters too" in first.out
+    second = run(*command, "--least-of-methods", 0.8)
+    assert second.code == 0, second.err
+    assert "left out" not in second.out
+    assert json.loads((tmp_path / "mos.csv.json").read_text())["least_of_methods"] == 0.8
+    table.drop(columns="method").to_csv(tmp_path / "r.csv", index=False)
+    assert "no column 'method'" in run(*command, "--least-of-methods", 0.8).err
+    assert "--least-of-methods takes a number in [-1, 1], with --screening p910" in run(*command, "--least-of-methods", 2).err
 
 
 def test_screening_that_leaves_nobody_is_an_error():

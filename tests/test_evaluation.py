@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import drawn_scenes
 from PIL import Image
 from scipy import stats
 
@@ -20,6 +21,7 @@ from utils.evaluation import (
     METRICS,
     PAIR_METRICS,
     SYSTEM_SRCC,
+    Resamples,
     Scores,
     agreement,
     as_latex,
@@ -154,13 +156,17 @@ def test_values_and_intervals_are_those_of_scipy_on_drawn_pictures_written_out(o
     members = [np.flatnonzero(scenes == name) for name in names]
     expected = by_scipy(pred, mos, mapped, order) | {"within-scene SRCC": mean_over_scenes(order, mos, members)}
     resampled = []
-    for draw in np.random.default_rng(7).integers(0, len(names), (150, len(names))):
+    for draw in drawn_scenes(len(names), 150, 7):
         rows = np.concatenate([members[k] for k in draw])
         within = {"within-scene SRCC": mean_over_scenes(order, mos, [members[k] for k in draw])}
         resampled.append(by_scipy(pred[rows], mos[rows], mapped[rows], order[rows]) | within)
     assert tuple(measured.index) == METRICS == tuple(expected)
     for metric in METRICS:
-        low, high = np.percentile([values[metric] for values in resampled], (2.5, 97.5))
+        bounds = (0, np.inf) if metric.startswith("RMSE") else (-1, 1)
+        ranked = [m for m in members if len(m) > 2 and np.ptp(order[m]) and np.ptp(mos[m])]
+        defined = len(ranked) if metric == "within-scene SRCC" else 12
+        values = np.array([values[metric] for values in resampled])
+        low, high, _ = Resamples(12, 150, 7).interval(expected[metric], values, defined, bounds)
         assert measured.loc[metric, ["value", "low", "high"]].tolist() == pytest.approx([expected[metric], low, high], abs=1e-9)
         assert low < expected[metric] < high
 
@@ -181,6 +187,67 @@ def test_resamples_draw_as_many_scenes_as_there_are_and_follow_the_seed():
     assert (counts.sum(1) == 9).all()
     assert (counts == draw_scenes(9, 200, 3)).all()
     assert (counts != draw_scenes(9, 200, 4)).any()
+
+
+def test_the_interval_of_a_mean_is_that_of_student_or_wider_where_one_scene_is_far_off():
+    even = np.array([-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3])
+    draws = Resamples(7, 4000)
+    low, high, note = draws.interval(0.0, draws.counts @ even / draws.counts.sum(1))
+    expected = stats.t.interval(0.95, 6, 0, stats.sem(even))
+    assert note == ""
+    assert (low, high) == pytest.approx(expected, rel=0.1)
+    far = np.array([0.0, 0.0, 0.01, 0.01, 0.02, 0.02, 0.5])
+    low, high, _ = draws.interval(far.mean(), draws.counts @ far / draws.counts.sum(1))
+    student = stats.t.interval(0.95, 6, far.mean(), stats.sem(far))
+    assert low == pytest.approx(student[0], rel=0.05)  # the side that the far one does not lie on
+    assert high == pytest.approx(far.mean() + 1.5 * (student[1] - far.mean()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("scenes", "value", "note"),
+    [
+        (1, 0.5, "one scene: no interval"),
+        (2, 0.5, "fewer than 4 scenes: no interval"),
+        (3, 0.5, "fewer than 4 scenes: no interval"),
+        (9, 1.0, "at the end of its range: no interval"),
+        (9, math.nan, ""),
+    ],
+)
+def test_there_is_no_interval_of_few_scenes_nor_at_the_end_of_the_range(scenes, value, note):
+    draws = Resamples(scenes, 20)
+    low, high, said = draws.interval(value, np.full(len(draws.counts), value), bounds=(-1, 1))
+    assert (math.isnan(low), math.isnan(high), said) == (True, True, note)
+
+
+def test_many_scenes_are_left_out_in_groups_with_nearly_the_same_interval():
+    values = np.random.default_rng(0).normal(0.1, 0.3, 730)
+    draws = Resamples(730, 1500)
+    assert len(draws.counts) == 1600
+    assert draws.counts[-100:].sum() == 99 * 730
+    low, high, _ = draws.interval(values.mean(), draws.counts @ values / draws.counts.sum(1))
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 729, values.mean(), stats.sem(values)), abs=0.004)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scenes", "times"), [(4, 400), (6, 400), (15, 400)])
+def test_intervals_hold_the_true_value_in_95_of_100_cases(scenes, times):
+    """Six methods a scene, scenes that differ in MOS and prediction; the truth is that of 3000 scenes."""
+    rng = np.random.default_rng(scenes)
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mos = np.linspace(-0.4, 0.4, 6) + rng.normal(0, 0.15, (count, 1)) + rng.normal(0, 0.3, (count, 6))
+        pred = mos + rng.normal(0, 0.2, (count, 1)) + rng.normal(0, 0.2, (count, 6))
+        return pred.ravel(), mos.ravel(), np.repeat(np.arange(count).astype(str), 6)
+
+    true = agreement(*drawn(3000), 1).set_index("metric")["value"]
+    hits = {metric: [] for metric in METRICS}
+    for seed in range(times):
+        found = agreement(*drawn(scenes), 300, seed).set_index("metric")
+        for metric in METRICS:
+            hits[metric].append(found.loc[metric, "low"] <= true[metric] <= found.loc[metric, "high"])
+    for metric in ("SRCC", "KRCC", "PLCC", "RMSE", "within-scene SRCC"):
+        print(scenes, metric, np.mean(hits[metric]))
+        assert 0.925 <= np.mean(hits[metric]) <= 1, metric
 
 
 def test_intervals_count_scenes_and_not_pictures():
@@ -362,11 +429,12 @@ def test_system_srcc_and_its_interval_are_those_of_the_means_of_drawn_pictures()
         means = table[table["method"] != ""].groupby("method").mean().round(9)
         return stats.spearmanr(means["pred"], means["mos"]).statistic
 
-    draws = np.random.default_rng(2).integers(0, 9, (80, 9))
-    drawn = [by_scipy(np.concatenate([np.arange(5 * k, 5 * k + 5) for k in draw])) for draw in draws]
+    draws = drawn_scenes(9, 80, 2)
+    drawn = np.array([by_scipy(np.concatenate([np.arange(5 * k, 5 * k + 5) for k in draw])) for draw in draws])
     assert len(set(np.round(drawn, 6))) > 10
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    assert measured[["value", "low", "high"]].tolist() == pytest.approx([by_scipy(np.arange(45)), low, high])
+    value = by_scipy(np.arange(45))
+    low, high, _ = Resamples(9, 80, 2).interval(value, drawn, bounds=(-1, 1))
+    assert measured[["value", "low", "high"]].tolist() == pytest.approx([value, low, high])
     assert measured["n"] == 5
 
 
@@ -378,14 +446,13 @@ def test_methods_that_a_draw_lacks_are_left_out_of_its_ranks():
     measured = system_agreement(pred, mos, method, scenes, 200).iloc[0]
     members = [np.arange(3), np.arange(3, 6), np.arange(6, 9), np.array([9])]
     drawn = []
-    for draw in np.random.default_rng(0).integers(0, 4, (200, 4)):
+    for draw in drawn_scenes(4, 200, 0):
         rows = np.concatenate([members[k] for k in draw])
         means = pd.DataFrame({"pred": pred[rows], "mos": mos[rows], "method": method[rows]}).groupby("method").mean().round(9)
-        if len(means) > 1:
-            drawn.append(stats.spearmanr(means["pred"], means["mos"]).statistic)
-    assert set(np.round(drawn, 6)) == {1, -0.2}  # without and with D
-    assert measured["value"] == pytest.approx(-0.2)
-    assert [measured["low"], measured["high"]] == pytest.approx([-0.2, 1])
+        drawn.append(stats.spearmanr(means["pred"], means["mos"]).statistic if len(means) > 1 else math.nan)
+    assert set(np.round([value for value in drawn if not math.isnan(value)], 6)) == {1, -0.2}  # without and with D
+    low, high, _ = Resamples(4, 200).interval(-0.2, np.array(drawn), bounds=(-1, 1))
+    assert [measured["value"], measured["low"], measured["high"]] == pytest.approx([-0.2, low, high])
     found = evaluation._srcc_of_means(np.array([[0.1, 0.2, 0.3, math.nan]]), np.array([[0.1, 0.3, 0.2, math.nan]]))
     assert found == pytest.approx(0.5)
 
@@ -421,13 +488,15 @@ def test_table_of_methods_has_their_means_intervals_and_ranks():
     rows.loc[5, "method"] = ""
     table = method_table(rows, 60, 1).set_index("method")
     known = rows.drop(index=[4, 5])
-    draws = draw_scenes(known["scene"].nunique(), 60, 1)
+    draws = Resamples(known["scene"].nunique(), 60, 1)
     for name, own in known.groupby("method"):
         assert table.loc[name, ["n", "scenes"]].tolist() == [len(own), own["scene"].nunique()]
         for column in ("mos", "prediction"):
             by_scene = own.groupby("scene")[column].agg(["sum", "size"]).reindex(sorted(set(known["scene"])), fill_value=0)
-            drawn = (draws @ by_scene["sum"].to_numpy()) / (draws @ by_scene["size"].to_numpy())
-            expected = [own[column].mean(), *np.percentile(drawn, (2.5, 97.5))]
+            with np.errstate(invalid="ignore"):  # draws without the method
+                drawn = (draws.counts @ by_scene["sum"].to_numpy()) / (draws.counts @ by_scene["size"].to_numpy())
+            mean = own[column].mean()
+            expected = [mean, *draws.interval(mean, drawn, own["scene"].nunique())[:2]]
             assert table.loc[name, [column, f"{column}_low", f"{column}_high"]].tolist() == pytest.approx(expected)
     means = known.groupby("method")[["mos", "prediction"]].mean()
     assert table["rank_people"].to_dict() == means["mos"].rank(ascending=False).to_dict()
@@ -448,9 +517,10 @@ def test_both_predictors_are_measured_on_the_same_pictures_unless_a_mean_is_lack
     by_predictor = metrics[metrics["metric"] == "RMSE"].set_index("predictor")
     assert by_predictor["n"].to_dict() == {"network": 5, "method mean": 4}
     lacking = "some; 1 picture without a score left out; 1 picture without a method that other scenes have left out"
+    few = "; fewer than 4 scenes: no interval"
     assert by_predictor["note"].to_dict() == {
-        "network": "some; in-sample; 1 picture without a score left out",
-        "method mean": lacking,
+        "network": "some; in-sample; 1 picture without a score left out" + few,
+        "method mean": lacking + few,
     }
     # means 0.1, 0.3, 0.1, 0.4 of M and N in the other scene
     assert by_predictor.loc["method mean", "value"] == pytest.approx(math.sqrt((0 + 0.1**2 + 0.1**2 + 0.1**2) / 4))
@@ -1066,6 +1136,27 @@ def test_the_report_names_objects_and_says_why_a_picture_has_no_score(run, rated
     assert f"{Path(names[2]).stem}.txt, line 1" in page
     assert "is truncated" in page
     assert "table: methods\n" in done.out  # few enough for the console
+
+
+def test_scenes_and_methods_come_from_an_index(run, rated, tmp_path):
+    names = [f"pictures/{path.name}" for path in sorted((rated.parent / "pictures").iterdir())]
+    path = write_scores(tmp_path / "pr.csv", {"PR": ratings(1, names)}, rated.parent)
+    pd.read_csv(rated).drop(columns=["scene", "method"]).to_csv(tmp_path / "mos.csv", index=False)
+    rows = [f"{name},{number % 8},{'even' if number % 2 else 'odd'}" for number, name in enumerate(names)]
+    (tmp_path / "index.csv").write_text("\n".join(["image,scene,method", *rows]))
+    arguments = ["--predictions", path, "--mos", tmp_path / "mos.csv", "--root", rated.parent, "--resamples", 5]
+    done = run("evaluate.py", *arguments, "--index", tmp_path / "index.csv", "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "of 8 scenes" in done.out
+    assert "no column scene" not in done.err
+    assert set(pd.read_csv(tmp_path / "out" / "methods.csv")["method"]) == {"even", "odd"}
+    (tmp_path / "index.csv").write_text("\n".join(["image,scene,method", *rows[1:]]))
+    refused = run("evaluate.py", *arguments, "--index", tmp_path / "index.csv")
+    assert refused.code == 1
+    assert f"1 of {len(names)} images have no row in {tmp_path / 'index.csv'}" in refused.err
+    missing = run("evaluate.py", *arguments, "--index", tmp_path / "none.csv")
+    assert missing.code == 2
+    assert "--index takes a table image, scene, method" in missing.err
 
 
 def test_a_folder_of_labels_that_is_not_there_is_known_before_the_work(run, rated, tmp_path):

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from conftest import drawn_scenes
 from scipy import stats
 
-from utils.evaluation import PAIR_METRICS, draw_scenes, pair_agreement
+from utils.evaluation import PAIR_METRICS, Resamples, draw_scenes, pair_agreement
 from utils.pairs import auc_better, auc_different, pairwise_accuracy, scene_pairs, verdicts
 
 MEASURES = dict(zip(PAIR_METRICS, (pairwise_accuracy, auc_different, auc_better), strict=True))
@@ -51,10 +52,13 @@ def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_pictures():
     measured = pair_agreement(pred, mos, names, noise, 60, 3).set_index("metric")
     members = [np.flatnonzero(scene == k) for k in range(8)]
     expected = by_loop(pred, mos, noise, members)
-    drawn = [by_loop(pred, mos, noise, [members[k] for k in draw]) for draw in np.random.default_rng(3).integers(0, 8, (60, 8))]
+    drawn = [by_loop(pred, mos, noise, [members[k] for k in draw]) for draw in drawn_scenes(8, 60, 3)]
+    pairs = scene_pairs(mos, scene, noise)
     assert tuple(measured.index) == PAIR_METRICS
     for metric in PAIR_METRICS:
-        low, high = np.percentile([values[metric] for values in drawn], (2.5, 97.5))
+        of = pairs.scene if metric == "AUC different" else pairs.scene[pairs.clear]
+        sample_of_metric = np.array([values[metric] for values in drawn])
+        low, high, _ = Resamples(8, 60, 3).interval(expected[metric], sample_of_metric, len(set(of)), (0, 1))
         assert measured.loc[metric, ["value", "low", "high"]].tolist() == pytest.approx([expected[metric], low, high])
         assert low < expected[metric] < high
 
@@ -156,10 +160,13 @@ def test_scenes_of_one_picture_have_no_pairs_and_one_scene_no_interval():
 
 
 def test_resamples_without_a_clear_pair_do_not_count_and_are_noted():
-    mos, pred = np.array([0.0, 1.0, 0.2, 0.2]), np.array([0.0, 1.0, 0.0, 0.1])
-    names = np.array(["a", "a", "b", "b"])
-    measured = pair_agreement(pred, mos, names, np.full(4, 0.1), 200).set_index("metric")
-    without = int((draw_scenes(2, 200, 0)[:, 0] == 0).sum())
-    assert 0 < without < 200
-    assert measured.loc["pairwise accuracy", "note"].endswith(f"not defined in {without} of 200 resamples")
-    assert measured.loc["pairwise accuracy", ["low", "high"]].tolist() == [1, 1]
+    step = [0.05, 0.05, 0.6, 0.7, 0.8, 0.9]  # of the two pictures of each scene; two of the six are no clear pairs
+    mos = np.array([[0.0, s] for s in step]).ravel()
+    pred = np.array([[0.0, s] for s in (0.1, 0.1, 0.2, 0.3, -0.1, 0.2)]).ravel()
+    names = np.repeat(list("abcdef"), 2)
+    measured = pair_agreement(pred, mos, names, np.full(12, 0.1), 2000).set_index("metric")
+    without = int((draw_scenes(6, 2000, 0)[:, 2:].sum(1) == 0).sum())
+    assert 0 < without < 100
+    assert measured.loc["pairwise accuracy", "note"].endswith(f"not defined in {without} of 2000 resamples")
+    low, high = measured.loc["pairwise accuracy", ["low", "high"]]
+    assert 0 < low < 0.75 < high < 1

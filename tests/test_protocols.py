@@ -163,13 +163,19 @@ def test_what_was_done_is_shown_with_shared_scenes_and_no_mean_over_trials_that_
     protocols.run_protocol(settings(root, "scene", tmp_path / "scene"), None)
     page = (tmp_path / "scene" / "protocol.md").read_text(encoding="utf-8")
     assert "also trained on" not in page
+    assert "Median" not in page  # trials of three pictures
+    assert "Trials of fewer than 10 rated test pictures are in no median" in page
+    assert set(pd.read_csv(tmp_path / "scene" / "protocol.csv")["trials"]) == {0}
+    monkeypatch.setattr(protocols, "MIN_PICTURES", 3)
+    protocols.run_protocol(settings(root, "scene", tmp_path / "scene"), None)
+    page = (tmp_path / "scene" / "protocol.md").read_text(encoding="utf-8")
     assert "Median ± standard deviation of 3 trials" in page
     assert "| PR | network | 1.000 ± 0.000 |" in page
     protocols.run_protocol(settings(root, "colorizer", tmp_path / "colorizer"), None)
     page = (tmp_path / "colorizer" / "protocol.md").read_text(encoding="utf-8")
     assert "| without_BIG | PR | network | 1 | 1 | n/a |" in page
     assert re.search(r"\| all together \| PR \| network \| 3 \| 1 \| 1\.000 \|.* 1\.000 \|\n", page)
-    assert "| PR | network | n/a |" in page
+    assert "Median" not in page
 
 
 def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(data, run, tmp_path, monkeypatch):

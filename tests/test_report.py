@@ -27,6 +27,7 @@ from utils.evaluation import logistic_fit
 from utils.images import read_rgb
 from utils.maps import Finding, Findings, find, heat_colors
 from utils.report import Origin, report_evaluation, report_scores, write_report, wrong_objects
+from utils.scenes import read_index
 from utils.scores import ScoreWriter
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -98,6 +99,106 @@ def test_a_difference_is_real_when_its_interval_excludes_zero(pictures: Path) ->
     assert (board["POOR"]["better"], board["POOR"]["worse"], board["POOR"]["compared"]) == (0, 2, 2)
 
 
+@pytest.mark.parametrize(("difference", "scenes", "verdict"), [(0.027, 200, 0), (0.1, 200, 0), (0.3, 200, 1), (-0.3, 4, -1)])
+def test_a_verdict_counts_the_bias_of_the_score_beside_the_sampling_of_scenes(difference, scenes, verdict) -> None:
+    noise = np.linspace(-0.02, 0.02, scenes)
+    names = [str(k) for k in range(scenes)]
+    frame = pd.DataFrame({"image": [*"A" * scenes, *"B" * scenes], "method": [*"A" * scenes, *"B" * scenes]})
+    frame = frame.assign(scene=names * 2, PR=np.concatenate([difference + noise, np.zeros(scenes)]))
+
+    def against(sd: float | None) -> dict[str, float]:
+        board = report.leaderboard(frame, ["PR"], None if sd is None else {"PR": {"sd": sd}})
+        return next(entry for entry in board if entry["method"] == "A")["PR"]["against"]["B"]
+
+    shipped, alone = against(None), against(0.0)
+    assert (shipped["verdict"], alone["verdict"]) == (verdict, int(np.sign(difference)))
+    bias = 1.96 * report.read_biases()["PR"]["sd"]
+    for end in ("low", "high"):
+        half = math.hypot(alone[end] - difference, bias)
+        assert abs(shipped[end] - difference) == pytest.approx(half, rel=1e-3)
+
+
+def test_three_scenes_have_no_interval_and_no_verdict() -> None:
+    frame = pd.DataFrame(
+        {"image": list("abcdef"), "method": list("XXXYYY"), "scene": list("123123"), "PR": [1, 1, 1, 0, 0, 0.1]}
+    )
+    board = report.leaderboard(frame, ["PR"])
+    assert math.isnan(board[0]["PR"]["low"])
+    assert board[0]["PR"]["against"]["Y"]["verdict"] is None
+
+
+def test_the_shipped_bias_is_that_of_a_pair_of_methods_in_each_dimension() -> None:
+    biases = report.read_biases()
+    assert set(biases) == {"PR", "CF", "SCC"}
+    for bias in biases.values():
+        assert 0 <= bias["low"] <= bias["sd"] <= bias["high"] < 0.5
+        assert bias["methods"] > 20
+
+
+def test_the_page_says_what_its_verdicts_count_and_never_says_really(pictures: Path, tmp_path: Path) -> None:
+    source = write_report(tmp_path / "r.html", table(pictures), root=pictures, maps=0).read_text(encoding="utf-8")
+    assert "really" not in source
+    assert f"{report.read_biases()['PR']['sd']:.3f} in PR" in source
+    assert "No methods are known here" not in source
+
+
+# --- methods and scenes
+
+
+def index_of(pictures: Path) -> str:
+    names = sorted(path.name for path in pictures.glob("*.png"))
+    return "image,scene,method\n" + "".join(f"{name},{name[-5]},{name[:4].lower()}\n" for name in names)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_methods_come_from_an_index_given_or_beside_the_pictures(pictures: Path, tmp_path: Path, beside: bool) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    index = (folder if beside else tmp_path) / "index.csv"
+    index.write_text("\ufeff" + index_of(folder).replace(",", ";"), encoding="utf-8")
+    page = Page(write_report(tmp_path / "r.html", table(pictures), root=folder, maps=0, index=None if beside else index))
+    assert {card["data-method"] for card in page.cards()} == {"good", "poor", "same"}
+    assert "Methods and scenes are those of index.csv" in page.source
+
+
+def test_a_report_without_methods_says_at_its_top_how_to_name_them(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    frame = table(pictures)[:5].assign(image=[f"picture{letter}.png" for letter in "abcde"])
+    for name in frame["image"]:
+        shutil.copy(pictures / "GOOD_0.png", folder / name)
+    (folder / "index.csv").write_text("picture,method\n", encoding="utf-8")
+    source = write_report(tmp_path / "r.html", frame, root=folder, maps=0).read_text(encoding="utf-8")
+    assert source.index("No methods are known here") < source.index('id="methods"')
+    assert "index.csv is not used: index.csv: it has no column image" in source
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no index .*index.csv"),
+        ("image,scene\n", "index.csv: it has no column method; expected image, scene and method"),
+        (
+            "image,scene,method\na.png,1,X\n",
+            "1 of 2 images have no row in .*index.csv, which has e.g. a.png; e.g. b/c.png is absent",
+        ),
+        ("image,scene,method\na.png,1,X\na.png,2,X\n", "line 3: a.png has two rows that differ"),
+        ("image,scene,method\na.png,,X\n", "line 2: a.png has no scene"),
+        ("image,scene,method\n", "2 of 2 images have no row in .*index.csv, which has no row"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "index.csv").write_text(text, encoding="utf-8")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_index(tmp_path / "index.csv", ["a.png", "b/c.png"])
+
+
+def test_an_index_may_write_names_in_another_way(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("method\timage\tscene\nX\t.\\b\\u\u0308.png\t7\nX\ta.png\t8\n", encoding="utf-8")
+    assert read_index(tmp_path / "i.csv", ["b/\u00fc.png"]) == (["7"], ["X"])
+
+
 def test_the_leaderboard_goes_from_best_to_worst_with_means_counted_by_hand() -> None:
     frame = pd.DataFrame(
         {
@@ -127,6 +228,7 @@ def test_the_interval_of_a_mean_is_that_of_a_bootstrap_over_scenes() -> None:
         (["A_1.png", "B_C_1.jpg", "A_02.png"], ["A", "B_C", "A"], ["1", "1", "02"]),
         (["A/x.png", "B/x.png", "A/y.png", "B/y.png"], ["A", "B", "A", "B"], ["x", "x", "y", "y"]),
         (["A/img_1.png", "B/img_1.png"], ["A", "B"], ["img_1", "img_1"]),
+        (["CIC_imagenet9801.jpg", "DAHL_imagenet9801.jpg"], ["CIC", "DAHL"], ["imagenet9801"] * 2),
         (["x.png", "A_1.png"], ["all", "all"], ["x.png", "A_1.png"]),
         (["cats/1.png", "dogs/2.png"], ["all", "all"], ["cats/1.png", "dogs/2.png"]),
     ],
@@ -443,6 +545,77 @@ def test_in_chromium_the_policy_lets_the_own_script_run_and_no_other(pictures: P
     assert "<title>another script ran" not in shown
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_in_chromium_no_text_runs_out_of_its_box_at_any_width(
+    tmp_path: Path, scc: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "DISCOColorizationWithoutAnySpaceInItsLongName"
+    names = [f"{method}/{long.lower()}_{scene}.png" for method in (long, f"{long}2") for scene in range(5)]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(make_picture(number, 40, 60)).save(tmp_path / name)
+    frame = pd.DataFrame({"image": names, "PR": -0.99, "CF": -0.88, "SCC": -0.99, "error": "", "gray": True})
+    frame.loc[0, ["PR", "CF", "SCC", "error"]] = [math.nan, math.nan, math.nan, f"{long}: cannot be read"]
+    frame.loc[1:, ["PR", "CF"]] -= np.linspace(0, 0.009, 9)[:, None]
+    frame["scene"], frame["method"] = (
+        [name.rpartition("/")[2][:-4] for name in names],
+        [name.partition("/")[0] for name in names],
+    )
+    for dimension in ("PR", "CF", "SCC"):
+        frame[f"mos_{dimension}"] = -0.77 - np.linspace(0, 0.2, 10)
+    reference = {d: [-2.0, 2.0] for d in ("PR", "CF", "SCC")} | {"levels": [88, 88], "count": 1, "photos": "none"}
+    monkeypatch.setattr(report, "read_percentiles", lambda *_: (reference, ""))
+    monkeypatch.setattr(report, "percentile", lambda *_: ">99")
+    signs = [finding(f"{long} sign", 99.4, f"{long}: hue greener than 99 % of photos; chroma much higher than expected")] * 4
+    surprise = scc.surprise(make_picture(0, 30, 30).copy())
+    monkeypatch.setattr(report, "find", lambda *_: Findings(surprise, signs[0], signs))
+    origins = {d: Origin({d: "f" * 64}, {"size": 224}) for d in ("PR", "CF", "SCC")}
+    page = write_report(tmp_path / "r.html", frame, root=tmp_path, scc=scc, origins=origins, title=long * 3, command=long * 9)
+    frames = "".join(
+        f'<iframe width="{width}" height="900" srcdoc="{html.escape(page.read_text(encoding="utf-8"))}"></iframe>'
+        for width in (390, 768, 1280, 1920)
+    )
+    (tmp_path / "outer.html").write_text(
+        f"<meta charset=utf-8><pre></pre>{frames}<script>{OVERFLOW}</script>", encoding="utf-8"
+    )
+    shown = dumped(tmp_path / "outer.html", tmp_path)
+    found = json.loads(html.unescape(re.search(r"<pre>(.*?)</pre>", shown, re.DOTALL)[1]))
+    assert found == {width: [] for width in ("390", "768", "1280", "1920")}
+
+
+# Every text is inside the nearest box that shows an edge, and the page is no wider than the window.
+OVERFLOW = """
+addEventListener("load", () => {
+  const found = {};
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument, out = new Set();
+    if (page.documentElement.scrollWidth > frame.contentWindow.innerWidth) out.add("page");
+    page.querySelectorAll("details").forEach(d => { d.open = true; });
+    page.querySelector("button.scene").click();
+    const texts = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const text = texts.currentNode, range = page.createRange();
+      if (!text.data.trim() || text.parentElement.closest("script, option, .wide, .strip > span")) continue;
+      range.selectNodeContents(text);
+      const inner = range.getBoundingClientRect();
+      for (const box of ["li, td, th, p, summary, label", ".card, .chart, form, dialog, footer, body"]) {
+        const outer = text.parentElement.closest(box)?.getBoundingClientRect();
+        if (outer && inner.width && (inner.right > outer.right + 1 || inner.left < outer.left - 1))
+          out.add(text.parentElement.tagName + " " + text.parentElement.className + ": " + text.data.trim().slice(0, 40));
+      }
+    }
+    for (const line of page.querySelectorAll(".scores li")) {  // nor one text over another
+      const parts = [...line.children].map(part => part.getBoundingClientRect());
+      if (parts.some((part, i) => i && part.top < parts[i - 1].bottom - 2 && part.left < parts[i - 1].right - 1))
+        out.add("over another: " + line.textContent.trim());
+    }
+    found[frame.width] = [...out];
+  }
+  document.querySelector("pre").textContent = JSON.stringify(found);
+});
+"""
+
+
 def dumped(page: Path, profile: Path) -> str:
     """The page as Chromium has it in the end."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile / 'profile'}", "--window-size=600,900"]
@@ -508,6 +681,24 @@ def test_the_page_names_objects_where_label_files_are_given(run, gallery, weight
                     tmp_path / "r2.html", "--labels", tmp_path / "labels")  # fmt: skip
     assert by_labels.code == 1  # the broken label file
     assert '<th scope="row">stop sign</th>' in (tmp_path / "r2.html").read_text(encoding="utf-8")
+
+
+def test_an_index_names_the_methods_of_pictures_and_nothing_is_scored_again(run, gallery, weights, tmp_path):
+    own = [x for flag, d in (("--cf-weights", "CF"), ("--scc-weights", "SCC"), ("--weights", "PR")) for x in (flag, weights[d])]
+    command = ["infer_PR.py", gallery, *own, "-o", tmp_path / "pr.csv", "--device", "cpu", "--no-maps"]
+    assert run(*command).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    names = pd.read_csv(tmp_path / "pr.csv")["image"]
+    index = pd.DataFrame({"image": names, "scene": "one", "method": range(len(names))})
+    index.to_csv(tmp_path / "i.csv", index=False)
+    done = run(*command, "--report", tmp_path / "r.html", "--index", tmp_path / "i.csv")
+    assert done.code == 0, done.err
+    assert {card["data-scene"] for card in Page(tmp_path / "r.html").cards()} == {"one"}
+    assert {path: path.read_bytes() for path in before} == before
+    assert done.out.count("9 rows kept") == 3
+    (tmp_path / "i.csv").write_text("image,scene\n")
+    assert "i.csv: it has no column method" in run(*command, "--report", tmp_path / "r.html", "--index", tmp_path / "i.csv").err
+    assert "--index needs --report" in run(*command, "--index", tmp_path / "i.csv").err
 
 
 def test_a_folder_of_labels_that_is_not_there_is_known_before_the_scoring(run, gallery, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from utils.evaluation import Predictor, draw_scenes, interval, resampled_plcc, resampled_srcc, shown
+from utils.evaluation import Predictor, Resamples, resampled_plcc, resampled_srcc, shown
 from utils.metrics import plcc, srcc
 from utils.pairs import pairwise_accuracy, scene_pairs, verdicts
 
@@ -24,6 +24,7 @@ COLUMNS = (
     *("metric", "first", "second", "difference", "low", "high", "williams_t", "williams_p", "steiger_z", "steiger_p"),
     *("wins", "losses", "mcnemar_p", "n", "scenes", "note"),
 )
+_LARGEST = {"SRCC": 2.0, "PLCC": 2.0, "pairwise accuracy": 1.0}  # differences
 _PAIRS_NOTE = "n counts clearly different pairs"
 _ALIKE = 1e-12  # correlation of the two predictors up to which they are told apart, below 1
 
@@ -100,13 +101,13 @@ def compare(
         seed: Of the bootstrap.
 
     Returns:
-        :data:`COLUMNS`, one row for each of :data:`METRICS`: both values, ``first`` less ``second`` with its 95 % percentile
+        :data:`COLUMNS`, one row for each of :data:`METRICS`: both values, ``first`` less ``second`` with its 95 %
         interval, the tests of correlations (for SRCC on ranks, which is an approximation), and for pairs that people tell apart
         the share that one predictor orders as people do and the other does not (``wins`` of the first, ``losses``). NaN where
         something does not apply or is not defined. n counts pictures, or pairs.
     """
     names, scene = np.unique(scenes, return_inverse=True)
-    draws = draw_scenes(len(names), resamples, seed) if len(names) > 1 else np.empty((0, len(names)))
+    draws = Resamples(len(names), resamples, seed)
     pairs = scene_pairs(mos, scene, noise)
     both = (first, second)
     ones = np.ones((1, len(names)))
@@ -116,15 +117,17 @@ def compare(
         "pairwise accuracy": [float(pairwise_accuracy(pairs, p.step, ones)[0]) for p in both],
     }
     samples = {
-        "SRCC": [resampled_srcc(p.order, mos, scene, draws) for p in both],
-        "PLCC": [resampled_plcc(p.value, mos, scene, draws) for p in both],
-        "pairwise accuracy": [pairwise_accuracy(pairs, p.step, draws) for p in both],
+        "SRCC": [resampled_srcc(p.order, mos, scene, draws.counts) for p in both],
+        "PLCC": [resampled_plcc(p.value, mos, scene, draws.counts) for p in both],
+        "pairwise accuracy": [pairwise_accuracy(pairs, p.step, draws.counts) for p in both],
     }
+    scenes_of = dict.fromkeys(METRICS, len(names)) | {"pairwise accuracy": len(np.unique(pairs.scene[pairs.clear]))}
     between = {"SRCC": srcc(first.order, second.order), "PLCC": plcc(first.value, second.value)}
     rows = []
     for metric in METRICS:
         difference = values[metric][0] - values[metric][1]
-        low, high, note = interval(difference, samples[metric][0] - samples[metric][1], len(names))
+        low, high, note = draws.interval(difference, samples[metric][0] - samples[metric][1], scenes_of[metric])
+        low, high = np.clip((low, high), -_LARGEST[metric], _LARGEST[metric])
         notes = [note]
         row = {"metric": metric, "first": values[metric][0], "second": values[metric][1], "n": len(mos)}
         row |= {"difference": difference, "low": low, "high": high}

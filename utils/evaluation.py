@@ -3,6 +3,13 @@
 Intervals come from a bootstrap that draws *scenes*, because colorizations of one photograph are not independent. A resample
 is held as how often each scene occurs in it, so that ranks, ties and sums of all resamples are computed together; the values
 are those of :mod:`utils.metrics` on the drawn pictures written out one after another.
+
+The interval is that of a bootstrap t (:meth:`Resamples.interval`). Percentiles of the resamples would be too narrow for few
+scenes: the interval of an SRCC then holds the true one in .84 to .90 of the cases at 4 scenes, and in .90 to .94 at 15.
+
+References:
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993: the bootstrap t (12.5), pseudo-values (11.5).
+    Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015: few units.
 """
 
 import os
@@ -18,6 +25,7 @@ import pandas as pd
 from scipy.optimize import curve_fit
 from scipy.special import expit
 from scipy.stats import rankdata
+from scipy.stats import t as student
 
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
 from utils.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
@@ -30,7 +38,12 @@ NETWORK, METHOD_MEAN = "network", "method mean"  # predictors
 NETWORK_COLUMNS, METHOD_COLUMNS = ("prediction",), ("mean", "place", "step")
 IN_SAMPLE = "in-sample"
 _WITH_INTERVAL = ("SRCC", "within-scene SRCC")  # in the compact table; metrics.csv has the intervals of all
-_LEVEL = (2.5, 97.5)  # percentiles
+MIN_SCENES = 4  # fewer have no interval
+_LEVEL = 0.975  # of the upper end of an interval
+_MOST_STRETCH = 1.5  # times Student's t: few scenes with one far off make the quantiles of a bootstrap t endless
+_MOST_LEFT_OUT = 100  # groups of scenes that are left out in turn, for the sake of time
+_CORRELATION, _SHARE, _ERROR, _ANY = (-1.0, 1.0), (0.0, 1.0), (0.0, np.inf), (-np.inf, np.inf)  # ranges of measures
+_RANGES = {"RMSE": _ERROR, "RMSE logistic": _ERROR} | dict.fromkeys(PAIR_METRICS, _SHARE)  # of the others: _CORRELATION
 _BLOCK = 4_000_000  # numbers worked on at a time, for the sake of memory
 _MIN_METHODS = 3  # with two, a rank correlation can only be -1 or 1
 
@@ -310,7 +323,7 @@ def agreement(
     seed: int = 0,
     order: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """All measures of one predictor, each with the 95 % percentile interval of a bootstrap over scenes.
+    """All measures of one predictor, each with the 95 % interval of a bootstrap t over scenes.
 
     Args:
         pred: Predictions, shape (N,).
@@ -323,7 +336,8 @@ def agreement(
     Returns:
         One row for each of :data:`METRICS`, with ``metric``, ``value``, ``low``, ``high`` and ``note``. The logistic curve is
         fitted once, to all pictures, and not again in the resamples. NaN where a measure is not defined, or, for an
-        interval, where there is one scene only; resamples in which a measure is not defined do not count, which is noted.
+        interval, with fewer than :data:`MIN_SCENES` scenes; resamples in which a measure is not defined do not count, which
+        is noted.
 
     Raises:
         ValueError: If the shapes differ or are not (N,), or a value is not finite.
@@ -343,36 +357,92 @@ def agreement(
     names, scene = np.unique(scenes, return_inverse=True)
     members = [np.flatnonzero(scene == k) for k in range(len(names))]
     within = np.array([within_scene_srcc(order[m], mos[m], scenes[m]) for m in members])
-    samples = {}
-    if len(names) > 1:
-        counts = draw_scenes(len(names), resamples, seed)
-        samples = _resampled(pred, order, mapped, mos, scene, within, counts)
+    draws = Resamples(len(names), resamples, seed)
+    samples = _resampled(pred, order, mapped, mos, scene, within, draws.counts) if len(draws.counts) else {}
     rows = []
     for metric in METRICS:
         notes = [fit_note] if metric.endswith("logistic") else []
+        scenes_defined = len(names)
         if metric == "within-scene SRCC" and not np.isfinite(within).all():
-            notes.append(f"defined in {np.isfinite(within).sum()} of {len(names)} scenes")
-        low, high, note = interval(values[metric], samples.get(metric, np.array([])), len(names))
+            scenes_defined = int(np.isfinite(within).sum())
+            notes.append(f"defined in {scenes_defined} of {len(names)} scenes")
+        bounds = _RANGES.get(metric, _CORRELATION)
+        low, high, note = draws.interval(values[metric], samples.get(metric, np.array([])), scenes_defined, bounds)
         rows.append((metric, values[metric], low, high, "; ".join(filter(None, [*notes, note]))))
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note"])
 
 
-def interval(value: float, sample: np.ndarray, scenes: int) -> tuple[float, float, str]:
-    """95 % percentile interval of a measure, NaN if it has none, and what there is to note.
+class Resamples:
+    """Draws of scenes, from which measures get intervals.
 
-    Args:
-        value: The measure.
-        sample: The measure in each resample, shape (R,); NaN does not count.
-        scenes: Number of scenes that were drawn from.
+    Attributes:
+        counts: How often each scene occurs, shape (R + G, K): R resamples, then all scenes without one of G groups, in turn. A
+            group is one scene, or several where there are more than 100. No rows for fewer than :data:`MIN_SCENES` scenes.
     """
-    defined = sample[np.isfinite(sample)]
-    low, high = np.percentile(defined, _LEVEL) if len(defined) and np.isfinite(value) else (np.nan, np.nan)
-    note = ""
-    if scenes == 1:
-        note = "one scene: no interval"
-    elif np.isfinite(value) and len(defined) < len(sample):
-        note = f"not defined in {len(sample) - len(defined)} of {len(sample)} resamples"
-    return float(low), float(high), note
+
+    def __init__(self, scenes: int, resamples: int = 1000, seed: int = 0) -> None:
+        self.counts = np.empty((0, scenes))
+        if scenes >= MIN_SCENES:
+            groups = min(scenes, _MOST_LEFT_OUT)
+            left_out = np.arange(scenes) % groups == np.arange(groups)[:, None]
+            self.counts = np.vstack([draw_scenes(scenes, resamples, seed), ~left_out])
+            self._groups, self._of_groups = groups, draw_scenes(groups, resamples, seed)
+
+    def interval(
+        self, value: float, sample: np.ndarray, scenes: int | None = None, bounds: tuple[float, float] = _ANY
+    ) -> tuple[float, float, str]:
+        """95 % interval of a measure by a bootstrap t, NaN if it has none, and what there is to note.
+
+        The standard error is that of the resamples or of the jackknife, whichever is larger, both for few scenes; the quantiles
+        are those of the bootstrap t of the pseudo-values of the jackknife, at least those of Student's t with one degree of
+        freedom less than there are scenes, and at most 1.5 times these. Measures with bounds are taken to a scale without, by
+        the inverse hyperbolic tangent (Fisher's z) or the logarithm.
+
+        Args:
+            value: The measure.
+            sample: The measure in each row of ``counts``, shape (R + G,); NaN does not count.
+            scenes: How many scenes the measure is made of; all if None.
+            bounds: Range of the measure.
+        """
+        count = self.counts.shape[1] if scenes is None else scenes
+        if self.counts.shape[1] == 1 or (np.isfinite(value) and count == 1):
+            return np.nan, np.nan, "one scene: no interval"
+        if not np.isfinite(value):
+            return np.nan, np.nan, ""
+        if count < MIN_SCENES:
+            return np.nan, np.nan, f"fewer than {MIN_SCENES} scenes: no interval"
+        sample, left = np.split(sample, [-self._groups])
+        defined, left = sample[np.isfinite(sample)], np.where(np.isfinite(left), left, value)
+        note = f"not defined in {len(sample) - len(defined)} of {len(sample)} resamples" if len(defined) < len(sample) else ""
+        slope, forward, back = _unbounded(value, bounds)
+        if not np.isfinite(slope):
+            return np.nan, np.nan, "; ".join(filter(None, (note, "at the end of its range: no interval")))
+        groups = self._groups
+        pseudo = (groups - 1) * (left.mean() - left)
+        of_resamples = np.std(defined) * np.sqrt(count / (count - 1)) if len(defined) else 0.0
+        error = max(of_resamples, np.std(pseudo) / np.sqrt(groups - 1))
+        means = self._of_groups @ pseudo / groups
+        spread = np.sqrt(np.maximum(self._of_groups @ pseudo**2 / groups - means**2, 0) / (groups - 1))
+        least = student.ppf(_LEVEL, count - 1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where a resample is of equal scenes
+            ratio = np.nan_to_num(means / spread).clip(-_MOST_STRETCH * least, _MOST_STRETCH * least)
+        above, below = np.quantile(ratio, (1 - _LEVEL, _LEVEL))
+        low, high = forward - slope * error * max(least, below), forward + slope * error * max(least, -above)
+        return float(back(low)), float(back(high)), note
+
+
+def _unbounded(value: float, bounds: tuple[float, float]) -> tuple[float, float, Callable[[float], float]]:
+    """A scale without bounds: its slope at a value, the value on it, and the way back; the slope is infinite at a bound."""
+    low, high = bounds
+    if np.isinf(low):
+        return 1.0, value, lambda x: x
+    if np.isinf(high):
+        return (1 / value if value > low else np.inf), np.log(max(value, 1e-300)), np.exp
+    half, middle = (high - low) / 2, (high + low) / 2
+    share = (value - middle) / half
+    if 1 - abs(share) < 1e-9:
+        return np.inf, np.inf, np.tanh
+    return 1 / (half * (1 - share**2)), np.arctanh(share), lambda x: middle + half * np.tanh(x)
 
 
 def draw_scenes(scenes: int, resamples: int, seed: int) -> np.ndarray:
@@ -527,21 +597,25 @@ def pair_agreement(
     pairs = scene_pairs(mos, scene, noise)
     clear = int(pairs.clear.sum())
     note = f"n counts pairs within scenes, {clear} of {len(pairs.clear)} clearly different"
+    draws = Resamples(len(names), resamples, seed)
     rows = []
     for metric, function in zip(PAIR_METRICS, (pairwise_accuracy, auc_different, auc_better), strict=True):
-        measured = _with_interval(lambda counts, f=function: f(pairs, step, counts), len(names), resamples, seed, note)
+        of_pairs = pairs.scene if metric == "AUC different" else pairs.scene[pairs.clear]
+        measured = _with_interval(
+            lambda counts, f=function: f(pairs, step, counts), draws, len(np.unique(of_pairs)), _SHARE, note
+        )
         rows.append((metric, *measured, len(pairs.clear) if metric == "AUC different" else clear))
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note", "n"])
 
 
 def _with_interval(
-    measure: Callable[[np.ndarray], np.ndarray], scenes: int, resamples: int, seed: int, note: str
+    measure: Callable[[np.ndarray], np.ndarray], draws: Resamples, scenes: int, bounds: tuple[float, float], note: str
 ) -> tuple[float, float, float, str]:
     """Value, interval and notes of what is computed from how often each scene occurs."""
-    value = float(measure(np.ones((1, scenes)))[0])
-    sample = measure(draw_scenes(scenes, resamples, seed)) if scenes > 1 else np.array([])
-    low, high, own = interval(value, sample, scenes)
-    return value, low, high, "; ".join(filter(None, (note, own)))
+    every = np.ones((1, draws.counts.shape[1]))
+    value, *sample = measure(np.vstack([every, draws.counts]))
+    low, high, own = draws.interval(float(value), np.array(sample), scenes, bounds)
+    return float(value), low, high, "; ".join(filter(None, (note, own)))
 
 
 # Methods
@@ -600,7 +674,7 @@ def system_agreement(
     note = "n counts methods" + ("" if len(methods.names) >= _MIN_METHODS else f"; fewer than {_MIN_METHODS} methods")
     measured = _with_interval(
         lambda counts: _srcc_of_means(methods.means(pred, counts), methods.means(mos, counts)),
-        len(names), resamples, seed, note,
+        Resamples(len(names), resamples, seed), len(names), _CORRELATION, note,
     )  # fmt: skip
     row = (SYSTEM_SRCC, *measured, len(methods.names))
     return pd.DataFrame([row], columns=["metric", "value", "low", "high", "note", "n"])
@@ -623,15 +697,15 @@ def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd
         known = rows[(rows["dimension"] == dimension) & rows["prediction"].notna() & (rows["method"] != "")]
         names, scene = np.unique(known["scene"].to_numpy(str), return_inverse=True)
         methods = _Methods(known["method"].to_numpy(str), scene, len(names))
-        draws = draw_scenes(len(names), resamples, seed) if len(names) > 1 else np.empty((0, len(names)))
+        draws = Resamples(len(names), resamples, seed)
         table = pd.DataFrame({"dimension": dimension, "method": methods.names, "n": methods.sizes.sum(0).astype(int)})
         table["scenes"] = (methods.sizes > 0).sum(0)
         for column in ("mos", "prediction"):
             values = known[column].to_numpy(float)
             table[column] = methods.means(values, np.ones((1, len(names))))[0]
-            sample = methods.means(values, draws)
-            bounds = [interval(value, of, len(names))[:2] for value, of in zip(table[column], sample.T, strict=True)]
-            table[[f"{column}_low", f"{column}_high"]] = np.array(bounds).reshape(-1, 2)
+            samples = methods.means(values, draws.counts).T
+            ends = [draws.interval(*row)[:2] for row in zip(table[column], samples, table["scenes"], strict=True)]
+            table[[f"{column}_low", f"{column}_high"]] = np.array(ends).reshape(-1, 2)
         for column, name in (("mos", "rank_people"), ("prediction", "rank_network")):
             table[name] = table[column].rank(ascending=False)
         tables.append(table.sort_values(["rank_people", "method"]))

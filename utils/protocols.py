@@ -29,6 +29,9 @@ _TOGETHER = "all together"
 METRICS = ("SRCC", "PLCC", "KRCC", "RMSE", "within-scene SRCC")
 
 
+MIN_PICTURES = 10  # of a trial that counts in a summary: the SRCC of fewer spreads by a third or more by chance
+
+
 class TrialError(RuntimeError):
     """A script of a trial that failed. The message holds the end of what it said."""
 
@@ -232,12 +235,13 @@ def measure(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def summarize(measured: pd.DataFrame) -> pd.DataFrame:
-    """Median and standard deviation over trials, undefined values left out.
+    """Median and standard deviation over trials, undefined values and trials of fewer than 10 pictures left out.
 
     Returns:
         Columns dimension, predictor, metric, median, std and trials, how many have a value.
     """
     rows = []
+    measured = measured.assign(value=measured["value"].where(measured["n"] >= MIN_PICTURES))
     for keys, part in measured.groupby(["dimension", "predictor", "metric"], sort=False):
         values = part["value"].dropna().to_numpy(float)
         rows.append(
@@ -279,13 +283,16 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
         line |= {metric: _number(value) for metric, value in zip(part["metric"], part["value"], strict=True)}
         lines.append(line | ({} if published is None else {"published SRCC": f"{published:.4f}"}))
     parts = [("Trials", pd.DataFrame(lines))]
+    small = measured["n"] < MIN_PICTURES
     # The trials of the official protocol differ in kind.
-    if len(trials) > 1 and args.protocol != "official":
+    if len(trials) > 1 and args.protocol != "official" and summary["trials"].any():
         overall = []
         for (dimension, predictor), part in summary.groupby(["dimension", "predictor"], sort=False):
+            if not part["trials"].any():
+                continue
             cells = [f"{_number(row.median)} ± {_number(row.std)}" if row.trials else "n/a" for row in part.itertuples()]
             overall.append({"dimension": dimension, "predictor": predictor, **dict(zip(part["metric"], cells, strict=True))})
-        parts.append((f"Median ± standard deviation of {len(trials)} trials", pd.DataFrame(overall)))
+        parts.append((f"Median ± standard deviation of {summary['trials'].max()} trials", pd.DataFrame(overall)))
 
     said = [
         "Networks are trained and chosen without the test pictures; CF and SCC reach PR as out-of-fold predictions.",
@@ -294,6 +301,10 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     ]
     if args.protocol == "colorizer":
         said[1] = f"{_TOGETHER}: every test picture, scored by networks that know neither its scene nor its colorizer."
+    if small.any() and args.protocol != "official":
+        said.append(
+            f"Trials of fewer than {MIN_PICTURES} rated test pictures are in no median: correlations of so few say nothing."
+        )
     if "also trained on" in parts[0][1]:
         said.append("also trained on: how many of these scenes, by name, have pictures among those to train on.")
     if published is not None:

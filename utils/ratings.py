@@ -36,7 +36,7 @@ _NEWTON_STEPS = 200
 class Recovery(NamedTuple):
     """What ``recover`` finds, in the unit of the scores."""
 
-    images: pd.DataFrame  # by image: quality, error (standard error of the quality)
+    images: pd.DataFrame  # by image: quality, error (its standard error, if inconsistencies were known), half (see recover)
     raters: pd.DataFrame  # by rater: bias, inconsistency
     groups: int  # sets of raters and images that no rating links
 
@@ -118,14 +118,19 @@ def screen_bt500(table: pd.DataFrame) -> dict[str, str]:
     return rejected
 
 
-def screen_p910(table: pd.DataFrame, least: float = P910_CORRELATION) -> dict[str, str]:
+def screen_p910(table: pd.DataFrame, least: float = P910_CORRELATION, least_of_methods: float | None = None) -> dict[str, str]:
     """Raters whose scores correlate too little with the MOS; the worst goes first, then the MOS are computed anew.
 
-    Raters of fewer than three images are kept: their correlation says nothing.
+    Raters of fewer than three images are kept: their correlation says nothing. Noisy but honest raters are rejected too: of 15
+    whose noise is as large as the spread of the images, about 3. The second criterion of the recommendations saves many of
+    them, for noise averages out over the images of a method.
 
     Args:
-        table: Ratings, one of a rater and image at most.
+        table: Ratings, one of a rater and image at most; with a column ``method`` if there is a second criterion.
         least: Pearson correlation that keeps a rater, in [-1, 1].
+        least_of_methods: Correlation between the means of methods (hypothetical reference circuits, HRC) that keeps a rater as
+            well, in [-1, 1]; None for no second criterion. It is asked of the MOS of the raters that are kept so far, and says
+            nothing of a rater of fewer than three methods.
 
     Returns:
         The reason by rejected rater, the worst first. A rater whose scores are all equal is rejected too.
@@ -149,10 +154,21 @@ def screen_p910(table: pd.DataFrame, least: float = P910_CORRELATION) -> dict[st
         norm = np.sqrt(_sums(raters, own**2) * _sums(raters, others**2))
         defined = kept & tested & (norm > 1e-12)
         correlation = np.where(defined, _sums(raters, own * others) / np.where(defined, norm, 1), np.inf)
-        worst = int(np.argmin(correlation))
-        if correlation[worst] >= least:
+        doubtful = np.where(correlation < least, correlation, np.inf)
+        of_methods = {}
+        if least_of_methods is not None:
+            both = table.assign(mos=mos).groupby(["rater", "method"])[["score", "mos"]].mean()
+            for rater in np.flatnonzero(doubtful < np.inf):
+                means = both.loc[names[rater]]
+                of_methods[rater] = plcc(*means.to_numpy().T) if len(means) >= _MIN_CORRELATED else -1.0
+                if of_methods[rater] >= least_of_methods:
+                    doubtful[rater] = np.inf
+        worst = int(np.argmin(doubtful))
+        if doubtful[worst] == np.inf:
             return rejected
         rejected[names[worst]] = f"P.910: correlation with the MOS {correlation[worst]:.2f}, below {least:g}"
+        if worst in of_methods:
+            rejected[names[worst]] += f", and by methods {of_methods[worst]:.2f}, below {least_of_methods:g}"
         kept[worst] = False
 
 
@@ -165,6 +181,12 @@ def recover(table: pd.DataFrame) -> Recovery:
     two groups of raters and images, the biases of each have the mean 0. Unlike P.910, no inconsistency falls below a quarter
     of the spread of all residuals, nor below the rounding error of the scores: otherwise the likelihood has no maximum.
 
+    ``half`` is half the 95 % interval of a quality. It counts that the inconsistencies are estimated, as Meier does for a
+    weighted mean: each from as many residuals as degrees of freedom are left; with the variance that estimated weights add, in
+    which four more are taken off (the variance of the inverse of a chi-squared variable); with the quantile of Student's t;
+    and with the error of the biases. By simulation it holds the quality in .94 to .98 of the cases (15 raters x 10 images,
+    8 x 40, 15 x 40), where 1.96 standard errors do in .74 to .92.
+
     Args:
         table: Ratings; every rater has at least two.
 
@@ -174,7 +196,7 @@ def recover(table: pd.DataFrame) -> Recovery:
     Reference:
         Z. Li et al., "A Simple Model for Subject Behavior in Subjective Experiments", HVEI 2020; ITU-T P.910, 2023. The
         model with content ambiguity, which this one leaves out: Z. Li and C. G. Bampis, "Recover Subjective Quality Scores
-        from Noisy Measurements", DCC 2017.
+        from Noisy Measurements", DCC 2017. P. Meier, "Variance of a Weighted Mean", Biometrics 9, 1953.
     """
     raters, rater_names = pd.factorize(table["rater"], sort=True)
     images, image_names = pd.factorize(table["image"], sort=True)
@@ -219,8 +241,15 @@ def recover(table: pd.DataFrame) -> Recovery:
     quality, bias = solution[:n], solution[n:]
     shift = np.bincount(of_rater, bias, groups) / np.bincount(of_rater, minlength=groups)
     error = _sums(images, weight) ** -0.5
+    share = weight * error[images] ** 2  # of each rating in its image
+    freedom = np.maximum(n_raters - _sums(raters, share) - 1, 1.0)
+    variance = inconsistency**2 * n_raters / freedom * (1 + 1 / n_raters)
+    added = 4 * _sums(images, share * (1 - share) / np.maximum(freedom - 4, 1.0)[raters])
+    quantile = stats.t.ppf(0.975, 1 / _sums(images, share**2 / freedom[raters]))
+    half = quantile * np.sqrt(_sums(images, share**2 * variance[raters]) * (1 + added))
+    found = {"quality": quality + shift[of_image], "error": error, "half": half}
     return Recovery(
-        pd.DataFrame({"quality": quality + shift[of_image], "error": error}, index=pd.Index(image_names, name="image")),
+        pd.DataFrame(found, index=pd.Index(image_names, name="image")),
         pd.DataFrame(
             {"bias": bias - shift[of_rater], "inconsistency": inconsistency}, index=pd.Index(rater_names, name="rater")
         ),

@@ -31,8 +31,8 @@ from data.labels import LabelError, ObjectLabels
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
-from utils.choices import PERCENTILES
-from utils.evaluation import agreement, draw_scenes, logistic_fit
+from utils.choices import METHOD_BIAS, PERCENTILES
+from utils.evaluation import MIN_SCENES, Resamples, agreement, logistic_fit
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, read_rgb
 from utils.maps import (
@@ -49,12 +49,13 @@ from utils.maps import (
     swatch,
     words,
 )
-from utils.scenes import method_and_scene
+from utils.scenes import ALL, INDEX_FILES, method_and_scene, read_index
 from utils.scores import VERSION, read_scores
 from utils.scoring import worker_count
 
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
 
+_NO_METHOD = "(no method)"
 _TEMPLATE = "report.html.jinja"
 _SIDES = ((300, 320), (1000, 224), (math.inf, 160))  # most pictures, and the long side of their thumbnails in pixels
 _QUALITY = 70  # of JPEG
@@ -62,7 +63,7 @@ _MAPS_ALL = 300  # up to so many pictures all get a surprise map,
 _MAPS_WORST = 100  # of more only so many, those with the lowest PR
 _HEAT_LEVELS = 16  # of the overlay, for a small file
 _NAMED = 3  # objects of a picture that are said to look wrong; the table below has all
-_MIN_SCENES = 6  # with 5 even the same sign in all of them has a probability above 5 %, 2 / 2^5; no interval below
+_NORMAL_95 = 1.959963984540054  # half-width of a 95 % interval in standard deviations
 _MATRIX_METHODS = 30  # a larger matrix of differences cannot be read
 _SHOWN = 6  # best and worst pictures of each score
 _RESAMPLES, _SEED = 2000, 0
@@ -99,7 +100,7 @@ def report_scores(
         report_path: The HTML file to write.
         command: What made the scores, for the footer.
         mos: MOS table with image, scene, method, CF, SCC, PR, if there are ratings.
-        shown: ``scc``, ``maps``, ``labels`` and ``date`` of :func:`write_report`.
+        shown: ``scc``, ``maps``, ``labels``, ``index`` and ``date`` of :func:`write_report`.
 
     Returns:
         ``report_path``.
@@ -162,7 +163,7 @@ def report_evaluation(
         title: Name of the data set.
         metas: Sidecars of the score files by dimension, if there are.
         errors: Why a picture has no score, by picture.
-        shown: ``notes``, ``command``, ``scc``, ``maps``, ``labels`` and ``date`` of :func:`write_report`.
+        shown: ``notes``, ``command``, ``scc``, ``maps``, ``labels``, ``index`` and ``date`` of :func:`write_report`.
 
     Returns:
         ``report_path``.
@@ -201,6 +202,7 @@ def write_report(
     scc: ScoreNet | None = None,
     maps: int | None = None,
     labels: ObjectLabels | None = None,
+    index: str | Path | None = None,
     date: str = "",
     percentiles: str | Path = PERCENTILES,
 ) -> Path:
@@ -220,6 +222,8 @@ def write_report(
         maps: How many pictures get a surprise map, those with the lowest scores; 0 for none. If None, all of up to 300
             pictures, else 100.
         labels: Where objects are, to compare their colors with what is expected and to name those that look wrong.
+        index: Table with the columns image, scene and method, in place of what names say; None for ``index.csv`` in ``root``,
+            if there is one.
         date: For the footer. It is not looked up, so that the same input gives the same page.
         percentiles: What docs/make_percentiles.py wrote.
 
@@ -237,7 +241,7 @@ def write_report(
         raise ValueError("expected at least one picture, got a table without rows")
     if frame["image"].duplicated().any():
         raise ValueError(f"{frame['image'][frame['image'].duplicated()].iloc[0]} has two rows, expected one a picture")
-    frame, grouping = grouped(frame, mos)
+    frame, grouping = grouped(frame, mos, index, root)
     frame["error"] = [error.replace(f"{root}/", "") for error in frame["error"]]  # where the pictures lay is not for all
     origins = dict(origins or {})
     reference, why_not = read_percentiles(percentiles, origins, dimensions)
@@ -256,7 +260,8 @@ def write_report(
         all_notes.append(f"{len(unseen)} pictures have scores but cannot be shown: {unseen[0]['unreadable']}, for one.")
 
     scored = frame[frame["error"] == ""]
-    board = leaderboard(scored, dimensions)
+    biases = read_biases()
+    board = leaderboard(scored, dimensions, biases)
     pairs = compared_pairs(board, dimensions[0])
     context = {
         "title": _text(title),
@@ -279,7 +284,10 @@ def write_report(
         "has_percentiles": bool(reference),
         "errors": sum(bool(picture["error"]) for picture in pictures),
         "notes": [_text(note) for note in all_notes if note],
-        "min_scenes": _MIN_SCENES,
+        "min_scenes": MIN_SCENES,
+        "biases": {dimension: biases[dimension] for dimension in dimensions},
+        "grouping": _text(grouping),
+        "nameless": set(frame["method"]) <= {ALL, _NO_METHOD},
         "resamples": _RESAMPLES,
         "command": _text(command),
         "date": _text(date),
@@ -322,8 +330,13 @@ def _text(value: object) -> str:
 # --- methods and scenes
 
 
-def grouped(frame: pd.DataFrame, mos: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
-    """Rows with ``scene``, ``method`` and ratings, sorted by image, and how scene and method became known."""
+def grouped(
+    frame: pd.DataFrame, mos: pd.DataFrame | None, index: str | Path | None = None, root: str | Path | None = None
+) -> tuple[pd.DataFrame, str]:
+    """Rows with ``scene``, ``method`` and ratings, sorted by image, and how scene and method became known.
+
+    An index file goes before all else, then the ratings, an index file in the folder of the pictures, and their names.
+    """
     frame = frame.sort_values("image", ignore_index=True)
     if mos is not None:
         known = mos.set_index("image")
@@ -337,11 +350,23 @@ def grouped(frame: pd.DataFrame, mos: pd.DataFrame | None) -> tuple[pd.DataFrame
         for dimension in DIMENSIONS:
             if dimension in frame and dimension in rows and rows[dimension].notna().any():
                 frame[f"mos_{dimension}"] = rows[dimension]
-    if {"scene", "method"} <= set(frame):
+    names, problem = frame["image"].tolist(), ""
+    beside = next((Path(root) / name for name in INDEX_FILES if (Path(root) / name).is_file()), None) if root else None
+    if index is None and beside is not None and not {"scene", "method"} <= set(frame):
+        try:
+            read_index(beside, names)
+            index = beside
+        except (ValueError, OSError) as error:
+            problem = f" {beside.name} is not used: {str(error).replace(f'{root}/', '')}."
+    if index is not None:
+        frame["scene"], frame["method"] = read_index(index, names)
+        note = f"Methods and scenes are those of {Path(index).name}."
+    elif {"scene", "method"} <= set(frame):
         note = ""
     else:
-        frame["method"], frame["scene"], note = method_and_scene(frame["image"].tolist())
-    frame["method"] = [_text(method) or "(no method)" for method in frame["method"]]
+        frame["method"], frame["scene"], note = method_and_scene(names)
+        note += problem
+    frame["method"] = [_text(method) or _NO_METHOD for method in frame["method"]]
     frame["scene"] = [_text(scene) for scene in frame["scene"]]
     return frame, note
 
@@ -659,19 +684,39 @@ def sample_notes(origins: Mapping[str, Origin]) -> list[str]:
 # --- methods against each other
 
 
-def leaderboard(scored: pd.DataFrame, dimensions: Sequence[str]) -> list[dict[str, Any]]:
-    """Methods from the best to the worst by the first dimension.
+def read_biases(path: str | Path = METHOD_BIAS) -> dict[str, Any]:
+    """Read what scores have for or against a method, whatever the scene, as docs/power.py estimates it on rated pictures.
 
     Returns:
-        For each: ``method``, ``pictures``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 % percentile
-        interval of a bootstrap over scenes; NaN with few scenes) and ``against``: by other method the mean difference over
-        the scenes that both have, its interval, and the verdict 1 (better), -1 (worse), 0 (not told apart) or None (too few
-        scenes).
+        By dimension ``sd``, the standard deviation of the bias of a pair of methods, in the unit of the scores, with ``low``
+        and ``high``, and the number of ``methods`` and ``scenes``.
+    """
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def leaderboard(
+    scored: pd.DataFrame, dimensions: Sequence[str], biases: Mapping[str, Mapping[str, float]] | None = None
+) -> list[dict[str, Any]]:
+    """Methods from the best to the worst by the first dimension.
+
+    Args:
+        scored: Pictures with scores.
+        dimensions: Columns of ``scored``.
+        biases: Of :func:`read_biases`: a random effect of each pair of methods, which more scenes do not average out. None for
+            the shipped ones.
+
+    Returns:
+        For each: ``method``, ``pictures``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 % interval of a
+        bootstrap t over scenes; NaN with few scenes) and ``against``: by other method the mean difference over the scenes that
+        both have, its interval, which counts the bias as well, and the verdict 1 (better), -1 (worse), 0 (not told apart) or
+        None (too few scenes).
     """
     methods = sorted(set(scored["method"]))
     counts = scored.groupby("method").agg(pictures=("image", "size"), scenes=("scene", "nunique"))
     board = {m: {"method": m, "pictures": counts.loc[m, "pictures"], "scenes": counts.loc[m, "scenes"]} for m in methods}
+    biases = read_biases() if biases is None else biases
     for dimension in dimensions:
+        own_bias = _NORMAL_95 * biases.get(dimension, {}).get("sd", 0.0)
         known = scored[scored[dimension].notna()]
         groups = known.groupby(["scene", "method"])[dimension]
         sums, sizes = (table.reindex(columns=methods) for table in (groups.sum().unstack(), groups.size().unstack()))
@@ -686,8 +731,9 @@ def leaderboard(scored: pd.DataFrame, dimensions: Sequence[str]) -> list[dict[st
             differences = means[:, i] - means[:, j]
             differences = differences[np.isfinite(differences)]
             low, high = _interval(differences, np.ones_like(differences))
-            verdict = None if len(differences) < _MIN_SCENES else int(low > 0) - int(high < 0)
             mean = float(differences.mean()) if len(differences) else math.nan
+            low, high = mean - math.hypot(mean - low, own_bias), mean + math.hypot(high - mean, own_bias)
+            verdict = None if math.isnan(low) else int(low > 0) - int(high < 0)
             for a, b, sign in ((i, j, 1), (j, i, -1)):
                 board[methods[a]][dimension]["against"][methods[b]] = {
                     "mean": sign * mean,
@@ -708,17 +754,16 @@ def leaderboard(scored: pd.DataFrame, dimensions: Sequence[str]) -> list[dict[st
 
 
 def _interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of a mean over scenes, from the sum and number of pictures of each scene, shape (K,)."""
-    if len(sums) < _MIN_SCENES:
+    """95 % interval of a mean over scenes, from the sum and number of pictures of each scene, shape (K,)."""
+    if len(sums) < MIN_SCENES:
         return math.nan, math.nan
-    counts = _draws(len(sums))
-    low, high = np.percentile((counts @ sums) / (counts @ sizes), (2.5, 97.5))
-    return float(low), float(high)
+    draws = _draws(len(sums))
+    return draws.interval(sums.sum() / sizes.sum(), (draws.counts @ sums) / (draws.counts @ sizes))[:2]
 
 
 @lru_cache(maxsize=4)
-def _draws(scenes: int) -> np.ndarray:
-    return draw_scenes(scenes, _RESAMPLES, _SEED)
+def _draws(scenes: int) -> Resamples:
+    return Resamples(scenes, _RESAMPLES, _SEED)
 
 
 def matrix(board: Sequence[dict[str, Any]], dimension: str) -> dict[str, Any]:
@@ -734,7 +779,7 @@ def compared_pairs(board: Sequence[dict[str, Any]], dimension: str) -> dict[str,
     return {
         "all": len(board) * (len(board) - 1) // 2,
         "compared": sum(entry["compared"] for entry in verdicts) // 2,
-        "real": sum(entry["better"] for entry in verdicts),
+        "apart": sum(entry["better"] for entry in verdicts),
     }
 
 

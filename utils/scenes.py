@@ -1,7 +1,9 @@
 """Which images show one scene, and by which method each was made: from an index file beside them, or from their names."""
 
 import csv
+import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -60,7 +62,7 @@ def scenes_of(root: Path | None, names: Sequence[str]) -> tuple[dict[str, tuple[
             index = _read_index(file)
         except (OSError, ValueError, csv.Error) as error:
             problem = f"{file} is not used: {error}"
-    known = {name: index[name] for name in names if name in index}
+    known = {name: index[_normalized(name)] for name in names if _normalized(name) in index}
     if not known:
         methods, scenes, _ = method_and_scene(names)
         known = dict(zip(names, zip(scenes, methods, strict=True), strict=True))
@@ -70,22 +72,61 @@ def scenes_of(root: Path | None, names: Sequence[str]) -> tuple[dict[str, tuple[
     return (known if any(size > 1 for size in sizes.values()) else {}), problem
 
 
+def read_index(path: Path | str, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Read scene and method of each image from a table with the columns image, scene and method.
+
+    Args:
+        path: CSV, UTF-8, cells separated by commas, semicolons or tabs.
+        names: Relative paths with forward slashes. Rows of other images are ignored.
+
+    Returns:
+        Scenes and methods.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read as described, or an image is not in it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no index {path}")
+    try:
+        index = _read_index(Path(path))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from error
+    absent = [name for name in names if _normalized(name) not in index]
+    if absent:
+        example = f", which has e.g. {next(iter(index))}" if index else ", which has no row"
+        raise ValueError(
+            f"{len(absent)} of {len(names)} images have no row in {path}{example}; e.g. {absent[0]} is absent: write paths "
+            "relative to the folder of the images"
+        )
+    scenes, methods = zip(*(index[_normalized(name)] for name in names), strict=True)
+    return list(scenes), list(methods)
+
+
+def _normalized(name: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
+
+
 def _read_index(path: Path) -> dict[str, tuple[str, str]]:
     """Return scene and method by image.
 
     Raises:
-        ValueError: If a column is absent or the file is not UTF-8.
+        ValueError: If a column is absent, the file is not UTF-8, or an image has no scene or two rows that differ.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8; save it as UTF-8") from error
+        raise ValueError("it is not UTF-8; export it as CSV, UTF-8") from error
     delimiter = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
     rows = csv.DictReader(lines, delimiter=delimiter)
     absent = [column for column in ("image", "scene", "method") if column not in (rows.fieldnames or ())]
     if absent:
         raise ValueError(f"it has no column {absent[0]}; expected image, scene and method")
-    return {
-        PurePosixPath(row["image"].strip().replace("\\", "/")).as_posix(): (row["scene"] or "", row["method"] or "")
-        for row in rows
-    }
+    index: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        image, place = _normalized((row["image"] or "").strip()), ((row["scene"] or "").strip(), (row["method"] or "").strip())
+        if not place[0]:
+            raise ValueError(f"line {rows.line_num}: {image} has no scene")
+        if index.setdefault(image, place) != place:
+            raise ValueError(f"line {rows.line_num}: {image} has two rows that differ")
+    return index

@@ -410,8 +410,8 @@ def report(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -
         name = printable(row["image"])
         lines.append(f"{name:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
     for row in frame[frame["error"] != ""].to_dict("records"):
-        named = row["image"] in row["error"]
-        lines.append(f"ERROR  {row['error']}" if named else f"ERROR  {row['image']}: {row['error']}")
+        name = printable(row["image"])
+        lines.append(f"ERROR  {row['error']}" if name in row["error"] else f"ERROR  {name}: {row['error']}")
     if problem:
         lines.append(problem)
     whom = "a colorization with its original and with others" if originals else "images"
