@@ -251,6 +251,25 @@ def test_an_interrupted_run_leaves_its_rows_in_the_csv(tmp_path: Path, stop: typ
     assert (tmp_path / "cf.csv.json").read_bytes() == (tmp_path / "whole.csv.json").read_bytes()
 
 
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_a_row_that_is_on_disk_when_the_run_is_interrupted_is_in_the_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
+    class Interrupted(dict):
+        def __setitem__(self, *row: object) -> None:
+            raise KeyboardInterrupt  # the line is in the journal, the row not yet in memory
+
+    root = make_images(tmp_path / "images")
+    with contextlib.suppress(KeyboardInterrupt), open_writer(tmp_path / "cf.csv", root) as writer:
+        score_all(writer, limit=earlier)
+        monkeypatch.setattr(writer, "_rows", Interrupted(writer._rows))
+        score_all(writer, limit=1)
+    assert read_scores(tmp_path / "cf.csv")["image"].tolist() == NAMES[: earlier + 1]
+    assert sorted(os.listdir(tmp_path)) == ["cf.csv", "cf.csv.json", "images"]
+    with open_writer(tmp_path / "cf.csv", root) as writer:
+        assert writer.remaining(NAMES) == NAMES[earlier + 1 :]
+
+
 def test_a_run_that_scored_nothing_leaves_nothing(tmp_path: Path) -> None:
     root = make_images(tmp_path / "images")
     with contextlib.suppress(KeyboardInterrupt), open_writer(tmp_path / "cf.csv", root):

@@ -139,6 +139,7 @@ class ScoreWriter:
                     file.unlink(missing_ok=True)
             self._take_over({**self._earlier_rows(), **self._journal_rows()})
             self._journal = self._open_journal()
+            self._start = self._journal.tell()
         except BaseException:
             _unlock(_beside(self.path, ".lock"), self._lock)
             raise
@@ -194,6 +195,8 @@ class ScoreWriter:
             return
         try:
             self._journal.close()
+            # An interruption between the two steps of add leaves a row that is on disk and not yet in memory.
+            self._rows |= _parse_rows(_beside(self.path, ".partial").read_bytes()[self._start :].split(b"\n"))
             if not self._rows:  # a file without rows would only refuse the next run its other weights
                 _beside(self.path, ".partial").unlink()
                 return
@@ -246,8 +249,7 @@ class ScoreWriter:
             return {}
         header, *lines = path.read_bytes().split(b"\n")
         self._refuse_other_run(path, _parse_line(header))
-        rows = [_parse_line(line) for line in lines]
-        return {row["image"]: row for row in rows if row}
+        return _parse_rows(lines)
 
     def _refuse_other_run(self, path: Path, earlier: dict) -> None:
         advice = "pass --overwrite to score all images again, or another file with -o"
@@ -586,6 +588,12 @@ def _parse_line(line: bytes) -> dict:
         return json.loads(line)
     except ValueError:
         return {}
+
+
+def _parse_rows(lines: Iterable[bytes]) -> dict[str, dict]:
+    """Rows of the journal, by image."""
+    rows = map(_parse_line, lines)
+    return {row["image"]: row for row in rows if row}
 
 
 def _flat(meta: dict) -> dict:
