@@ -212,8 +212,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
             print(f"{dimension}: {table.attrs['name']} has no {dimension} ratings, {scores.path} is not used for it")
             continue
         joined = join(table, scores, dimension)
-        if not allow_missing:
-            require_rows(joined, scores, dimension, table.attrs["root"])
+        require_rows(joined, scores, dimension, table.attrs["root"], allow_missing)
         notes[dimension] = describe(joined, scores, dimension)
         # The table is in the order of joined.rows, once the pictures without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)

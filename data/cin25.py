@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from data.icqa2k import DIMENSIONS, unit_mos
-from data.table import csv_lines, finite_number, relative_image, separator_hint
+from data.table import relative_image
+from utils.tables import csv_lines, finite_number, separator_hint
 
 COLUMNS = ("scene_id", "image_path", "method", "score", "user_id")
 _SCENES, _VERSIONS = 25, 4  # the original and three methods

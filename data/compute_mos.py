@@ -27,7 +27,6 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
-from data.table import csv_rows, finite_number, separator_hint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 from utils.ratings import (
@@ -45,6 +44,7 @@ from utils.ratings import (
     split_half,
     zscores,
 )
+from utils.tables import csv_rows, finite_number, separator_hint
 
 METHODS = ("zscore", "raw", "mle")
 PAIR_METHODS = ("bradley-terry", "thurstone")

@@ -27,9 +27,10 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from data.icqa2k import unit_mos
-from data.table import csv_lines, finite_number, relative_image, separator_hint
+from data.table import relative_image
 from utils.images import IMAGE_EXTENSIONS
 from utils.ratings import pairwise_scale
+from utils.tables import csv_lines, finite_number, read_text, separator_hint
 
 _PRIOR = 0.5  # ties of each picture with the mean of its scene: keeps the scale finite where one always won
 _NARROW = 0.1  # share of its range that the labels of a data set fill at least
@@ -426,10 +427,7 @@ def _text_rows(path: Path) -> Iterator[tuple[int, str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no label file {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason}, byte {error.start}); save it as text or CSV") from error
+    text = read_text(path, "UTF-8 text", "save it as text or CSV")
     rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not rows:
         raise ValueError(f"{path} is empty, expected a label file of the form {', '.join(FORMS)}")

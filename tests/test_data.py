@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -477,3 +478,15 @@ def test_readers_do_not_warn_without_a_reason(tmp_path):
         load_dataset(tmp_path / "hecd")
         load_dataset(tmp_path / "icqa")
         load_dataset(write_table(tmp_path / "csv", "image,scene,PR\na.jpg,1,0\n"))
+
+
+def test_files_are_found_though_the_table_writes_their_names_in_another_way(tmp_path):
+    for name in ("A/one.JPG", "grün.png", "B/two.jpg", "C/two.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    path = tmp_path / "mos.csv"
+    path.write_text("image,scene,PR\na\\One.jpg,1,0.5\n" + unicodedata.normalize("NFD", "grün.png,2,0\n"), encoding="utf-8")
+    assert load_table(path)["image"].tolist() == ["A/one.JPG", "grün.png"]
+    path.write_text("image,scene,PR\ntwo.jpg,1,0.5\n")
+    with pytest.raises(FileNotFoundError, match=r"no file .*two\.jpg \(there is B/two\.jpg, C/two\.jpg\); image paths"):
+        load_table(path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -1023,10 +1024,35 @@ def test_a_copy_in_other_folders_is_joined_by_file_name_unless_two_pictures_shar
     (tmp_path / "cf.csv").write_text("image,CF\nb.png,0.5\na.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.rows["prediction"].tolist() == [0.25, 0.5]
-    assert joined.elsewhere == "by file name, for no path agrees"
+    assert joined.elsewhere == "2 by names that are written in another way, e.g. a.png for x/a.png"
     (tmp_path / "cf.csv").write_text("image,CF\ny/a.png,0.5\nz/a.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.absent == ["x/a.png", "x/b.png"]
+
+
+def test_scores_without_any_row_that_joins_end_with_an_error_though_pictures_may_be_missing(run, tmp_path):
+    (tmp_path / "mos.csv").write_text("image,scene,PR\n" + "".join(f"a{i}.jpg,{i},0.{i}\n" for i in range(6)))
+    (tmp_path / "pr.csv").write_text("image,PR\n" + "".join(f"x/a{i}.jpg,0.{i}\ny/a{i}.jpg,0.{i}\n" for i in range(6)))
+    (tmp_path / "bad.csv").write_text("image,PR,error\na0.jpg,,cannot read\n")
+    arguments = ["--mos", tmp_path / "mos.csv", "--resamples", 5]
+    for more in ([], ["--allow-missing"]):
+        done = run("evaluate.py", "--predictions", tmp_path / "pr.csv", *arguments, *more)
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        assert "6 of 6 pictures with a PR rating have no row" in done.err
+        assert "(it has 12, e.g. x/a0.jpg, y/a0.jpg)" in done.err
+        assert "--allow-missing" not in done.err
+    done = run("evaluate.py", "--predictions", tmp_path / "bad.csv", *arguments, "--allow-missing")
+    assert done.err.endswith("bad.csv, e.g. a0.jpg: cannot read\n")
+
+
+def test_names_in_another_unicode_form_are_joined(run, tmp_path):
+    for name, form, column in (("mos", "NFC", "image,scene,PR"), ("pr", "NFD", "image,scene,PR")):
+        rows = "".join(f"{unicodedata.normalize(form, 'ü')}{i}.jpg,{i},0.{i}\n" for i in range(6))
+        (tmp_path / f"{name}.csv").write_text(f"{column}\n{rows}", encoding="utf-8")
+    done = run("evaluate.py", "--predictions", tmp_path / "pr.csv", "--mos", tmp_path / "mos.csv", "--resamples", 5)
+    assert done.code == 0, done.err
+    assert "PR: 6 pictures with rating and score" in done.out
+    assert "joined 6 by names that are written in another way" in done.out
 
 
 def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated, weights, tmp_path):

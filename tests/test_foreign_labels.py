@@ -362,7 +362,7 @@ def test_files_that_are_not_there_or_no_text_are_errors(tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no label file .*gone\.txt"):
             call(tmp_path / "gone.txt")
     (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"table\.xlsx is no UTF-8 text .*; save it as text or CSV"):
+    with pytest.raises(ValueError, match=r"table\.xlsx is not UTF-8 text .*; save it as text or CSV"):
         load_foreign(tmp_path / "table.xlsx")
 
 

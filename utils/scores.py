@@ -15,7 +15,6 @@ computed from. ``cf.csv.json`` beside it says how the scores were made; while a 
 in the journal ``cf.csv.partial``. The published form, ``{"b": 0.123456}`` with the file's stem as key, is also read.
 """
 
-import csv
 import io
 import json
 import math
@@ -30,6 +29,8 @@ import numpy as np
 import pandas as pd
 
 from utils.files import write_atomic
+from utils.names import match_names, nearest
+from utils.tables import comma_hint, csv_rows, read_text, separator_hint
 
 try:
     import fcntl
@@ -310,19 +311,19 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         stopped = _beside(path, ".partial").exists()
         advice = f"its run was stopped; start {script} again to finish it" if stopped else f"run {script} to make it"
         raise FileNotFoundError(f"there is no score file {path}; {advice}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"expected {path} to be UTF-8 text, got byte {error.start} that is not; save it as UTF-8") from None
     if path.suffix.lower() == ".json":
-        return _read_published(path, text, dimension)
+        return _read_published(path, read_text(path, "UTF-8 text", "save it as UTF-8"), dimension)
 
-    header, rows = _read_csv(path, text)
+    header, lines = csv_rows(path, "image", exact=True)
+    rows = [row for _, row in lines]
+    if len(set(header)) < len(header):
+        raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
     found = [column for column in header if column in known]
     if "image" not in header or not found or (dimension and dimension not in found):
         wanted = "image" if "image" not in header else dimension or "CF, SCC or PR"
         others = [] if found else _numeric_columns(header, rows)
         advice = f"; if {others[0]!r} holds the scores, rename it" if "image" in header and len(others) == 1 else ""
+        advice = advice or separator_hint(header)
         raise ValueError(f"{path} has no column {wanted}, only {', '.join(header) or 'an empty header'}{advice}")
     images = [row["image"] for row in rows]
     _refuse_duplicates(path, images)
@@ -384,18 +385,18 @@ def missing_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str) ->
     Raises:
         ValueError: If the frame has stems for images and two of ``names`` share one.
     """
-    keys = _keys(names, frame)
+    found = row_names(names, frame)
     rows = dict(zip(frame["image"], zip(frame[dimension], frame["error"], strict=True), strict=True))
     reasons = {}
-    for name, key in zip(names, keys, strict=True):
-        score, error = rows.get(key, (math.nan, NO_ROW))
+    for name in names:
+        score, error = rows[found[name]] if name in found else (math.nan, NO_ROW)
         if error or not math.isfinite(score):
             reasons[name] = error or "its score is empty"
     return reasons
 
 
 def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, source_path: str | Path) -> np.ndarray:
-    """The score of each image, looked up by its full relative path, or by its stem in the published form.
+    """The score of each image, looked up by its full relative path, or by its stem in the published form (see row_names).
 
     Args:
         names: Images relative to the scored folder.
@@ -412,7 +413,8 @@ def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, sourc
     missing = missing_scores(names, frame, dimension)
     absent = [name for name, reason in missing.items() if reason == NO_ROW]
     if absent:
-        has = f" (the file has {len(frame)} images, e.g. {frame['image'].iloc[0]})" if len(frame) else ""
+        near = ", ".join(nearest(absent[0], frame["image"].tolist()))
+        has = f" (the file has {len(frame)} images, e.g. {near})" if len(frame) else ""
         raise ValueError(
             f"{len(absent)} of {len(names)} images have no {dimension} score in {source_path}, e.g. {absent[0]}{has}; "
             f"run infer_{dimension}.py on the same folder first"
@@ -423,8 +425,8 @@ def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, sourc
             f"{len(missing)} of {len(names)} images have an error for a {dimension} score in {source_path}, "
             f"e.g. {name}: {reason}; repair or remove them and run infer_{dimension}.py again"
         )
-    keys = _keys(names, frame)
-    return frame.set_index("image")[dimension].reindex(keys).to_numpy(dtype=np.float64)
+    found = row_names(names, frame)
+    return frame.set_index("image")[dimension].reindex([found[name] for name in names]).to_numpy(dtype=np.float64)
 
 
 def in_sample(frame: pd.DataFrame) -> bool | None:
@@ -463,27 +465,6 @@ def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFram
     return frame
 
 
-def _read_csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows as text. Not by pandas, to which an image called NA is a missing value and 001 a number."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if len(set(header)) < len(header):
-            raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
-        rows = []
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise ValueError(
-                    f"expected {len(header)} cells ({', '.join(header)}) in line {reader.line_num} of {path}, "
-                    f"got {len(cells)}; a comma inside a name needs quotes around the name"
-                )
-            if cells:
-                rows.append(dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num} of {path} is not CSV: {error}") from None
-    return header, rows
-
-
 def _read_sidecar(path: Path) -> dict:
     sidecar = _beside(path, ".json")
     if not sidecar.exists():
@@ -507,7 +488,7 @@ def _score(path: Path, row: dict[str, str], column: str, limit: float) -> float:
         value = math.nan
     if not -limit <= value <= limit:
         wanted = "score in [-1, 1]" if limit == 1 else "finite score"
-        raise ValueError(f"expected a {column} {wanted} for {row['image']} in {path}, got {cell!r}")
+        raise ValueError(f"expected a {column} {wanted} for {row['image']} in {path}, got {cell!r}{comma_hint(cell)}")
     return value
 
 
@@ -540,13 +521,19 @@ def _refuse_duplicates(path: Path, images: list[str]) -> None:
         seen.add(image)
 
 
-def _keys(names: Sequence[str], frame: pd.DataFrame) -> Sequence[str]:
-    """What each image is called in a score file."""
+def row_names(names: Sequence[str], frame: pd.DataFrame) -> dict[str, str]:
+    """What each image is called in a score file, by the rule of :mod:`utils.names`; images without a row are left out.
+
+    Raises:
+        ValueError: If the frame has stems for images and two of ``names`` share one.
+    """
     if not frame.attrs.get("by_stem"):
-        return names
+        return match_names(names, frame["image"])
     known = set(frame["image"])
     cut = map(_cut, names)
-    return [short if stem not in known and short in known else stem for stem, short in zip(_stems(names), cut, strict=True)]
+    keys = [short if stem not in known and short in known else stem for stem, short in zip(_stems(names), cut, strict=True)]
+    found = match_names(keys, known)
+    return {name: found[key] for name, key in zip(names, keys, strict=True) if key in found}
 
 
 def _cut(name: str) -> str:
