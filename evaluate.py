@@ -6,7 +6,8 @@
     python evaluate.py --images ICQA_2K/ICQA_2K_test --dataset icqa2k --root ICQA_2K --output results/icqa2k
     python evaluate.py --protocol scene --repeats 10 --root data/HECD --output runs/scene     # trains, ten times
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
-    python evaluate.py --predictions pr.csv --dataset cin25 --ratings ratings.csv --mos-range 1 5
+    python evaluate.py --predictions pr.csv --mos mos.csv --versus niqe.csv --versus-range 0 100 --lower-is-better
+    python evaluate.py --predictions pr.csv --dataset cin25 --ratings Results_raw_all.csv
 
 Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
 path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
@@ -28,6 +29,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from data.cin25 import MOS_RANGE as CIN25_RANGE
 from data.cin25 import load_cin25
 from data.compute_mos import HECD_RAW, hecd_noise
 from data.hecd import find_ratings, load_hecd
@@ -55,6 +57,7 @@ from utils.evaluation import (
     method_table,
     notes_of,
     read_predictions,
+    read_versus,
     require_rows,
     sample_of,
 )
@@ -95,13 +98,15 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
     source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
     add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
-    add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id without a header")
+    add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id")
     add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
-    add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1)")
+    add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1; CIN25: 1 5)")
     add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
     # measures
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
-    add("--versus", nargs="+", metavar="FILE", help=f"score files of a second predictor to compare with, or {METHOD_MEAN}")
+    add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
+    add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
+    add("--lower-is-better", action="store_true", help="the scores of --versus fall as pictures get better")
     # protocols, which train
     add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
     add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
@@ -152,6 +157,10 @@ def parse_args() -> argparse.Namespace:
         parser.error("--mos-range does not apply to HECD, whose z-scores have a fixed mapping")
     if args.compare_published and args.dataset != "icqa2k":
         parser.error("--compare-published needs --dataset icqa2k, which the published number is for")
+    if (args.versus_range or args.lower_is_better) and not set(args.versus or ()) - {METHOD_MEAN}:
+        parser.error("--versus-range and --lower-is-better need the file of another metric in --versus")
+    if args.versus_range and not -math.inf < args.versus_range[0] < args.versus_range[1] < math.inf:
+        parser.error("--versus-range takes two numbers, the lower one first, got {:g} {:g}".format(*args.versus_range))
     if not (args.noise >= 0 and math.isfinite(args.noise)):
         parser.error(f"--noise must be at least 0, got {args.noise:g}")
     if args.resamples < 1:
@@ -165,7 +174,7 @@ def parse_args() -> argparse.Namespace:
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
     args.split = args.split or "test"
-    args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
+    args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
     return args
 
 
@@ -273,7 +282,8 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
     Raises:
         ValueError: If no dimension is left to compare.
     """
-    given = read_predictions([name for name in args.versus if name != METHOD_MEAN])
+    files = [name for name in args.versus if name != METHOD_MEAN]
+    given = read_versus(files, list(dict.fromkeys(rows["dimension"])), args.versus_range, args.lower_is_better)
     shared = {dimension: scores for dimension, scores in given.items() if dimension in set(rows["dimension"])}
     others, their_notes = pd.DataFrame(), {}
     if shared:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 HECD_URL = "https://github.com/seanmullery/HECD"
-HECD_COMMIT: str | None = None  # None fetches the tip of the default branch: no commit could be verified, see download_hecd
+HECD_COMMIT = "ae9d8810093ee63977aa1c40c17781c778f5beab"  # of 2023-11-11
 
 # The 990 z-scores we have (15 of the 20 scenes) lie in [-1.77, 1.34]. A fixed factor, unlike a fitted one, gives the
 # same MOS whichever scenes are at hand; what would pass +-1 is clipped.
@@ -116,16 +116,15 @@ def find_ratings(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def download_hecd(target: Path | str, commit: str | None = HECD_COMMIT) -> Path:
+def download_hecd(target: Path | str, commit: str | None = None) -> Path:
     """Fetch HECD from GitHub with git, unless the folder already holds it.
 
-    The commit could not be verified when this was written, so none is pinned: by default the tip of the default
-    branch is fetched. What was fetched is recorded in ``target/COMMIT``; pass that hash as ``commit`` to fetch the
-    same files elsewhere.
+    The commit that was fetched is recorded in ``target/COMMIT``.
 
     Args:
         target: Folder to create. A folder that already holds HECD is left as it is.
-        commit: Full hash of the commit to fetch, 40 hexadecimal digits.
+        commit: Full hash of the commit to fetch, 40 hexadecimal digits. None fetches ``HECD_COMMIT``, and takes a folder that
+            holds HECD at whatever commit.
 
     Returns:
         ``target``.
@@ -151,8 +150,8 @@ def download_hecd(target: Path | str, commit: str | None = HECD_COMMIT) -> Path:
         clone = Path(work) / "HECD"
         try:
             _git("init", "--quiet", str(clone))
-            # A plain clone cannot ask for a commit; fetching one works for a hash and for HEAD alike.
-            _git("-C", str(clone), "fetch", "--quiet", "--depth", "1", HECD_URL, commit or "HEAD")
+            # A plain clone cannot ask for a commit.
+            _git("-C", str(clone), "fetch", "--quiet", "--depth", "1", HECD_URL, commit or HECD_COMMIT)
             _git("-C", str(clone), "checkout", "--quiet", "--detach", "FETCH_HEAD")
             fetched = _git("-C", str(clone), "rev-parse", "HEAD")
         except subprocess.CalledProcessError as error:
@@ -246,7 +245,7 @@ def _find_images(root: Path, names: set[str]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Download HECD and print what was found.")
     parser.add_argument("target", type=Path, help="folder for the dataset, for example data/HECD")
-    parser.add_argument("--commit", default=HECD_COMMIT, help="full hash to fetch; default: tip of the default branch")
+    parser.add_argument("--commit", help=f"full hash to fetch (default: {HECD_COMMIT}, of 2023-11-11)")
     args = parser.parse_args()
 
     try:

@@ -187,6 +187,7 @@ def upstream(tmp_path, monkeypatch) -> Path:
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(source), *arguments], check=True)
     monkeypatch.setattr(hecd, "HECD_URL", str(source))
+    monkeypatch.setattr(hecd, "HECD_COMMIT", head(source))
     return source
 
 
@@ -214,6 +215,16 @@ def test_download_fetches_an_older_commit_and_refuses_another_one_later(upstream
     assert download_hecd(target, first) == target
     with pytest.raises(ValueError, match=f"holds HECD at {first}, asked for {head(upstream)}"):
         download_hecd(target, head(upstream))
+
+
+def test_the_pinned_commit_is_fetched_though_the_branch_went_on(upstream, tmp_path):
+    first = head(upstream)
+    subprocess.run(["git", "-C", str(upstream), "commit", "-q", "--allow-empty", "-m", "second"], check=True)
+    assert (download_hecd(tmp_path / "HECD") / "COMMIT").read_text() == first + "\n"
+
+
+def test_the_pinned_commit_of_hecd():
+    assert hecd.HECD_COMMIT == "ae9d8810093ee63977aa1c40c17781c778f5beab"
 
 
 def test_download_leaves_a_hand_made_copy_alone_but_cannot_vouch_for_its_commit(tmp_path):

@@ -849,6 +849,45 @@ def test_comparison_is_that_of_scipy_on_the_pictures_both_have(run: Callable, ow
         assert "PR, versus" in text
 
 
+def test_another_metric_is_compared_as_it_is(run: Callable, own, tmp_path):
+    values = {image: 50 + 40 * value for image, value in ratings(9).items()}
+    plain = write_scores(tmp_path / "plain.csv", {"PR": ratings(9)}, tmp_path)
+    rows = [f"{image},{value!r},{'x' * i}" for i, (image, value) in enumerate(values.items())]
+    (tmp_path / "niqe.csv").write_text("\n".join(["image,NIQE,note", *rows]) + "\n")
+    rows = [f"{image},{100 - value!r},{i}" for i, (image, value) in enumerate(values.items())]
+    (tmp_path / "two.csv").write_text("\n".join(["image,PR,seconds", *rows]) + "\n")
+    (tmp_path / "x.json").write_text(json.dumps({Path(image).stem: value for image, value in values.items()}))
+    arguments = ["--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 5, "--output", tmp_path / "o"]
+
+    def compared(*versus: object) -> pd.DataFrame:
+        done = run("evaluate.py", *arguments, "--versus", *versus)
+        assert done.code == 0, done.err
+        found = pd.read_csv(tmp_path / "o" / "comparison.csv")
+        return found[found["dimension"] == "PR"].drop(columns="versus").reset_index(drop=True)
+
+    wanted = compared(plain)
+    for versus in (["niqe.csv"], ["x.json"], ["x.json:PR"], ["niqe.csv:NIQE"], ["two.csv", "--lower-is-better"]):
+        found = compared(tmp_path / versus[0], "--versus-range", 0, 100, *versus[1:])
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-3, atol=1e-4)
+    assert set(pd.read_csv(tmp_path / "o" / "comparison.csv")["dimension"]) == {"PR"}  # the column says PR
+    compared(tmp_path / "niqe.csv", "--versus-range", 0, 100)
+    assert set(pd.read_csv(tmp_path / "o" / "comparison.csv")["dimension"]) == {"CF", "SCC", "PR"}
+    for versus, message in (
+        (["niqe.csv"], "outside -1 to 1; give the lowest and the highest possible score, such as --versus-range 0 100"),
+        (["niqe.csv", "--versus-range", 0, 1], "outside 0 to 1; give"),
+        (["two.csv:brisque"], "has no column brisque, only image, PR, seconds"),
+        (["niqe.csv:note"], "note of "),
+        (["niqe.csv", str(tmp_path / "x.json"), "--versus-range", 0, 100], "both give CF; evaluate one at a time"),
+    ):
+        refused = run("evaluate.py", *arguments, "--versus", tmp_path / versus[0], *versus[1:])
+        assert (refused.code, refused.err.count("\n")) == (1, 1)
+        assert message in refused.err
+    for options in (["--versus-range", 1, 0], ["--versus-range", 0, "inf"]):
+        assert run("evaluate.py", *arguments, "--versus", plain, *options).code == 2
+    for options in (["--versus-range", 0, 1], ["--lower-is-better"], ["--lower-is-better", "--versus", "method-mean"]):
+        assert run("evaluate.py", *arguments, *options).code == 2
+
+
 def test_network_is_compared_with_the_method_mean_and_with_a_file_at_once(run: Callable, own, tmp_path):
     other = write_scores(tmp_path / "other.csv", {"CF": ratings(9)}, tmp_path)
     arguments = ["--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 20, "--output", tmp_path / "o"]

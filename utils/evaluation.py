@@ -22,7 +22,8 @@ from scipy.stats import rankdata
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
 from utils.names import match_names, nearest, written_otherwise
 from utils.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
-from utils.scores import DIMENSIONS, in_sample, read_scores
+from utils.scores import DIMENSIONS, in_sample, read_metric, read_scores
+from utils.tables import csv_lines
 
 METRICS = ("SRCC", "KRCC", "PLCC", "RMSE", "PLCC logistic", "RMSE logistic", "within-scene SRCC")
 PAIR_METRICS = ("pairwise accuracy", "AUC different", "AUC better")
@@ -99,6 +100,50 @@ def read_predictions(named: Sequence[str]) -> dict[str, Scores]:
         if dimension is None:
             others |= {column: Scores(path, frame, True) for column in columns if column != main}
     return {d: found.get(d) or others[d] for d in DIMENSIONS if d in found or d in others}
+
+
+def read_versus(
+    named: Sequence[str], dimensions: Sequence[str], score_range: tuple[float, float] | None = None, lower: bool = False
+) -> dict[str, Scores]:
+    """Read the scores of a second predictor, by the dimension in which they are compared.
+
+    Columns CF, SCC and PR are compared in that dimension, any other metric in all of ``dimensions``.
+
+    Args:
+        named: Paths of CSV or JSON files; ``PATH:NAME`` to say which column holds the scores, of JSON which dimension.
+        dimensions: Those of the network.
+        score_range: Lowest and highest possible score; None for [-1, 1].
+        lower: Whether lower is better; the scores are then turned round.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file cannot be read, or two files are for the same dimension.
+    """
+    found: dict[str, Scores] = {}
+    for name in named:
+        head, _, tail = name.rpartition(":")
+        path, column = (Path(head), tail) if head and not Path(name).is_file() else (Path(name), None)
+        columns: list[str | None] = [column]
+        if column is None and path.is_file():
+            by_name = [d for d in DIMENSIONS if f"_{d}_" in path.name]
+            header = (
+                by_name
+                if path.suffix.lower() == ".json"
+                else [cell.strip() for _, cells in csv_lines(path)[:1] for cell in cells]
+            )
+            columns = [c for c in header if c in DIMENSIONS] or [None]
+        for column in columns:
+            frame = read_metric(path, column, score_range)
+            frame["score"] *= -1.0 if lower else 1.0
+            main = frame.attrs["meta"].get("dimension", columns[0])
+            is_sub_score = len(columns) > 1 and column != (main if main in columns else columns[0])
+            for dimension in [column] if column in DIMENSIONS else dimensions:
+                earlier = found.get(dimension)
+                if earlier and not earlier.is_sub_score and not is_sub_score:
+                    raise ValueError(f"{earlier.path} and {path} both give {dimension}; evaluate one at a time")
+                if not earlier or earlier.is_sub_score:
+                    found[dimension] = Scores(path, frame.rename(columns={"score": dimension}), is_sub_score)
+    return found
 
 
 def _named_dimension(name: str) -> tuple[Path, str | None]:
@@ -190,6 +235,8 @@ def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allo
         image, reason = next(iter(joined.failed.items()))
         raise ValueError(f"no picture with a {dimension} rating has a score in {scores.path}, e.g. {image}: {reason}")
     advice = f"run infer_{'PR' if scores.is_sub_score else dimension}.py on {root}"
+    if scores.frame.attrs.get("metric"):
+        advice = "score them as well"
     advice += "" if none else ", or pass --allow-missing to leave them out"
     raise ValueError(f"{text} ({has}), e.g. {first}; {advice}")
 

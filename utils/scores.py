@@ -30,7 +30,7 @@ import pandas as pd
 
 from utils.files import write_atomic
 from utils.names import match_names, nearest
-from utils.tables import comma_hint, csv_rows, read_text, separator_hint
+from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
 try:
     import fcntl
@@ -312,7 +312,7 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         advice = f"its run was stopped; start {script} again to finish it" if stopped else f"run {script} to make it"
         raise FileNotFoundError(f"there is no score file {path}; {advice}")
     if path.suffix.lower() == ".json":
-        return _read_published(path, read_text(path, "UTF-8 text", "save it as UTF-8"), dimension)
+        return _read_published(path, dimension)
 
     header, lines = csv_rows(path, "image", exact=True)
     rows = [row for _, row in lines]
@@ -337,6 +337,66 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         }
     )
     frame.attrs = {"meta": meta, "by_stem": False}
+    return frame
+
+
+def read_metric(path: str | Path, column: str | None, score_range: tuple[float, float] | None) -> pd.DataFrame:
+    """Read the file of another metric: the columns image and one with any name.
+
+    Args:
+        path: A ``.csv``, or a ``.json`` that maps file stems to scores.
+        column: The name of the scores; None takes the one column of numbers.
+        score_range: Lowest and highest possible score, mapped to -1 and 1; None for [-1, 1].
+
+    Returns:
+        Columns ``image``, ``score`` in [-1, 1] and ``error``; ``attrs`` same as :func:`read_scores`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read so; the message names the column, or the option of evaluate.py that is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no score file {path}")
+    by_stem = path.suffix.lower() == ".json"
+    meta = {} if by_stem else _read_sidecar(path)
+    if by_stem:
+        rows = [{"image": stem, "score": str(score)} for stem, score in _json_pairs(path)]
+        column = "score"
+    else:
+        header, lines = csv_rows(path, "image", exact=True)
+        rows = [row for _, row in lines]
+        numeric = _numeric_columns(header, rows)
+        if column is None and meta.get("dimension") in header:
+            column = meta["dimension"]
+        if "image" not in header or (column or "") not in ("", *header):
+            wanted = "image" if "image" not in header else column
+            raise ValueError(f"{path} has no column {wanted}, only {', '.join(header)}{separator_hint(header)}")
+        if column is None and len(numeric) != 1:
+            several = f"several columns of numbers, {', '.join(numeric)}"
+            raise ValueError(
+                f"{path} has {several if numeric else 'no column of numbers, only ' + ', '.join(header)}; "
+                f"name the one that holds the scores after a colon: {path}:{(numeric or ['NAME'])[0]}"
+            )
+        column = column or numeric[0]
+    images = [row["image"] for row in rows]
+    _refuse_duplicates(path, images)
+    low, high = score_range or (-1.0, 1.0)
+    limit = math.inf if "unbounded" in meta and score_range is None else 1.0
+    values = []
+    for row in rows:
+        cell = row[column].strip()
+        value = finite_number(cell, f"{path}: {column} of {row['image']} is") if cell else math.nan
+        value = (value - (low + high) / 2) / ((high - low) / 2)
+        if abs(value) > limit:
+            raise ValueError(
+                f"{path}: {column} of {row['image']} is {cell}, outside {low:g} to {high:g}; give the lowest and the highest "
+                "possible score, such as --versus-range 0 100"
+            )
+        values.append(value)
+    errors = [row.get("error", "") for row in rows]
+    frame = pd.DataFrame({"image": pd.Series(images, dtype=str), "score": pd.Series(values, dtype=float), "error": errors})
+    frame.attrs = {"meta": meta, "by_stem": by_stem, "metric": True}
     return frame
 
 
@@ -437,17 +497,12 @@ def in_sample(frame: pd.DataFrame) -> bool | None:
     return None if sample in (None, "unknown") else sample == "in-sample"
 
 
-def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFrame:
+def _read_published(path: Path, dimension: str | None) -> pd.DataFrame:
     if path.name.lower().endswith(".csv.json"):
         raise ValueError(f"{path} says how the scores of {path.with_suffix('').name} were made; pass that file instead")
     if dimension is None:
         raise ValueError(f"{path} does not say whether it holds CF, SCC or PR; say which, or pass the CSV")
-    try:
-        pairs = json.loads(text, object_pairs_hook=list)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"expected {path} to be JSON, got {error}") from None
-    if not text.lstrip().startswith("{"):
-        raise ValueError(f"expected {path} to map file stems to scores, got {type(pairs).__name__}")
+    pairs = _json_pairs(path)
     _refuse_duplicates(path, [stem for stem, _ in pairs])
     for stem, score in pairs:
         is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
@@ -463,6 +518,18 @@ def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFram
     )
     frame.attrs = {"meta": {}, "by_stem": True}
     return frame
+
+
+def _json_pairs(path: Path) -> list[tuple[str, Any]]:
+    """Stems and scores of the published form."""
+    text = read_text(path, "UTF-8 text", "save it as UTF-8")
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected {path} to be JSON, got {error}") from None
+    if not text.lstrip().startswith("{"):
+        raise ValueError(f"expected {path} to map file stems to scores, got {type(pairs).__name__}")
+    return pairs
 
 
 def _read_sidecar(path: Path) -> dict:
@@ -508,7 +575,8 @@ def _numeric_columns(header: list[str], rows: list[dict[str, str]]) -> list[str]
         return True
 
     others = [column for column in header if column not in ("image", "gray", "error")]
-    return [column for column in others if rows and all(is_number(row[column]) for row in rows)]
+    cells = {column: [row[column].strip() for row in rows if row[column].strip()] for column in others}
+    return [column for column in others if cells[column] and all(map(is_number, cells[column]))]
 
 
 def _refuse_duplicates(path: Path, images: list[str]) -> None:
