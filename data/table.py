@@ -28,8 +28,8 @@ def load_table(
     Only ``image`` and one dimension are required. Without ``scene`` the file name without folder and extension is the
     scene, with a warning; without ``method`` it is empty; an absent dimension and an empty cell are NaN.
 
-    ``CF_std``, the standard deviation of an image's CF ratings, and their number, ``CF_n`` or, for all dimensions, ``n``, give
-    the standard error of its MOS, ``CF_se``; likewise SCC and PR.
+    ``CF_se`` is the standard error of a MOS. ``CF_std``, the standard deviation of an image's CF ratings, and their number,
+    ``CF_n`` or, for all dimensions, ``n``, give it as well. The same holds for SCC and PR.
 
     Args:
         path: The CSV file: UTF-8, comma separated, one header line.
@@ -151,10 +151,14 @@ def _check_header(header: list[str], path: Path) -> None:
         raise ValueError(f"{path} has a column twice: {header}; {expected}")
     known = {name.lower() for name in _COLUMNS}
     # A column "cf" must not be taken for an unrated dimension.
+    if "dist_img" in header:
+        raise ValueError(f"{path} is a label file of KADID-10k, which train_baseline.py reads: --label {path} --form kadid")
     misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
     if "image" not in header or misspelt or not set(DIMENSIONS) & set(header):
         raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{separator_hint(header)}")
     used = {*_COLUMNS, *(name for names in _noise_columns(header).values() for name in names)}
+    if any(f"{d}_se" in header for d in DIMENSIONS):
+        used |= {"low", "high", "n", "std", "scale"}  # as compute_mos.py writes them
     ignored = [name for name in header if name not in used]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
@@ -184,13 +188,14 @@ def relative_image(cell: str, where: str) -> str:
     return posixpath.normpath(slashed)
 
 
-def _noise_columns(header: list[str]) -> dict[str, tuple[str, str]]:
-    """Of each dimension that the file has both for: the columns of the standard deviation and of the number of ratings."""
-    columns = {d: (f"{d}_std", f"{d}_n" if f"{d}_n" in header else "n") for d in DIMENSIONS}
+def _noise_columns(header: list[str]) -> dict[str, tuple[str, ...]]:
+    """Columns that give the standard error of a dimension: it itself, or standard deviation and number of ratings."""
+    columns: dict[str, tuple[str, ...]] = {d: (f"{d}_std", f"{d}_n" if f"{d}_n" in header else "n") for d in DIMENSIONS}
+    columns |= {d: (f"{d}_se",) for d in DIMENSIONS if f"{d}_se" in header}
     return {dimension: names for dimension, names in columns.items() if set(names) <= set(header)}
 
 
-def _standard_error(row: dict[str, str], columns: tuple[str, str], mos_range: tuple[float, float], where: str) -> float:
+def _standard_error(row: dict[str, str], columns: tuple[str, ...], mos_range: tuple[float, float], where: str) -> float:
     """Standard error of a MOS in [-1, 1]; NaN where a cell is empty or fewer than two people rated."""
     values = []
     for column in columns:
@@ -201,8 +206,11 @@ def _standard_error(row: dict[str, str], columns: tuple[str, str], mos_range: tu
         if value < 0 or math.isinf(value):
             raise ValueError(f"{where}: {column} is {row[column]!r}, expected a number of at least 0, or an empty cell")
         values.append(value)
+    half = (mos_range[1] - mos_range[0]) / 2
+    if len(values) == 1:
+        return values[0] / half
     std, n = values
-    return std / math.sqrt(n) / ((mos_range[1] - mos_range[0]) / 2) if n >= 2 else math.nan
+    return std / math.sqrt(n) / half if n >= 2 else math.nan
 
 
 def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
