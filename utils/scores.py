@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.files import write_atomic
+from utils.files import naming, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
@@ -186,8 +186,9 @@ class ScoreWriter:
             "error": error,
             "file": self._files[image],
         }
-        self._journal.write(json.dumps(row).encode() + b"\n")
-        self._journal.flush()
+        with naming(_beside(self.path, ".partial")):
+            self._journal.write(json.dumps(row).encode() + b"\n")
+            self._journal.flush()
         self._rows[image] = row
 
     def close(self) -> None:
@@ -195,7 +196,8 @@ class ScoreWriter:
         if self._journal.closed:
             return
         try:
-            self._journal.close()
+            with naming(_beside(self.path, ".partial")):
+                self._journal.close()
             # An interruption between the two steps of add leaves a row that is on disk and not yet in memory.
             self._rows |= _parse_rows(_beside(self.path, ".partial").read_bytes()[self._start :].split(b"\n"))
             if not self._rows:  # a file without rows would only refuse the next run its other weights
@@ -681,8 +683,9 @@ def _lock(path: Path) -> int | None:
                 f"another run (process {holder}) is writing {path.with_suffix('')}; wait for it, or pass another file with -o"
             ) from None
         if os.fstat(descriptor).st_nlink:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            with naming(path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
             return descriptor
         os.close(descriptor)  # its holder ended and removed the file between our two calls
 
