@@ -63,6 +63,7 @@ from utils.evaluation import (
 )
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
+from utils.names import amount
 from utils.pairs import NOISE
 from utils.protocols import PROTOCOLS, TrialError, run_protocol
 from utils.scores import DIMENSIONS
@@ -75,6 +76,7 @@ SAMPLES = {
     IN_SAMPLE: "IN-SAMPLE",
     "unknown": "it does not say whether the weights have seen these pictures",
 }
+LEFT_OUT = "without a score left out"  # end of a note of utils/evaluation.py
 METHOD_MEAN = "method-mean"  # as a second predictor
 _MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimensions
 
@@ -237,13 +239,15 @@ def describe(joined: Joined, scores: Scores, dimension: str) -> str:
     """Print what became of a score file; what the table must say of it."""
     sample = sample_of(scores)
     origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
-    print(f"{dimension}: {joined.rows['prediction'].notna().sum()} pictures with rating and score; {origin}, {SAMPLES[sample]}")
+    count = int(joined.rows["prediction"].notna().sum())
+    print(f"{dimension}: {amount(count, 'picture')} with rating and score; {origin}, {SAMPLES[sample]}")
     if sample == IN_SAMPLE:
         print(f"*** {dimension} IS IN-SAMPLE: its weights were trained on pictures in {scores.path}: agreement is too good ***")
     if joined.elsewhere:
         print(f"  joined {joined.elsewhere}")
     if joined.unused:
-        print(f"  {joined.unused} predictions for pictures without a {dimension} rating are not used")
+        are = "is" if joined.unused == 1 else "are"
+        print(f"  {amount(joined.unused, 'prediction')} for pictures without a {dimension} rating {are} not used")
     for what, names in (
         ("with an error in place of a score", [f"{image} ({reason})" for image, reason in joined.failed.items()]),
         ("without a row", joined.absent),
@@ -319,7 +323,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
             if name != METHOD_MEAN and their_notes.get(dimension):
                 said.append(f"the other is {their_notes[dimension]}")
             if len(both) < len(own):
-                said.append(f"{len(own) - len(both)} pictures that the other has no value for left out")
+                said.append(f"{amount(len(own) - len(both), 'picture')} that the other has no value for left out")
             compared["note"] = ["; ".join(filter(None, [*said, note])) for note in compared["note"]]
             compared.insert(0, "dimension", dimension)
             compared.insert(1, "versus", name)
@@ -333,9 +337,11 @@ def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, 
     """The measures of pictures, and those of pairs and methods, as they are shown."""
     of_pictures = metrics["metric"].isin(METRICS)
     title = f"{name}, {subset}" if subset else name
+    notes = notes_of(metrics[of_pictures], subset)
+    more = [note for note in notes_of(metrics[~of_pictures], subset) if note not in notes]
     return [
-        Table(title, compact(metrics, published), notes_of(metrics[of_pictures], subset)),
-        Table(f"{title}: pairs and methods", compact_pairs(metrics), notes_of(metrics[~of_pictures], subset)),
+        Table(title, compact(metrics, published), notes),
+        Table(f"{title}: pairs and methods", compact_pairs(metrics), more),
     ]
 
 
@@ -443,7 +449,7 @@ def main() -> None:
     mos = load_mos(args)
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
-    print(f"{name}: {len(mos)} pictures of {mos['scene'].nunique()} scenes; rated: {rated}")
+    print(f"{name}: {amount(len(mos), 'picture')} of {amount(mos['scene'].nunique(), 'scene')}; rated: {rated}")
     predictions = read_predictions(args.predictions)
     rows, notes = join_all(mos, predictions, args.allow_missing)
     for dimension in DIMENSIONS:
@@ -484,7 +490,8 @@ def main() -> None:
     methods = Table(f"{name}: methods", compact_methods(data["methods.csv"]), []) if len(data["methods.csv"]) else None
     few = methods is not None and len(methods.cells) <= _MOST_METHODS
     for table in [*tables, methods] if few else tables:
-        print("\n" + "\n".join([table.title, as_text(table.cells), *table.notes]))
+        remarks = [note for note in table.notes if not note.endswith(LEFT_OUT)]  # said above, with their names
+        print("\n" + "\n".join([table.title, as_text(table.cells), *remarks]))
     print("\n" + "\n".join(lines))
     if args.output is not None:
         data["predictions.csv"] = rows[["image", "scene", "method", "dimension", "mos", "prediction"]]

@@ -14,6 +14,7 @@ import pandas as pd
 from data.icqa2k import DIMENSIONS, unit_mos
 from data.table import relative_image
 from utils.images import IMAGE_EXTENSIONS
+from utils.names import amount
 from utils.tables import csv_lines, finite_number, separator_hint
 
 COLUMNS = ("scene_id", "image_path", "method", "score", "user_id")
@@ -52,8 +53,8 @@ def load_cin25(path: Path | str, mos_range: tuple[float, float] = MOS_RANGE, roo
     sizes = frame.groupby("scene").size()
     if len(sizes) != _SCENES or (sizes != _VERSIONS).any():
         warnings.warn(
-            f"{path} has {len(frame)} images of {len(sizes)} scenes, expected {_VERSIONS} of each of {_SCENES}, the original "
-            "and three methods; taken as it is",
+            f"{path} has {amount(len(frame), 'image')} of {amount(len(sizes), 'scene')}, expected {_VERSIONS} of each of "
+            f"{_SCENES}, the original and three methods; taken as it is",
             stacklevel=2,
         )
     frame = frame.assign(CF=math.nan, SCC=math.nan)[["image", "scene", "method", *DIMENSIONS, f"{_DIMENSION}_se"]]

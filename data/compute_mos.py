@@ -32,6 +32,7 @@ from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
 from data.icqa2k import DIMENSIONS
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
+from utils.names import amount
 from utils.ratings import (
     NORMAL_95,
     P910_CORRELATION,
@@ -283,7 +284,7 @@ def compute_mos(
         lost = lost[~lost["rater"].isin(list(screened))].drop_duplicates(["rater", "session"])
         if len(lost):
             warnings.warn(
-                f"{len(lost)} sessions have no z-scores, for all their scores are equal, and are left out, e.g. session "
+                f"left out: {amount(len(lost), 'session')} without z-scores, for all scores in it are equal, e.g. session "
                 f"{lost['session'].iloc[0]} of rater {lost['rater'].iloc[0]}",
                 stacklevel=2,
             )
@@ -442,7 +443,7 @@ def hecd_proof(root: Path, seed: int = 0) -> str:
         lines.append(_agreement("  " + name, _rescaled(value, published, trials), published))
     constant = n_raters - standard["rater"].nunique()
     lines += [
-        f"(*) the procedure; {constant} raters with constant differences are left out",
+        f"(*) the procedure; left out: {amount(constant, 'rater')} with constant differences",
         f"an original, that is no difference: {no_difference:.4f}; published, for every original: {original:.4f}",
     ]
     if n_scenes < _HECD_SCENES:
@@ -588,15 +589,15 @@ def run_ratings(args: argparse.Namespace) -> None:
             "reliability": found,
         },
     )
-    print(f"{args.ratings}: {len(ratings)} ratings of {ratings['image'].nunique()} images by {len(raters)} raters")
+    print(f"{args.ratings}: {len(ratings)} ratings of {amount(ratings['image'].nunique(), 'image')} by {len(raters)} raters")
     for reason, group in screened.groupby(screened["screened"].str.split(":").str[0]):
-        print(f"left out: {len(group)} raters ({reason}): {_names(list(group['rater']))}")
+        print(f"left out: {amount(len(group), 'rater')} ({reason}): {_names(list(group['rater']))}")
     unrated = ratings["image"].nunique() - len(mos)
     if unrated:
-        print(f"{unrated} images have no rating left and no MOS")
+        print(f"{amount(unrated, 'image')} without a rating left, so without a MOS")
     alone = mos.loc[mos["n"] < 2, "image"]
     if len(alone):
-        print(f"{len(alone)} images have one rating and so no spread: {_names(list(alone))}")
+        print(f"{amount(len(alone), 'image')} with one rating, so without a spread: {_names(list(alone))}")
     halves = found["split_half"]
     forms = ", ".join(f"{name} {value:.3f}" for name, value in found["icc"].items())
     print(
@@ -643,7 +644,7 @@ def run_pairs(args: argparse.Namespace) -> None:
             "agreement": as_scaled,
         },
     )
-    print(f"{args.ratings}: {choices} choices, {ties} of them ties, between {len(names)} images")
+    print(f"{args.ratings}: {amount(choices, 'choice')}, {amount(ties, 'tie')} among them, between {len(names)} images")
     print(f"{as_scaled:.1%} of the choices agree with the scale, ties counted half")
     print(f"scale ({args.method}; MOS is {mapping}) in {args.output}, {said}")
 

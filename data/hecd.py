@@ -79,8 +79,9 @@ def load_hecd(root: Path | str) -> pd.DataFrame:
         )
     missing = table.loc[has_images & ~found, "file"]
     if len(missing):
+        count = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
         raise FileNotFoundError(
-            f"{len(missing)} images listed in {ratings} are missing, e.g. {missing.iloc[0]}, though other images of "
+            f"{count} missing that {ratings} lists, e.g. {missing.iloc[0]}, though other images of "
             f"their scene lie in {root}; the copy is incomplete, fetch it again from {HECD_URL}"
         )
     if not has_images.all():
@@ -253,8 +254,8 @@ def main() -> None:
     except (RuntimeError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     rated = ", ".join(f"{dimension} {frame[dimension].notna().sum()}" for dimension in ("CF", "SCC", "PR"))
-    commit = _recorded_commit(args.target) or "unknown"
-    print(f"HECD in {args.target}, commit {commit}: {len(frame)} images of {frame['scene'].nunique()} scenes; {rated}")
+    commit, scenes = _recorded_commit(args.target) or "unknown", frame["scene"].nunique()
+    print(f"HECD in {args.target}, commit {commit}: {len(frame)} images of {scenes} scene{'s' * (scenes != 1)}; {rated}")
 
 
 if __name__ == "__main__":

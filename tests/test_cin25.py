@@ -70,7 +70,7 @@ def test_one_row_per_image_has_the_error_that_a_table_with_deviations_has(tmp_pa
 
 def test_who_rated_an_image_twice_counts_once_and_one_person_has_no_error(tmp_path):
     path = write(tmp_path / "r.csv", "1,a.png,M,0.8,x", "1,a.png,M,0.4,x", "1,a.png,M,0,y", "1, b.png ,N,0.5,x", "")
-    with pytest.warns(UserWarning, match=r"has 2 images of 1 scenes, expected 4 of each of 25"):
+    with pytest.warns(UserWarning, match=r"has 2 images of 1 scene, expected 4 of each of 25"):
         frame = load_cin25(path, (-1, 1))
     assert frame["image"].tolist() == ["a.png", "b.png"]
     assert frame["PR"].tolist() == pytest.approx([0.3, 0.5])

@@ -417,7 +417,7 @@ def test_raw_scores_are_mapped_by_the_range(run, tmp_path):
 
 def test_zscores_are_halved_and_a_constant_rater_is_left_out_by_name(run, tmp_path):
     done = run("data/compute_mos.py", write(tmp_path / "r.csv", RATINGS), "-o", tmp_path / "mos.csv")
-    assert "left out: 1 raters (all scores are equal): cy" in done.out
+    assert "left out: 1 rater (all scores are equal): cy" in done.out
     frame = pd.read_csv(tmp_path / "mos.csv")
     expected = (stats.zscore([1, 3, 5]) + stats.zscore([2, 4, 4])) / 4
     np.testing.assert_allclose(frame["PR"], expected, atol=1e-6)
@@ -523,7 +523,7 @@ def test_what_a_rater_scores_in_two_sessions_counts_once(tmp_path):
 
 def test_a_session_of_equal_scores_is_left_out_with_a_warning(tmp_path):
     text = "rater,image,score,session\na,x,1,1\na,y,2,1\na,x,3,2\na,y,3,2\nb,x,1,1\nb,y,4,1\n"
-    with pytest.warns(UserWarning, match=r"1 sessions have no z-scores.*session 2 of rater a"):
+    with pytest.warns(UserWarning, match=r"left out: 1 session without z-scores.*session 2 of rater a"):
         frame, raters, _ = command.compute_mos(command.read_ratings(write(tmp_path / "r.csv", text)))
     np.testing.assert_allclose(frame["mos"], [-0.5, 0.5])
     assert (raters["screened"] == "").all()
@@ -597,7 +597,7 @@ def test_choices_become_a_scale_file(run, tmp_path):
     text = "winner,loser,tie\n" + "a,b,0\n" * 3 + "b,a,\n" + "b,c,0\nc,b,0\na,c,1\n"
     done = run("data/compute_mos.py", write(tmp_path / "p.csv", text), "--pairs", "-o", tmp_path / "scale.csv")
     assert done.code == 0
-    assert "7 choices, 1 of them ties, between 3 images" in done.out
+    assert "7 choices, 1 tie among them, between 3 images" in done.out
     frame = pd.read_csv(tmp_path / "scale.csv")
     expected = pairwise_scale(np.array([[0, 3, 0.5], [1, 0, 1], [0.5, 1, 0]]))
     np.testing.assert_allclose(frame["scale"], expected.scale, atol=1e-6)

@@ -115,7 +115,7 @@ def test_hecd_scene_without_images_is_left_out_with_one_warning(tmp_path):
 def test_hecd_single_missing_image_is_an_error_that_names_it(tmp_path):
     write_hecd(tmp_path)
     (tmp_path / "images" / "022090D_4.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 images .* missing, e\.g\. 022090D_4\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"1 image is missing that .* lists, e\.g\. 022090D_4\.jpg"):
         load_hecd(tmp_path)
 
 

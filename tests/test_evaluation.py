@@ -634,7 +634,7 @@ def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_pat
     assert list(predictions.columns) == ["image", "scene", "method", "dimension", "mos", "prediction"]
     row = predictions[(predictions["image"] == IMAGES[3]) & (predictions["dimension"] == "CF")].iloc[0]
     assert row.tolist() == [IMAGES[3], SCENES[3], "BIG", "CF", MOS["CF"][IMAGES[3]], ratings(4)[IMAGES[3]]]
-    assert "1 predictions for pictures without a SCC rating are not used" in done.out
+    assert "1 prediction for pictures without a SCC rating is not used" in done.out
     assert "SCC: 14 pictures with rating and score; the sub-scores in" in done.out
     assert "IN-SAMPLE" not in done.out
     again = run("evaluate.py", "--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 40)
@@ -659,6 +659,10 @@ def test_script_leaves_out_pictures_with_an_error_by_name_and_stops_at_those_wit
     metrics = read_metrics(tmp_path / "o")
     assert (metrics.loc[metrics["metric"].isin(METRICS), "n"] == 10).all()
     assert metrics["note"].str.contains("5 pictures without a score left out").all()
+    assert "without a score left out" not in done.out  # said above, with the names
+    written = (tmp_path / "o" / "table.md").read_text()
+    assert written.count("5 pictures without a score left out") == 1
+    assert "CF, network and method mean: 5 pictures without a score left out" in written
     predictions = pd.read_csv(tmp_path / "o" / "predictions.csv")
     assert predictions.loc[predictions["prediction"].isna(), "image"].tolist() == sorted(IMAGES[10:])
 
@@ -1063,7 +1067,7 @@ def test_a_copy_in_other_folders_is_joined_by_file_name_unless_two_pictures_shar
     (tmp_path / "cf.csv").write_text("image,CF\nb.png,0.5\na.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.rows["prediction"].tolist() == [0.25, 0.5]
-    assert joined.elsewhere == "2 by names that are written in another way, e.g. a.png for x/a.png"
+    assert joined.elsewhere == "2 by a name that is written in another way, e.g. a.png for x/a.png"
     (tmp_path / "cf.csv").write_text("image,CF\ny/a.png,0.5\nz/a.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.absent == ["x/a.png", "x/b.png"]
@@ -1084,6 +1088,20 @@ def test_scores_without_any_row_that_joins_end_with_an_error_though_pictures_may
     assert done.err.endswith("bad.csv, e.g. a0.jpg: cannot read\n")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_counts_agree_with_their_nouns(run, tmp_path, count):
+    rows = [f"{m}{i}.jpg,1,{m},0.{i}" for i in range(5) for m in "AB"]
+    (tmp_path / "mos.csv").write_text("image,scene,method,PR\n" + "\n".join(rows) + "\n")
+    names = [row.split(",")[0] for row in rows]
+    for name, rest in (("pr", [*names, "x.jpg"]), ("b", names[count:])):
+        (tmp_path / f"{name}.csv").write_text("image,PR\n" + "".join(f"{image},0.{i}\n" for i, image in enumerate(rest)))
+    files = ["--predictions", tmp_path / "pr.csv", "--versus", tmp_path / "b.csv", "--allow-missing"]
+    done = run("evaluate.py", *files, "--mos", tmp_path / "mos.csv", "--resamples", 5)
+    assert "mos: 10 pictures of 1 scene;" in done.out
+    assert "1 prediction for pictures without a PR rating is not used" in done.out
+    assert f"{count} picture{'s' * (count > 1)} that the other has no value for left out" in done.out
+
+
 def test_names_in_another_unicode_form_are_joined(run, tmp_path):
     for name, form, column in (("mos", "NFC", "image,scene,PR"), ("pr", "NFD", "image,scene,PR")):
         rows = "".join(f"{unicodedata.normalize(form, 'ü')}{i}.jpg,{i},0.{i}\n" for i in range(6))
@@ -1091,7 +1109,7 @@ def test_names_in_another_unicode_form_are_joined(run, tmp_path):
     done = run("evaluate.py", "--predictions", tmp_path / "pr.csv", "--mos", tmp_path / "mos.csv", "--resamples", 5)
     assert done.code == 0, done.err
     assert "PR: 6 pictures with rating and score" in done.out
-    assert "joined 6 by names that are written in another way" in done.out
+    assert "joined 6 by a name that is written in another way" in done.out
 
 
 def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated, weights, tmp_path):

@@ -45,5 +45,5 @@ def test_what_comes_nearest_is_shown_and_what_was_matched_is_said():
     assert nearest("a", []) == []
     assert written_otherwise({"a": "a"}) == ""
     assert written_otherwise({"a": "a", "b.jpg": "B.jpg"}).endswith(
-        "1 by names that are written in another way, e.g. B.jpg for b.jpg"
+        "1 by a name that is written in another way, e.g. B.jpg for b.jpg"
     )

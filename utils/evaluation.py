@@ -20,7 +20,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
-from utils.names import match_names, nearest, written_otherwise
+from utils.names import amount, match_names, nearest, written_otherwise
 from utils.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
 from utils.scores import DIMENSIONS, in_sample, read_metric, read_scores
 from utils.tables import csv_lines
@@ -747,7 +747,7 @@ def _measured(pictures: pd.DataFrame, predictor: Predictor, resamples: int, seed
 
 
 def _left_out(count: int, what: str) -> str:
-    return f"{count} {'picture' if count == 1 else 'pictures'} without {what} left out" if count else ""
+    return f"{amount(count, 'picture')} without {what} left out" if count else ""
 
 
 def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFrame:
@@ -800,15 +800,20 @@ def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
     Not ``subset``, which the title says, nor what n counts, which the columns say.
     """
     measures = metrics["metric"].nunique()
-    places: dict[tuple[str, str, str], list[str]] = {}
+    places: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in metrics.to_dict("records"):
         for note in row["note"].split("; "):
             if note and note != subset and not note.startswith("n counts"):
-                places.setdefault((row["dimension"], row["predictor"], note), []).append(row["metric"])
-    return [
-        f"{dimension}, {predictor}{'' if len(on) == measures else ', ' + ', '.join(on)}: {note}"
-        for (dimension, predictor, note), on in places.items()
-    ]
+                places.setdefault((row["dimension"], note), {}).setdefault(row["predictor"], []).append(row["metric"])
+    lines = []
+    for (dimension, note), by_predictor in places.items():
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for predictor, on in by_predictor.items():
+            alike.setdefault(tuple(on), []).append(predictor)
+        for on, predictors in alike.items():
+            where = "" if len(on) == measures else ", " + ", ".join(on)
+            lines.append(f"{dimension}, {' and '.join(predictors)}{where}: {note}")
+    return lines
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -46,7 +46,12 @@ def nearest(name: str, names: Sequence[str], most: int = 3) -> list[str]:
 def written_otherwise(found: dict[str, str]) -> str:
     """Return what to say of the names that the rule above matched; empty if there are none."""
     pairs = [pair for pair in found.items() if pair[0] != pair[1]]
-    return f"{len(pairs)} by names that are written in another way, e.g. {pairs[0][1]} for {pairs[0][0]}" if pairs else ""
+    return f"{len(pairs)} by a name that is written in another way, e.g. {pairs[0][1]} for {pairs[0][0]}" if pairs else ""
+
+
+def amount(count: int, what: str) -> str:
+    """Return a count with its noun: "1 scene", "3 scenes"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 _Like = Callable[[str], list[str]]
