@@ -6,7 +6,8 @@
     python evaluate.py --images ICQA_2K/ICQA_2K_test --dataset icqa2k --root ICQA_2K --output results/icqa2k
     python evaluate.py --protocol scene --repeats 10 --root data/HECD --output runs/scene     # trains, ten times
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
-    python evaluate.py --predictions pr.csv --dataset cin25 --ratings ratings.csv --mos-range 1 5
+    python evaluate.py --predictions pr.csv --mos mos.csv --versus niqe.csv --versus-range 0 100 --lower-is-better
+    python evaluate.py --predictions pr.csv --dataset cin25 --ratings Results_raw_all.csv
 
 Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
 path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.arguments import ScriptParser
-from utils.choices import DIMENSIONS, NOISE, PROTOCOLS, SPLITS
+from utils.choices import CIN25_RANGE, DIMENSIONS, NOISE, PROTOCOLS, SPLITS
 
 PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
 NOT_IN_TRAIN = "scenes not in train"
@@ -51,14 +52,16 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
     source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
     add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
-    add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id without a header")
+    add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id")
     add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
-    add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1)")
+    add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1; CIN25: 1 5)")
     add("--index", type=Path, metavar="CSV", help="image, scene, method: goes before what the MOS table says of the two")
     add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
     add = parser.groups["measures"].add_argument
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
-    add("--versus", nargs="+", metavar="FILE", help=f"score files of a second predictor to compare with, or {METHOD_MEAN}")
+    add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
+    add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
+    add("--lower-is-better", action="store_true", help="the scores of --versus fall as pictures get better")
     add = parser.groups["protocols, which train"].add_argument
     add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
     add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
@@ -108,6 +111,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--mos-range does not apply to HECD, whose z-scores have a fixed mapping")
     if args.compare_published and args.dataset != "icqa2k":
         parser.error("--compare-published needs --dataset icqa2k, which the published number is for")
+    if (args.versus_range or args.lower_is_better) and not set(args.versus or ()) - {METHOD_MEAN}:
+        parser.error("--versus-range and --lower-is-better need the file of another metric in --versus")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, {args.output} is a file")
     if args.report is not None and args.protocol:
@@ -119,7 +124,7 @@ def parse_args() -> argparse.Namespace:
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
     args.split = args.split or "test"
-    args.mos_range = tuple(args.mos_range or (-1.0, 1.0))
+    args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
     return args
 
 
@@ -156,11 +161,13 @@ from utils.evaluation import (
     method_table,
     notes_of,
     read_predictions,
+    read_versus,
     require_rows,
     sample_of,
 )
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
+from utils.names import amount
 from utils.protocols import TrialError, run_protocol
 from utils.scenes import read_index
 
@@ -170,6 +177,7 @@ SAMPLES = {
     IN_SAMPLE: "IN-SAMPLE",
     "unknown": "it does not say whether the weights have seen these pictures",
 }
+LEFT_OUT = "without a score left out"  # end of a note of utils/evaluation.py
 
 
 class Table(NamedTuple):
@@ -223,8 +231,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
             print(f"{dimension}: {table.attrs['name']} has no {dimension} ratings, {scores.path} is not used for it")
             continue
         joined = join(table, scores, dimension)
-        if not allow_missing:
-            require_rows(joined, scores, dimension, table.attrs["root"])
+        require_rows(joined, scores, dimension, table.attrs["root"], allow_missing)
         notes[dimension] = describe(joined, scores, dimension)
         # The table is in the order of joined.rows, once the pictures without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
@@ -240,13 +247,15 @@ def describe(joined: Joined, scores: Scores, dimension: str) -> str:
     """Print what became of a score file; what the table must say of it."""
     sample = sample_of(scores)
     origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
-    print(f"{dimension}: {joined.rows['prediction'].notna().sum()} pictures with rating and score; {origin}, {SAMPLES[sample]}")
+    count = int(joined.rows["prediction"].notna().sum())
+    print(f"{dimension}: {amount(count, 'picture')} with rating and score; {origin}, {SAMPLES[sample]}")
     if sample == IN_SAMPLE:
         print(f"*** {dimension} IS IN-SAMPLE: its weights were trained on pictures in {scores.path}: agreement is too good ***")
     if joined.elsewhere:
         print(f"  joined {joined.elsewhere}")
     if joined.unused:
-        print(f"  {joined.unused} predictions for pictures without a {dimension} rating are not used")
+        are = "is" if joined.unused == 1 else "are"
+        print(f"  {amount(joined.unused, 'prediction')} for pictures without a {dimension} rating {are} not used")
     for what, names in (
         ("with an error in place of a score", [f"{image} ({reason})" for image, reason in joined.failed.items()]),
         ("without a row", joined.absent),
@@ -285,7 +294,8 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
     Raises:
         ValueError: If no dimension is left to compare.
     """
-    given = read_predictions([name for name in args.versus if name != METHOD_MEAN])
+    files = [name for name in args.versus if name != METHOD_MEAN]
+    given = read_versus(files, list(dict.fromkeys(rows["dimension"])), args.versus_range, args.lower_is_better)
     shared = {dimension: scores for dimension, scores in given.items() if dimension in set(rows["dimension"])}
     others, their_notes = pd.DataFrame(), {}
     if shared:
@@ -321,7 +331,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
             if name != METHOD_MEAN and their_notes.get(dimension):
                 said.append(f"the other is {their_notes[dimension]}")
             if len(both) < len(own):
-                said.append(f"{len(own) - len(both)} pictures that the other has no value for left out")
+                said.append(f"{amount(len(own) - len(both), 'picture')} that the other has no value for left out")
             compared["note"] = ["; ".join(filter(None, [*said, note])) for note in compared["note"]]
             compared.insert(0, "dimension", dimension)
             compared.insert(1, "versus", name)
@@ -335,9 +345,11 @@ def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, 
     """The measures of pictures, and those of pairs and methods, as they are shown."""
     of_pictures = metrics["metric"].isin(METRICS)
     title = f"{name}, {subset}" if subset else name
+    notes = notes_of(metrics[of_pictures], subset)
+    more = [note for note in notes_of(metrics[~of_pictures], subset) if note not in notes]
     return [
-        Table(title, compact(metrics, published), notes_of(metrics[of_pictures], subset)),
-        Table(f"{title}: pairs and methods", compact_pairs(metrics), notes_of(metrics[~of_pictures], subset)),
+        Table(title, compact(metrics, published), notes),
+        Table(f"{title}: pairs and methods", compact_pairs(metrics), more),
     ]
 
 
@@ -450,7 +462,7 @@ def main() -> None:
         mos["scene"], mos["method"] = read_index(args.index, mos["image"].tolist())
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
-    print(f"{name}: {len(mos)} pictures of {mos['scene'].nunique()} scenes; rated: {rated}")
+    print(f"{name}: {amount(len(mos), 'picture')} of {amount(mos['scene'].nunique(), 'scene')}; rated: {rated}")
     predictions = read_predictions(args.predictions)
     rows, notes = join_all(mos, predictions, args.allow_missing)
     for dimension in DIMENSIONS:
@@ -492,7 +504,8 @@ def main() -> None:
     methods = Table(f"{name}: methods", compact_methods(data["methods.csv"]), []) if len(data["methods.csv"]) else None
     few = methods is not None and len(methods.cells) <= _MOST_METHODS
     for table in [*tables, methods] if few else tables:
-        print("\n" + "\n".join([table.title, as_text(table.cells), *table.notes]))
+        remarks = [note for note in table.notes if not note.endswith(LEFT_OUT)]  # said above, with their names
+        print("\n" + "\n".join([table.title, as_text(table.cells), *remarks]))
     print("\n" + "\n".join(lines))
     if args.output is not None:
         data["predictions.csv"] = rows[["image", "scene", "method", "dimension", "mos", "prediction"]]

@@ -51,7 +51,7 @@ from data.labels import ObjectLabels, no_curves
 from models import load_model
 from utils.files import sha256
 from utils.images import ImageList, list_images
-from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores
+from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
 from utils.scoring import (
     check_json,
     chosen_settings,
@@ -76,8 +76,8 @@ def given_scores(images: ImageList, path: Path, dimension: str) -> tuple[dict[st
     names = images.names
     frame = read_scores(path, dimension)
     recorded = frame.attrs.get("meta", {}).get("files", {})
-    for name in names:
-        size = recorded.get(name, "").partition("-")[0]
+    for name, row in row_names(names, frame).items():
+        size = recorded.get(row, "").partition("-")[0]
         if size and size != fingerprint(images.path(name)).partition("-")[0]:
             raise ValueError(
                 f"{path} holds the {dimension} of another file named {name}; run infer_{dimension}.py on {images.root}"

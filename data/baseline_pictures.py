@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from data.pictures import kept, kept_file, make_lacking, picture_paths
-from data.table import csv_rows, relative_image
+from data.table import relative_image
 from models.base import Inputs
 from models.baselines.scorer import Baseline
 from utils.engine import OwnViews, epoch_generator
 from utils.images import list_images, read_rgb
+from utils.tables import csv_rows
 
 REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
 

@@ -1,7 +1,8 @@
-"""CIN25: ratings of 25 photographs, each as it is and colorized by three methods, one row a rating.
+"""CIN25: ratings of 25 photographs, each as it is and colorized by three methods, one row per rating.
 
-We have not had this data set: nothing is downloaded, and the rows ``scene_id, image_path, method, score, user_id``, without a
-header, are as we know them from descriptions. That its people judged naturalness, which is PR, is our reading.
+We have not had this data set: nothing is downloaded. The rows ``scene_id, image_path, method, score, user_id`` are as we know
+them from descriptions; the analysis script of its authors skips the first row of ``Results_raw_all.csv`` and has scores from 1
+to 5. That its people judged naturalness, which is PR, is our reading.
 """
 
 import math
@@ -11,18 +12,22 @@ from pathlib import Path
 import pandas as pd
 
 from data.icqa2k import DIMENSIONS, unit_mos
-from data.table import csv_lines, finite_number, relative_image, separator_hint
+from data.table import relative_image
+from utils.choices import CIN25_RANGE
+from utils.images import IMAGE_EXTENSIONS
+from utils.names import amount
+from utils.tables import csv_lines, finite_number, separator_hint
 
 COLUMNS = ("scene_id", "image_path", "method", "score", "user_id")
 _SCENES, _VERSIONS = 25, 4  # the original and three methods
 _DIMENSION = "PR"
 
 
-def load_cin25(path: Path | str, mos_range: tuple[float, float] = (-1.0, 1.0), root: Path | str | None = None) -> pd.DataFrame:
+def load_cin25(path: Path | str, mos_range: tuple[float, float] = CIN25_RANGE, root: Path | str | None = None) -> pd.DataFrame:
     """The ratings as a MOS table; the images need not be there.
 
     Args:
-        path: The file of ratings: UTF-8, comma separated, no header.
+        path: The file of ratings: UTF-8, comma separated, with a header or without.
         mos_range: Lowest and highest possible score, mapped linearly to [-1, 1].
         root: Folder that ``image_path`` is relative to; the folder of the file if None.
 
@@ -48,8 +53,8 @@ def load_cin25(path: Path | str, mos_range: tuple[float, float] = (-1.0, 1.0), r
     sizes = frame.groupby("scene").size()
     if len(sizes) != _SCENES or (sizes != _VERSIONS).any():
         warnings.warn(
-            f"{path} has {len(frame)} images of {len(sizes)} scenes, expected {_VERSIONS} of each of {_SCENES}, the original "
-            "and three methods; taken as it is",
+            f"{path} has {amount(len(frame), 'image')} of {amount(len(sizes), 'scene')}, expected {_VERSIONS} of each of "
+            f"{_SCENES}, the original and three methods; taken as it is",
             stacklevel=2,
         )
     frame = frame.assign(CF=math.nan, SCC=math.nan)[["image", "scene", "method", *DIMENSIONS, f"{_DIMENSION}_se"]]
@@ -63,17 +68,34 @@ def _read(path: Path, mos_range: tuple[float, float]) -> list[tuple[str, str, st
     if not path.is_file():
         raise FileNotFoundError(f"no ratings {path}; expected the rows of CIN25, {', '.join(COLUMNS)}")
     rows = []
-    for line, cells in csv_lines(path):
+    lines = csv_lines(path)
+    header = lines[0][1] if lines else []
+    order = list(range(len(COLUMNS)))
+    if set(COLUMNS) <= set(header):
+        order = [header.index(name) for name in COLUMNS]
+    elif len(header) != len(COLUMNS) or not _is_header(header):
+        header = []
+    for line, cells in lines[1:] if header else lines:
         where = f"{path}, line {line}"
-        if len(cells) != len(COLUMNS):
+        if len(cells) != (len(header) or len(COLUMNS)):
+            names = header or COLUMNS
             raise ValueError(
-                f"{where}: expected {len(COLUMNS)} cells, {', '.join(COLUMNS)}; got {len(cells)}{separator_hint(cells)}"
+                f"{where}: expected {len(names)} cells, {', '.join(names)}; got {len(cells)}{separator_hint(cells)}"
             )
-        scene, image, method, score, user = cells
+        scene, image, method, score, user = (cells[i] for i in order)
         if not (scene and method and user):
             raise ValueError(f"{where}: expected a scene, a method and a user, got {scene!r}, {method!r} and {user!r}")
-        value = finite_number(score, f"{where} has the score", "expected a number; the file has no header")
+        value = finite_number(score, f"{where} has the score", "expected a number")
         rows.append((scene, relative_image(image, where), method, unit_mos(value, mos_range, where), user))
     if not rows:
-        raise ValueError(f"{path} has no rows, expected {', '.join(COLUMNS)}, without a header")
+        raise ValueError(f"{path} has no rows, expected {', '.join(COLUMNS)}, with a header or without")
     return rows
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Whether the first row names the columns: neither a score nor an image is in its place."""
+    try:
+        float(cells[3])
+    except ValueError:
+        return not cells[1].lower().endswith(IMAGE_EXTENSIONS)
+    return False

@@ -5,7 +5,8 @@
     python data/compute_mos.py PAIRS.csv --pairs --method thurstone --output scale.csv
     python data/compute_mos.py --hecd data/HECD
 
-RATINGS has a row for each rating, with the columns rater, image, score, and session if there were several. PAIRS has a row for
+RATINGS has a row for each rating, with the columns rater, image, score, session if there were several, and scene and method of
+the image. mos.csv is a table for --data and for evaluate.py --mos as it is. PAIRS has a row for
 each choice: winner, loser, and tie (1 where neither was preferred) if ties were allowed. --hecd shows on real data that the
 z-scores are right: it computes those that HECD publishes from its raw ratings. Methods, columns, references: docs/mos.md.
 
@@ -16,16 +17,17 @@ Beside mos.csv are written raters.csv (bias and inconsistency of each rater, and
 import argparse
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from utils.arguments import ScriptParser
-from utils.choices import P910_CORRELATION, P910_OF_METHODS
+from utils.choices import DIMENSIONS, P910_CORRELATION, P910_OF_METHODS
 
 METHODS = ("zscore", "raw", "mle")
 PAIR_METHODS = ("bradley-terry", "thurstone")
@@ -42,6 +44,15 @@ def parse_args() -> argparse.Namespace:
     add("--image", default="image", metavar="COL", help="column of the image (default: %(default)s)")
     add("--score", default="score", metavar="COL", help="column of the score, higher is better (default: %(default)s)")
     add("--session", metavar="COL", help="column of the session (default: session, if there is such a column)")
+    add(
+        "--scene", metavar="COL", help="column of the photograph that was colorized (default: scene, if there is such a column)"
+    )
+    add("--method-column", metavar="COL", help="column of what colorized it (default: method, if there is such a column)")
+    add(
+        "--dimension",
+        choices=DIMENSIONS,
+        help="what people were asked for (default: the name of --score if it is one, else PR)",
+    )
 
     add = parser.groups["method"].add_argument
     add("--method", choices=(*METHODS, *PAIR_METHODS), help="default: zscore; with --pairs bradley-terry")
@@ -64,9 +75,15 @@ def parse_args() -> argparse.Namespace:
         parser.error("--output is needed, the CSV file to write")
     if args.pairs:
         args.method = args.method or PAIR_METHODS[0]
-        for flag, value in (("screening", args.screening), ("range", args.range), ("session", args.session)):
+        for flag, value in (
+            ("screening", args.screening),
+            ("range", args.range),
+            ("session", args.session),
+            ("scene", args.scene),
+        ):
             if value is not None:
                 parser.error(f"--{flag} does not apply to --pairs")
+    args.dimension = args.dimension or (args.score if args.score in DIMENSIONS else "PR")
     args.method = args.method or METHODS[0]
     if args.method not in (PAIR_METHODS if args.pairs else METHODS):
         expected = f"--pairs takes {' or '.join(PAIR_METHODS)}, ratings take {', '.join(METHODS)}"
@@ -94,10 +111,11 @@ import numpy as np
 import pandas as pd
 
 from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
-from data.table import csv_rows, finite_number, separator_hint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
+from utils.names import amount
 from utils.ratings import (
+    NORMAL_95,
     Recovery,
     icc,
     icc_oneway,
@@ -110,10 +128,12 @@ from utils.ratings import (
     split_half,
     zscores,
 )
+from utils.tables import csv_rows, finite_number, separator_hint
 
 HECD_RELIABILITY = 0.85  # stated for HECD; of which statistic is not known to us
 HECD_RAW = "clean_raw_data.csv"
 _HECD_SCENES = 20
+_STEM = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # of a file name
 _MOST_NAMES = 5  # on the console
 
 
@@ -171,6 +191,40 @@ def read_ratings(
     return frame
 
 
+def read_places(
+    path: Path, images: list[str], image: str | None = None, scene: str | None = None, method: str | None = None
+) -> pd.DataFrame:
+    """Return what a file of ratings says of its images: the columns scene and method of a MOS table, by image.
+
+    Args:
+        path: The file.
+        images: Its images.
+        image: Column of the image; None where there are no other columns.
+        scene: Column of the scene. None takes ``scene`` if there is such a column, or else the digits of names such as
+            CIC_000123.jpg, if all images have such names.
+        method: Column of the method; None takes ``method``, or else what stands before these digits.
+
+    Raises:
+        ValueError: If an image has two scenes or methods, or none; the error names the line.
+    """
+    header, rows = csv_rows(path, "rating")
+    columns = {"scene": scene, "method": method}
+    _require(header, tuple(filter(None, columns.values())), path, "--scene, --method-column")
+    parsed = [_STEM.fullmatch(PurePosixPath(name.replace("\\", "/")).stem) for name in images]
+    found = {name: [match[name] for match in parsed] for name in columns} if None not in parsed else {}
+    for name, column in columns.items():
+        if image is None or (column or name) not in header or (column or name) == image:
+            continue
+        values: dict[str, str] = {}
+        for line, row in rows:
+            cell = row[column or name]
+            if values.setdefault(row[image], cell) != cell or (name == "scene" and not cell):
+                expected = f"expected one {name} per image"
+                raise ValueError(f"{path}, line {line}: {column or name} of {row[image]} is {cell!r}, {expected}")
+        found[name] = [values[name] for name in images]
+    return pd.DataFrame({name: found[name] for name in columns if name in found}, index=pd.Index(images))
+
+
 def read_pairs(path: Path) -> tuple[list[str], np.ndarray, int]:
     """Choices of a CSV file with the columns winner, loser and, if there were ties, tie.
 
@@ -226,7 +280,8 @@ def compute_mos(
         methods: Method of each image, which the second criterion needs.
 
     Returns:
-        Table image, mos, low, high, n, std; table rater, n, bias, inconsistency, screened; and the reliability.
+        Table image, mos, low, high, n, std, se (standard error of the MOS, NaN for one rating); table rater, n, bias,
+        inconsistency, screened; and the reliability.
 
     Raises:
         ValueError: If screening leaves fewer than two raters, or the method cannot be applied.
@@ -246,7 +301,7 @@ def compute_mos(
         lost = lost[~lost["rater"].isin(list(screened))].drop_duplicates(["rater", "session"])
         if len(lost):
             warnings.warn(
-                f"{len(lost)} sessions have no z-scores, for all their scores are equal, and are left out, e.g. session "
+                f"left out: {amount(len(lost), 'session')} without z-scores, for all scores in it are equal, e.g. session "
                 f"{lost['session'].iloc[0]} of rater {lost['rater'].iloc[0]}",
                 stacklevel=2,
             )
@@ -284,6 +339,7 @@ def compute_mos(
     for column in ("mos", "low", "high"):
         frame[column] = (slope * frame[column] + offset).clip(-1.0, 1.0)
     frame["std"] *= slope
+    frame["se"] = slope * recovery.images["error"] if method == "mle" else frame["std"] / np.sqrt(frame["n"])
     return frame.reset_index(), _raters(once, recovery, screened), reliability(kept, seed)
 
 
@@ -404,7 +460,7 @@ def hecd_proof(root: Path, seed: int = 0) -> str:
         lines.append(_agreement("  " + name, _rescaled(value, published, trials), published))
     constant = n_raters - standard["rater"].nunique()
     lines += [
-        f"(*) the procedure; {constant} raters with constant differences are left out",
+        f"(*) the procedure; left out: {amount(constant, 'rater')} with constant differences",
         f"an original, that is no difference: {no_difference:.4f}; published, for every original: {original:.4f}",
     ]
     if n_scenes < _HECD_SCENES:
@@ -498,6 +554,17 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     write_atomic(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 
+def _write_mos(args: argparse.Namespace, frame: pd.DataFrame, places: pd.DataFrame) -> str:
+    """Write MOS as a table that ``data/table.py`` reads; what to say of it."""
+    named = {"mos": args.dimension, "se": f"{args.dimension}_se"}
+    first = frame[["image"]].join(places, on="image")
+    rest = [column for column in frame if column not in ("image", *named)]
+    _write_csv(args.output, pd.concat([first, frame[list(named)].rename(columns=named), frame[rest]], axis=1))
+    return f"as {args.dimension} with " + (
+        " and ".join(places) if len(places.columns) else "neither scene nor method, see --scene"
+    )
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path.with_name(path.name + ".json"), text + "\n")
@@ -516,6 +583,8 @@ def _names(names: list[str]) -> str:
 def run_ratings(args: argparse.Namespace) -> None:
     score_range = tuple(args.range) if args.range else None
     ratings = read_ratings(args.ratings, args.rater, args.image, args.score, args.session, score_range)
+    images = sorted(set(ratings["image"]))
+    places = read_places(args.ratings, images, args.image, args.scene, args.method_column)
     least = P910_CORRELATION if args.least_correlation is None else args.least_correlation
     methods = None
     if args.least_of_methods is not None:
@@ -530,7 +599,7 @@ def run_ratings(args: argparse.Namespace) -> None:
     else:
         mapping = f"{args.range[0]:g} to -1, {args.range[1]:g} to 1, linear"
     _write_csv(args.output.with_name("raters.csv"), raters)
-    _write_csv(args.output, mos)
+    said = _write_mos(args, mos, places)
     screened = raters[raters["screened"] != ""]
     _write_json(
         args.output,
@@ -545,9 +614,9 @@ def run_ratings(args: argparse.Namespace) -> None:
             "reliability": found,
         },
     )
-    print(f"{args.ratings}: {len(ratings)} ratings of {ratings['image'].nunique()} images by {len(raters)} raters")
+    print(f"{args.ratings}: {len(ratings)} ratings of {amount(ratings['image'].nunique(), 'image')} by {len(raters)} raters")
     for reason, group in screened.groupby(screened["screened"].str.split(":").str[0]):
-        print(f"left out: {len(group)} raters ({reason}): {_names(list(group['rater']))}")
+        print(f"left out: {amount(len(group), 'rater')} ({reason}): {_names(list(group['rater']))}")
     if args.screening == "p910" and len(screened):
         print(
             "P.910 rejects noisy honest raters too, about 3 of 15 where noise is as large as the differences of images: "
@@ -555,17 +624,19 @@ def run_ratings(args: argparse.Namespace) -> None:
         )
     unrated = ratings["image"].nunique() - len(mos)
     if unrated:
-        print(f"{unrated} images have no rating left and no MOS")
+        print(f"{amount(unrated, 'image')} without a rating left, so without a MOS")
     alone = mos.loc[mos["n"] < 2, "image"]
     if len(alone):
-        print(f"{len(alone)} images have one rating and so no spread: {_names(list(alone))}")
+        print(f"{amount(len(alone), 'image')} with one rating, so without a spread: {_names(list(alone))}")
     halves = found["split_half"]
     forms = ", ".join(f"{name} {value:.3f}" for name, value in found["icc"].items())
     print(
         f"reliability: split-half {halves['PLCC_SB']:.3f} (PLCC, Spearman-Brown), {forms}, "
         f"Krippendorff's alpha {found['krippendorff_alpha']:.3f}"
     )
-    print(f"{len(mos)} MOS ({args.method}; {mapping}) in {args.output}; raters in {args.output.with_name('raters.csv')}")
+    print(
+        f"{len(mos)} MOS ({args.method}; {mapping}) in {args.output}, {said}; raters in {args.output.with_name('raters.csv')}"
+    )
 
 
 def run_pairs(args: argparse.Namespace) -> None:
@@ -583,12 +654,13 @@ def run_pairs(args: argparse.Namespace) -> None:
             "n": (wins + wins.T).sum(1).astype(int),
             "std": scale.error,
             "scale": scale.scale,
+            "se": (scale.chance_high - scale.chance_low) / NORMAL_95,  # half the interval of 2 p - 1
         }
     )
     choices = int(wins.sum())
     as_scaled = wins[scale.scale[:, None] > scale.scale].sum() / choices
     mapping = "2 p - 1, p the chance to be preferred to an image at the mean of the scale"
-    _write_csv(args.output, frame)
+    said = _write_mos(args, frame, read_places(args.ratings, names))
     _write_json(
         args.output,
         {
@@ -602,9 +674,9 @@ def run_pairs(args: argparse.Namespace) -> None:
             "agreement": as_scaled,
         },
     )
-    print(f"{args.ratings}: {choices} choices, {ties} of them ties, between {len(names)} images")
+    print(f"{args.ratings}: {amount(choices, 'choice')}, {amount(ties, 'tie')} among them, between {len(names)} images")
     print(f"{as_scaled:.1%} of the choices agree with the scale, ties counted half")
-    print(f"scale ({args.method}; mos is {mapping}) in {args.output}")
+    print(f"scale ({args.method}; MOS is {mapping}) in {args.output}, {said}")
 
 
 def main() -> None:

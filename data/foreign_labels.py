@@ -1,6 +1,6 @@
 """Label files of the published systems, in their own forms, as MOS tables.
 
-- DPAM: text rows of LIVEC, KonIQ-10k, SPAQ, CSIQ, TID2013 and KADID-10k.
+- DPAM: text rows of LIVEC, KonIQ-10k, SPAQ, CSIQ, TID2013 and KADID-10k; also the dmos.csv of KADID-10k.
 - Delegate Transformer: CSV files of ICAA17K and SPAQ.
 - A-FINE: triplets of two pictures and their reference, with who is better.
 - NR- and FR-AIGCIQA: the table of PKU-I2IQA, exported as CSV.
@@ -17,7 +17,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +27,11 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from data.icqa2k import unit_mos
-from data.table import csv_lines, finite_number, relative_image, separator_hint
+from data.table import relative_image
 from utils.choices import FORMS
 from utils.images import IMAGE_EXTENSIONS
 from utils.ratings import pairwise_scale
+from utils.tables import csv_lines, finite_number, read_text, separator_hint
 
 _PRIOR = 0.5  # ties of each picture with the mean of its scene: keeps the scale finite where one always won
 _NARROW = 0.1  # share of its range that the labels of a data set fill at least
@@ -83,6 +84,7 @@ class _Form:
     better: int = 1
 
 
+_KADID_CSV = ("dist_img", "dmos")  # of dmos.csv; its DMOS rises with the quality
 _SPAQ_SCORES = ("MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness")
 _FORMS = {
     "livec": _Form("LIVEC", (0, 100), "158.bmp 79.416667"),
@@ -171,6 +173,8 @@ def recognize(path: Path | str) -> str:
     for form, known in _FORMS.items():
         if known.images and {*known.images, *known.scores} <= set(cells):
             return form
+    if set(_KADID_CSV) <= set(cells):
+        return "kadid"
     if len(cells) in (4, 6) and all(_is_image(cell) for cell in cells[:3]):
         return "afine"
     tokens = first.split()
@@ -243,7 +247,7 @@ def read_triplets(path: Path | str, root: Path | str | None = None, check_files:
 def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Folder") -> pd.DataFrame:
     """The images of a file that holds scores, in the order of the file."""
     known = _FORMS[form]
-    read = {"i2iqa": _i2iqa_rows}.get(form, _table_rows if known.images else _score_rows)
+    read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if known.images else _score_rows)
     records, values, absent = [], [], []
     seen: set[str] = set()
     for line, row in read(path, known):
@@ -288,14 +292,30 @@ def _score_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
             raise ValueError(f"{where}: expected a row such as {known.row!r}, got {text[:80]!r}")
         name, score = (tokens[1], tokens[0]) if known.score_first else (tokens[0].removesuffix(","), tokens[1])
         value = finite_number(score, f"{where} has the score", f"expected a row such as {known.row!r}")
-        if known.names is None:
-            yield line, _Row(name, [value], _stem(name))
-            continue
-        parts = known.names.fullmatch(_base(name))
-        if parts is None:
-            raise ValueError(f"{where}: {name} is no name of {known.title}; expected a row such as {known.row!r}")
-        scene = parts["scene"] if known.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
-        yield line, _Row(name, [value], scene, parts["method"], scene + known.reference)
+        yield line, _named_row(name, value, known, where)
+
+
+def _named_row(name: str, value: float, known: _Form, where: str) -> _Row:
+    """A row whose scene, method and reference are what its name says."""
+    if known.names is None:
+        return _Row(name, [value], _stem(name))
+    parts = known.names.fullmatch(_base(name))
+    if parts is None:
+        raise ValueError(f"{where}: {name} is no name of {known.title}; expected a row such as {known.row!r}")
+    scene = parts["scene"] if known.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
+    return _Row(name, [value], scene, parts["method"], scene + known.reference)
+
+
+def _kadid_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+    """Rows of text, or of the CSV file that comes with KADID-10k."""
+    _, first = next(_text_rows(path))
+    if not set(_KADID_CSV) <= {cell.strip().strip('"') for cell in first.split(",")}:
+        yield from _score_rows(path, known)
+        return
+    image, score = _KADID_CSV
+    columns = replace(known, images=(image,), scores=(score,), also=("ref_img", "var"))
+    for line, (name,), (value,) in _csv_scores(path, columns):
+        yield line, _named_row(name, value, known, f"{path}, line {line}")
 
 
 def _table_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
@@ -426,10 +446,7 @@ def _text_rows(path: Path) -> Iterator[tuple[int, str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no label file {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason}, byte {error.start}); save it as text or CSV") from error
+    text = read_text(path, "UTF-8 text", "save it as text or CSV")
     rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not rows:
         raise ValueError(f"{path} is empty, expected a label file of the form {', '.join(FORMS)}")

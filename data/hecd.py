@@ -16,13 +16,13 @@ import warnings
 from pathlib import Path
 
 HECD_URL = "https://github.com/seanmullery/HECD"
-HECD_COMMIT: str | None = None  # None fetches the tip of the default branch: no commit could be verified, see download_hecd
+HECD_COMMIT = "ae9d8810093ee63977aa1c40c17781c778f5beab"  # of 2023-11-11
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Download HECD and print what was found.")
     parser.add_argument("target", type=Path, help="folder for the dataset, for example data/HECD")
-    parser.add_argument("--commit", default=HECD_COMMIT, help="full hash to fetch; default: tip of the default branch")
+    parser.add_argument("--commit", help=f"full hash to fetch (default: {HECD_COMMIT}, of 2023-11-11)")
     return parser.parse_args()
 
 
@@ -90,8 +90,9 @@ def load_hecd(root: Path | str) -> pd.DataFrame:
         )
     missing = table.loc[has_images & ~found, "file"]
     if len(missing):
+        count = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
         raise FileNotFoundError(
-            f"{len(missing)} images listed in {ratings} are missing, e.g. {missing.iloc[0]}, though other images of "
+            f"{count} missing that {ratings} lists, e.g. {missing.iloc[0]}, though other images of "
             f"their scene lie in {root}; the copy is incomplete, fetch it again from {HECD_URL}"
         )
     if not has_images.all():
@@ -127,16 +128,15 @@ def find_ratings(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def download_hecd(target: Path | str, commit: str | None = HECD_COMMIT) -> Path:
+def download_hecd(target: Path | str, commit: str | None = None) -> Path:
     """Fetch HECD from GitHub with git, unless the folder already holds it.
 
-    The commit could not be verified when this was written, so none is pinned: by default the tip of the default
-    branch is fetched. What was fetched is recorded in ``target/COMMIT``; pass that hash as ``commit`` to fetch the
-    same files elsewhere.
+    The commit that was fetched is recorded in ``target/COMMIT``.
 
     Args:
         target: Folder to create. A folder that already holds HECD is left as it is.
-        commit: Full hash of the commit to fetch, 40 hexadecimal digits.
+        commit: Full hash of the commit to fetch, 40 hexadecimal digits. None fetches ``HECD_COMMIT``, and takes a folder that
+            holds HECD at whatever commit.
 
     Returns:
         ``target``.
@@ -162,8 +162,8 @@ def download_hecd(target: Path | str, commit: str | None = HECD_COMMIT) -> Path:
         clone = Path(work) / "HECD"
         try:
             _git("init", "--quiet", str(clone))
-            # A plain clone cannot ask for a commit; fetching one works for a hash and for HEAD alike.
-            _git("-C", str(clone), "fetch", "--quiet", "--depth", "1", HECD_URL, commit or "HEAD")
+            # A plain clone cannot ask for a commit.
+            _git("-C", str(clone), "fetch", "--quiet", "--depth", "1", HECD_URL, commit or HECD_COMMIT)
             _git("-C", str(clone), "checkout", "--quiet", "--detach", "FETCH_HEAD")
             fetched = _git("-C", str(clone), "rev-parse", "HEAD")
         except subprocess.CalledProcessError as error:
@@ -261,8 +261,8 @@ def main() -> None:
     except (RuntimeError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     rated = ", ".join(f"{dimension} {frame[dimension].notna().sum()}" for dimension in ("CF", "SCC", "PR"))
-    commit = _recorded_commit(args.target) or "unknown"
-    print(f"HECD in {args.target}, commit {commit}: {len(frame)} images of {frame['scene'].nunique()} scenes; {rated}")
+    commit, scenes = _recorded_commit(args.target) or "unknown", frame["scene"].nunique()
+    print(f"HECD in {args.target}, commit {commit}: {len(frame)} images of {scenes} scene{'s' * (scenes != 1)}; {rated}")
 
 
 if __name__ == "__main__":

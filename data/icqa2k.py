@@ -88,8 +88,8 @@ def unit_mos(value: float, mos_range: tuple[float, float], where: str) -> float:
         raise ValueError(f"--mos-range needs two numbers, the lower one first, got {low:g} {high:g}")
     if not low <= value <= high:
         raise ValueError(
-            f"{where} has the score {value:g}, outside {low:g} to {high:g}; if the scores are raw opinions, such as "
-            "1 to 5, give their range: --mos-range 1 5"
+            f"{where} has the score {value:g}, outside {low:g} to {high:g}; if the scores have another range, such as that of "
+            f"raw opinions, give it: --mos-range {'1 5' if (low, high) != (1, 5) else '-1 1'}"
         )
     # Written with middle and half width because this maps [-1, 1] to itself without rounding.
     return min(1.0, max(-1.0, (value - (low + high) / 2) / ((high - low) / 2)))

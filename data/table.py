@@ -1,6 +1,5 @@
 """Any dataset: a CSV table of images and scores, or a folder whose layout is recognized."""
 
-import csv
 import math
 import posixpath
 import warnings
@@ -10,6 +9,9 @@ import pandas as pd
 
 from data.hecd import find_ratings, load_hecd
 from data.icqa2k import DIMENSIONS, SPLITS, load_icqa2k, split_folder, unit_mos
+from utils.images import list_images
+from utils.names import match_names, nearest
+from utils.tables import csv_rows, finite_number, separator_hint
 
 _COLUMNS = ("image", "scene", "method", *DIMENSIONS)
 _UNIT_RANGE = (-1.0, 1.0)
@@ -26,14 +28,15 @@ def load_table(
     Only ``image`` and one dimension are required. Without ``scene`` the file name without folder and extension is the
     scene, with a warning; without ``method`` it is empty; an absent dimension and an empty cell are NaN.
 
-    ``CF_std``, the standard deviation of an image's CF ratings, and their number, ``CF_n`` or, for all dimensions, ``n``, give
-    the standard error of its MOS, ``CF_se``; likewise SCC and PR.
+    ``CF_se`` is the standard error of a MOS. ``CF_std``, the standard deviation of an image's CF ratings, and their number,
+    ``CF_n`` or, for all dimensions, ``n``, give it as well. The same holds for SCC and PR.
 
     Args:
         path: The CSV file: UTF-8, comma separated, one header line.
         mos_range: Lowest and highest possible score in the file, for every dimension, mapped linearly to [-1, 1].
         root: Folder that ``image`` is relative to; the folder of the CSV file if None.
-        check_files: Whether every image must be there; without it the ratings alone are read.
+        check_files: Whether every image must be there, if need be under a name that is written in another way
+            (:mod:`utils.names`); without it the ratings alone are read.
 
     Returns:
         One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``CF_se``, ``SCC_se`` and ``PR_se``, in
@@ -49,16 +52,19 @@ def load_table(
     header, rows = csv_rows(path, "image")
     _check_header(header, path)
     noise_columns = _noise_columns(header)
+    names = [relative_image(row["image"], f"{path}, line {line}") for line, row in rows]
+    on_disk = _names_on_disk(names, root) if check_files else {}
     records = []
     seen: set[str] = set()
-    for line, row in rows:
-        image = relative_image(row["image"], f"{path}, line {line}")
+    for (line, row), name in zip(rows, names, strict=True):
+        image = on_disk.get(name, name)
         if image in seen:
             raise ValueError(f"{path}, line {line}: {image} is listed twice")
         seen.add(image)
         if check_files and not (root / image).is_file():
+            near = f" (there is {', '.join(nearest(image, files))})" if (files := _images(root)) else ""
             raise FileNotFoundError(
-                f"{path}, line {line}: no file {root / image}; image paths are relative to {root}, give another root "
+                f"{path}, line {line}: no file {root / image}{near}; image paths are relative to {root}, give another root "
                 "if they should not be"
             )
         scene = row.get("scene", posixpath.splitext(posixpath.basename(image))[0])
@@ -139,84 +145,37 @@ def _load_icqa2k_splits(source: Path, splits: list[str], mos_range: tuple[float,
     return both
 
 
-def csv_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Lines of a CSV file with their numbers, without blank ones; cells are stripped text.
-
-    Raises:
-        ValueError: If it is not comma-separated UTF-8. A byte order mark, which spreadsheets write, is allowed.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True, skipinitialspace=True)
-            return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a comma-separated UTF-8 table ({error}); export it as CSV, UTF-8") from error
-
-
-def csv_rows(path: Path, kind: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header of a CSV file, and each row with its line number; of a column that is there twice, the last one.
-
-    Args:
-        path: The file.
-        kind: What a row is, for the error.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: As of ``csv_lines``, without a row, or with one of another number of cells than the header.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no table {path}")
-    lines = csv_lines(path)
-    if len(lines) < 2:
-        raise ValueError(f"{path} has no rows, expected a header and a line for each {kind}")
-    header = lines[0][1]
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{separator_hint(header)}")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
-
-
-def separator_hint(cells: list[str]) -> str:
-    """What to add to the error of a line with too few cells, if they are separated by something else; else empty."""
-    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
-        if mark in cells[0]:
-            return f"; its cells are separated by {name}, expected commas"
-    return ""
-
-
-def finite_number(cell: str, what: str, expected: str = "expected a number") -> float:
-    """The number in a cell.
-
-    Args:
-        cell: Its text.
-        what: Of the error, before the text: what carries the number, and a verb.
-        expected: Of the error, after the text.
-
-    Raises:
-        ValueError: If it is no number, or not a finite one.
-    """
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{what} {cell!r}, {expected}")
-    return value
-
-
 def _check_header(header: list[str], path: Path) -> None:
     expected = f"expected image and any of {', '.join(_COLUMNS[1:])}, at least one of {', '.join(DIMENSIONS)}"
     if len(set(header)) < len(header):
         raise ValueError(f"{path} has a column twice: {header}; {expected}")
     known = {name.lower() for name in _COLUMNS}
     # A column "cf" must not be taken for an unrated dimension.
+    if "dist_img" in header:
+        raise ValueError(f"{path} is a label file of KADID-10k, which train_baseline.py reads: --label {path} --form kadid")
     misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
     if "image" not in header or misspelt or not set(DIMENSIONS) & set(header):
         raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{separator_hint(header)}")
     used = {*_COLUMNS, *(name for names in _noise_columns(header).values() for name in names)}
+    if any(f"{d}_se" in header for d in DIMENSIONS):
+        used |= {"low", "high", "n", "std", "scale"}  # as compute_mos.py writes them
     ignored = [name for name in header if name not in used]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
+
+
+def _names_on_disk(names: list[str], root: Path) -> dict[str, str]:
+    """Names of files by the names of a table that are written in another way; empty if every file is there as named."""
+    if all((root / name).is_file() for name in names):
+        return {}
+    return match_names(names, _images(root))
+
+
+def _images(root: Path) -> list[str]:
+    try:
+        return list_images(root).names
+    except (OSError, ValueError):  # no image there
+        return []
 
 
 def relative_image(cell: str, where: str) -> str:
@@ -229,13 +188,14 @@ def relative_image(cell: str, where: str) -> str:
     return posixpath.normpath(slashed)
 
 
-def _noise_columns(header: list[str]) -> dict[str, tuple[str, str]]:
-    """Of each dimension that the file has both for: the columns of the standard deviation and of the number of ratings."""
-    columns = {d: (f"{d}_std", f"{d}_n" if f"{d}_n" in header else "n") for d in DIMENSIONS}
+def _noise_columns(header: list[str]) -> dict[str, tuple[str, ...]]:
+    """Columns that give the standard error of a dimension: it itself, or standard deviation and number of ratings."""
+    columns: dict[str, tuple[str, ...]] = {d: (f"{d}_std", f"{d}_n" if f"{d}_n" in header else "n") for d in DIMENSIONS}
+    columns |= {d: (f"{d}_se",) for d in DIMENSIONS if f"{d}_se" in header}
     return {dimension: names for dimension, names in columns.items() if set(names) <= set(header)}
 
 
-def _standard_error(row: dict[str, str], columns: tuple[str, str], mos_range: tuple[float, float], where: str) -> float:
+def _standard_error(row: dict[str, str], columns: tuple[str, ...], mos_range: tuple[float, float], where: str) -> float:
     """Standard error of a MOS in [-1, 1]; NaN where a cell is empty or fewer than two people rated."""
     values = []
     for column in columns:
@@ -246,8 +206,11 @@ def _standard_error(row: dict[str, str], columns: tuple[str, str], mos_range: tu
         if value < 0 or math.isinf(value):
             raise ValueError(f"{where}: {column} is {row[column]!r}, expected a number of at least 0, or an empty cell")
         values.append(value)
+    half = (mos_range[1] - mos_range[0]) / 2
+    if len(values) == 1:
+        return values[0] / half
     std, n = values
-    return std / math.sqrt(n) / ((mos_range[1] - mos_range[0]) / 2) if n >= 2 else math.nan
+    return std / math.sqrt(n) / half if n >= 2 else math.nan
 
 
 def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:

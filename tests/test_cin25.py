@@ -47,6 +47,18 @@ def test_mos_is_the_mean_over_people_and_its_error_that_of_the_mean(tmp_path):
     assert load_cin25(path, (1, 5), tmp_path / "images").attrs["root"] == str(tmp_path / "images")
 
 
+def test_a_header_is_passed_over_and_may_order_the_columns_and_scores_run_from_1_to_5(tmp_path):
+    path, _ = whole(tmp_path / "ratings.csv")
+    expected = load_cin25(path, (1, 5))
+    pd.testing.assert_frame_equal(load_cin25(path), expected)
+    rows = path.read_text().splitlines()
+    for header in ("scene_id,image_path,method,score,user_id", "Scene,Image,Method,Score,User", "\ufeffa,b,c,d,e"):
+        pd.testing.assert_frame_equal(load_cin25(write(path, header, *rows)), expected)
+    named = ["", "user_id", "score", "image_path", "scene_id", "method"]
+    turned = [",".join([str(i), *(row.split(",")[j] for j in (4, 3, 1, 0, 2))]) for i, row in enumerate(rows)]
+    pd.testing.assert_frame_equal(load_cin25(write(path, ",".join(named), *turned)), expected)
+
+
 def test_one_row_per_image_has_the_error_that_a_table_with_deviations_has(tmp_path):
     path, scores = whole(tmp_path / "ratings.csv")
     lines = [f"{image},{np.mean(raw)},{np.std(raw, ddof=1)},5" for image, raw in scores.items()]
@@ -58,8 +70,8 @@ def test_one_row_per_image_has_the_error_that_a_table_with_deviations_has(tmp_pa
 
 def test_who_rated_an_image_twice_counts_once_and_one_person_has_no_error(tmp_path):
     path = write(tmp_path / "r.csv", "1,a.png,M,0.8,x", "1,a.png,M,0.4,x", "1,a.png,M,0,y", "1, b.png ,N,0.5,x", "")
-    with pytest.warns(UserWarning, match=r"has 2 images of 1 scenes, expected 4 of each of 25"):
-        frame = load_cin25(path)
+    with pytest.warns(UserWarning, match=r"has 2 images of 1 scene, expected 4 of each of 25"):
+        frame = load_cin25(path, (-1, 1))
     assert frame["image"].tolist() == ["a.png", "b.png"]
     assert frame["PR"].tolist() == pytest.approx([0.3, 0.5])
     assert frame["PR_se"].tolist() == pytest.approx([0.3, math.nan], nan_ok=True)
@@ -68,20 +80,20 @@ def test_who_rated_an_image_twice_counts_once_and_one_person_has_no_error(tmp_pa
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (
-            ["scene_id,image_path,method,score,user_id"],
-            r"line 1 has the score 'score', expected a number; the file has no header",
-        ),
-        (["1,a.png,M,4,x"], "line 1 has the score 4, outside -1 to 1; .*--mos-range 1 5"),
+        (["scene_id,image_path,method,score,user_id"], "has no rows, expected scene_id"),
+        (["1,a.png,M,good,x"], "line 1 has the score 'good', expected a number"),
+        (["Scene,Image,Method,Score,User", "1,a.png,M,good,x"], "line 2 has the score 'good', expected a number"),
+        (["1,a.png,M,5.5,x"], "line 1 has the score 5.5, outside 1 to 5; .*--mos-range -1 1"),
+        (["1,a.png,M,0,x"], "line 1 has the score 0, outside 1 to 5"),
         (["1,a.png,M,nan,x"], "line 1 has the score 'nan'"),
-        (["1,a.png,M,0.1,x", "1,a.png,M,0.2"], "line 2: expected 5 cells, scene_id, .*; got 4"),
-        (["1,a.png,M,0.1,x", "2,a.png,M,0.2,y"], "gives a.png more than one scene or method"),
-        (["1,a.png,M,0.1,x", "1,./a.png,N,0.2,y"], "gives a.png more than one scene or method"),
-        (["1,a.png,,0.1,x"], "line 1: expected a scene, a method and a user, got '1', '' and 'x'"),
-        (["1,/data/a.png,M,0.1,x"], "line 1: /data/a.png is an absolute path"),
-        ([], "has no rows, expected scene_id, .*, without a header"),
-        (['1,"a.png,M,0.1,x'], "is not a comma-separated UTF-8 table"),
-        (["1;a.png;M;0.1;x"], "line 1: expected 5 cells, .*; got 1; its cells are separated by semicolons, expected commas"),
+        (["1,a.png,M,1.1,x", "1,a.png,M,1.2"], "line 2: expected 5 cells, scene_id, .*; got 4"),
+        (["1,a.png,M,1.1,x", "2,a.png,M,1.2,y"], "gives a.png more than one scene or method"),
+        (["1,a.png,M,1.1,x", "1,./a.png,N,1.2,y"], "gives a.png more than one scene or method"),
+        (["1,a.png,,1.1,x"], "line 1: expected a scene, a method and a user, got '1', '' and 'x'"),
+        (["1,/data/a.png,M,1.1,x"], "line 1: /data/a.png is an absolute path"),
+        ([], "has no rows, expected scene_id, .*, with a header or without"),
+        (['1,"a.png,M,1.1,x'], "is not a comma-separated UTF-8 table"),
+        (["1;a.png;M;1.1;x"], "line 1: expected 5 cells, .*; got 1; its cells are separated by semicolons, expected commas"),
     ],
 )
 def test_errors_say_what_is_wrong_and_where(tmp_path, lines, message):

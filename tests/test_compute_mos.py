@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from scipy import stats
 
 from data import compute_mos as command
+from data.table import load_dataset
 from utils.metrics import srcc
 from utils.ratings import (
     icc,
@@ -448,19 +450,20 @@ def test_raw_scores_are_mapped_by_the_range(run, tmp_path):
     )
     assert done.code == 0
     frame = pd.read_csv(tmp_path / "mos.csv")
-    assert list(frame.columns) == ["image", "mos", "low", "high", "n", "std"]
-    np.testing.assert_allclose(frame["mos"], [-0.5, 1 / 6, 0.5], atol=1e-6)
+    assert list(frame.columns) == ["image", "PR", "PR_se", "low", "high", "n", "std"]
+    np.testing.assert_allclose(frame["PR"], [-0.5, 1 / 6, 0.5], atol=1e-6)
     np.testing.assert_allclose(frame["std"], [0.5, np.std([3, 4, 3], ddof=1) / 2, 0.5], atol=1e-6)
+    np.testing.assert_allclose(frame["PR_se"], frame["std"] / np.sqrt(3), atol=1e-6)
     assert frame["low"].min() == -1  # the interval of a.jpg ends below the scale
     assert "reliability: split-half" in done.out
 
 
 def test_zscores_are_halved_and_a_constant_rater_is_left_out_by_name(run, tmp_path):
     done = run("data/compute_mos.py", write(tmp_path / "r.csv", RATINGS), "-o", tmp_path / "mos.csv")
-    assert "left out: 1 raters (all scores are equal): cy" in done.out
+    assert "left out: 1 rater (all scores are equal): cy" in done.out
     frame = pd.read_csv(tmp_path / "mos.csv")
     expected = (stats.zscore([1, 3, 5]) + stats.zscore([2, 4, 4])) / 4
-    np.testing.assert_allclose(frame["mos"], expected, atol=1e-6)
+    np.testing.assert_allclose(frame["PR"], expected, atol=1e-6)
     assert list(frame["n"]) == [2, 2, 2]
     raters = pd.read_csv(tmp_path / "raters.csv").set_index("rater")
     assert list(raters.columns) == ["n", "bias", "inconsistency", "screened"]
@@ -477,6 +480,60 @@ def test_maximum_likelihood_mos_are_the_recovered_quality_on_the_range():
     np.testing.assert_allclose(frame["mos"], np.array(SUREAL_QUALITY) / 60 - 1, atol=1e-6)
     np.testing.assert_allclose(frame["high"] - frame["mos"], recover(table).images["half"] / 60, rtol=1e-4)
     np.testing.assert_allclose(raters["bias"], SUREAL_BIAS, atol=2e-5)
+    np.testing.assert_allclose(frame["se"], recover(table).images["error"] / 60, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "images", "options", "dimension"),
+    [
+        ("rater,image,score,scene,method", ["a.jpg", "b.jpg", "c.jpg"], [], "PR"),
+        ("rater,image,CF,scene,method", ["a.jpg", "b.jpg", "c.jpg"], ["--score", "CF"], "CF"),
+        ("user,path,score,scene_id,colorizer", ["x/a.jpg", "x/b.jpg", "x/c.jpg"], ["--dimension", "SCC"], "SCC"),
+        ("rater,image,score,x,y", ["A_1_7.jpg", "B_7.png", "B_8.png"], [], "PR"),
+    ],
+)
+@pytest.mark.parametrize("method", ["zscore", "raw", "mle"])
+def test_mos_are_a_table_to_train_on_as_they_are(run, tmp_path, columns, images, options, dimension, method):
+    about = {"a": "7,A_1", "b": "7,B", "c": "8,B"}
+    rows = [line.split(",") for line in RATINGS.split()[1:]]
+    lines = [f"{rater},{images['abc'.index(image[0])]},{score},{about[image[0]]}" for rater, image, score in rows]
+    path = write(tmp_path / "r.csv", "\n".join([columns, *lines]) + "\n")
+    rater, image, _, scene, who = columns.split(",")
+    if rater == "user":
+        options = [*options, "--rater", rater, "--image", image, "--scene", scene, "--method-column", who]
+    done = run("data/compute_mos.py", path, *options, "--method", method, "--range", 1, 5, "-o", tmp_path / "mos.csv")
+    assert done.code == 0, done.err
+    assert f"as {dimension} with scene and method" in done.out
+    for name in images:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = load_dataset(tmp_path / "mos.csv")
+    assert table["scene"].tolist() == ["7", "7", "8"]
+    assert table["method"].tolist() == ["A_1", "B", "B"]
+    written = pd.read_csv(tmp_path / "mos.csv")
+    np.testing.assert_allclose(table[dimension], written[dimension])
+    np.testing.assert_allclose(table[f"{dimension}_se"], written[f"{dimension}_se"])
+    assert (table[f"{dimension}_se"] > 0).all()
+    write(tmp_path / "pred.csv", f"image,{dimension}\n" + "".join(f"{name},0.{i}\n" for i, name in enumerate(images)))
+    done = run("evaluate.py", "--predictions", tmp_path / "pred.csv", "--mos", tmp_path / "mos.csv", "--resamples", 2)
+    assert "Standard error of a MOS: that of its ratings." in done.out
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("rater,image,score,scene\na,x,1,1\nb,x,2,2\n", [], "line 3: scene of x is '2', expected one scene per image"),
+        ("rater,image,score,scene\na,x,1,\nb,x,2,\n", [], "line 2: scene of x is '', expected one scene per image"),
+        ("rater,image,score,method\na,x,1,A\nb,x,2,B\n", [], "line 3: method of x is 'B', expected one method per image"),
+        ("rater,image,score\na,x,1\nb,x,2\n", ["--scene", "photo"], "has no column 'photo'"),
+    ],
+)
+def test_scene_and_method_of_an_image_are_one_each(run, tmp_path, text, options, message):
+    done = run("data/compute_mos.py", write(tmp_path / "r.csv", text), *options, "-o", tmp_path / "mos.csv")
+    assert message in done.err
+    assert not (tmp_path / "mos.csv").exists()
 
 
 @pytest.mark.parametrize("method", ["zscore", "raw", "mle"])
@@ -509,7 +566,7 @@ def test_what_a_rater_scores_in_two_sessions_counts_once(tmp_path):
 
 def test_a_session_of_equal_scores_is_left_out_with_a_warning(tmp_path):
     text = "rater,image,score,session\na,x,1,1\na,y,2,1\na,x,3,2\na,y,3,2\nb,x,1,1\nb,y,4,1\n"
-    with pytest.warns(UserWarning, match=r"1 sessions have no z-scores.*session 2 of rater a"):
+    with pytest.warns(UserWarning, match=r"left out: 1 session without z-scores.*session 2 of rater a"):
         frame, raters, _ = command.compute_mos(command.read_ratings(write(tmp_path / "r.csv", text)))
     np.testing.assert_allclose(frame["mos"], [-0.5, 0.5])
     assert (raters["screened"] == "").all()
@@ -602,12 +659,12 @@ def test_choices_become_a_scale_file(run, tmp_path):
     text = "winner,loser,tie\n" + "a,b,0\n" * 3 + "b,a,\n" + "b,c,0\nc,b,0\na,c,1\n"
     done = run("data/compute_mos.py", write(tmp_path / "p.csv", text), "--pairs", "-o", tmp_path / "scale.csv")
     assert done.code == 0
-    assert "7 choices, 1 of them ties, between 3 images" in done.out
+    assert "7 choices, 1 tie among them, between 3 images" in done.out
     frame = pd.read_csv(tmp_path / "scale.csv")
     expected = pairwise_scale(np.array([[0, 3, 0.5], [1, 0, 1], [0.5, 1, 0]]))
     np.testing.assert_allclose(frame["scale"], expected.scale, atol=1e-6)
-    np.testing.assert_allclose(frame["mos"], 2 * expected.chance - 1, atol=1e-6)
-    np.testing.assert_allclose(frame["mos"], np.tanh(frame["scale"] / 2), atol=1e-5)
+    np.testing.assert_allclose(frame["PR"], 2 * expected.chance - 1, atol=1e-6)
+    np.testing.assert_allclose(frame["PR"], np.tanh(frame["scale"] / 2), atol=1e-5)
     assert list(frame["n"]) == [5, 6, 3]
     record = json.loads((tmp_path / "scale.csv.json").read_text())
     assert (record["n"], record["ties"]) == (7, 1)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_hecd_scene_without_images_is_left_out_with_one_warning(tmp_path):
 def test_hecd_single_missing_image_is_an_error_that_names_it(tmp_path):
     write_hecd(tmp_path)
     (tmp_path / "images" / "022090D_4.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 images .* missing, e\.g\. 022090D_4\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"1 image is missing that .* lists, e\.g\. 022090D_4\.jpg"):
         load_hecd(tmp_path)
 
 
@@ -186,6 +187,7 @@ def upstream(tmp_path, monkeypatch) -> Path:
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(source), *arguments], check=True)
     monkeypatch.setattr(hecd, "HECD_URL", str(source))
+    monkeypatch.setattr(hecd, "HECD_COMMIT", head(source))
     return source
 
 
@@ -213,6 +215,16 @@ def test_download_fetches_an_older_commit_and_refuses_another_one_later(upstream
     assert download_hecd(target, first) == target
     with pytest.raises(ValueError, match=f"holds HECD at {first}, asked for {head(upstream)}"):
         download_hecd(target, head(upstream))
+
+
+def test_the_pinned_commit_is_fetched_though_the_branch_went_on(upstream, tmp_path):
+    first = head(upstream)
+    subprocess.run(["git", "-C", str(upstream), "commit", "-q", "--allow-empty", "-m", "second"], check=True)
+    assert (download_hecd(tmp_path / "HECD") / "COMMIT").read_text() == first + "\n"
+
+
+def test_the_pinned_commit_of_hecd():
+    assert hecd.HECD_COMMIT == "ae9d8810093ee63977aa1c40c17781c778f5beab"
 
 
 def test_download_leaves_a_hand_made_copy_alone_but_cannot_vouch_for_its_commit(tmp_path):
@@ -477,3 +489,15 @@ def test_readers_do_not_warn_without_a_reason(tmp_path):
         load_dataset(tmp_path / "hecd")
         load_dataset(tmp_path / "icqa")
         load_dataset(write_table(tmp_path / "csv", "image,scene,PR\na.jpg,1,0\n"))
+
+
+def test_files_are_found_though_the_table_writes_their_names_in_another_way(tmp_path):
+    for name in ("A/one.JPG", "grün.png", "B/two.jpg", "C/two.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    path = tmp_path / "mos.csv"
+    path.write_text("image,scene,PR\na\\One.jpg,1,0.5\n" + unicodedata.normalize("NFD", "grün.png,2,0\n"), encoding="utf-8")
+    assert load_table(path)["image"].tolist() == ["A/one.JPG", "grün.png"]
+    path.write_text("image,scene,PR\ntwo.jpg,1,0.5\n")
+    with pytest.raises(FileNotFoundError, match=r"no file .*two\.jpg \(there is B/two\.jpg, C/two\.jpg\); image paths"):
+        load_table(path)

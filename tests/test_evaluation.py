@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -703,7 +704,7 @@ def test_script_writes_what_scipy_finds_in_the_files(run: Callable, own, tmp_pat
     assert list(predictions.columns) == ["image", "scene", "method", "dimension", "mos", "prediction"]
     row = predictions[(predictions["image"] == IMAGES[3]) & (predictions["dimension"] == "CF")].iloc[0]
     assert row.tolist() == [IMAGES[3], SCENES[3], "BIG", "CF", MOS["CF"][IMAGES[3]], ratings(4)[IMAGES[3]]]
-    assert "1 predictions for pictures without a SCC rating are not used" in done.out
+    assert "1 prediction for pictures without a SCC rating is not used" in done.out
     assert "SCC: 14 pictures with rating and score; the sub-scores in" in done.out
     assert "IN-SAMPLE" not in done.out
     again = run("evaluate.py", "--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 40)
@@ -728,6 +729,10 @@ def test_script_leaves_out_pictures_with_an_error_by_name_and_stops_at_those_wit
     metrics = read_metrics(tmp_path / "o")
     assert (metrics.loc[metrics["metric"].isin(METRICS), "n"] == 10).all()
     assert metrics["note"].str.contains("5 pictures without a score left out").all()
+    assert "without a score left out" not in done.out  # said above, with the names
+    written = (tmp_path / "o" / "table.md").read_text()
+    assert written.count("5 pictures without a score left out") == 1
+    assert "CF, network and method mean: 5 pictures without a score left out" in written
     predictions = pd.read_csv(tmp_path / "o" / "predictions.csv")
     assert predictions.loc[predictions["prediction"].isna(), "image"].tolist() == sorted(IMAGES[10:])
 
@@ -918,6 +923,45 @@ def test_comparison_is_that_of_scipy_on_the_pictures_both_have(run: Callable, ow
         assert "PR, versus" in text
 
 
+def test_another_metric_is_compared_as_it_is(run: Callable, own, tmp_path):
+    values = {image: 50 + 40 * value for image, value in ratings(9).items()}
+    plain = write_scores(tmp_path / "plain.csv", {"PR": ratings(9)}, tmp_path)
+    rows = [f"{image},{value!r},{'x' * i}" for i, (image, value) in enumerate(values.items())]
+    (tmp_path / "niqe.csv").write_text("\n".join(["image,NIQE,note", *rows]) + "\n")
+    rows = [f"{image},{100 - value!r},{i}" for i, (image, value) in enumerate(values.items())]
+    (tmp_path / "two.csv").write_text("\n".join(["image,PR,seconds", *rows]) + "\n")
+    (tmp_path / "x.json").write_text(json.dumps({Path(image).stem: value for image, value in values.items()}))
+    arguments = ["--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 5, "--output", tmp_path / "o"]
+
+    def compared(*versus: object) -> pd.DataFrame:
+        done = run("evaluate.py", *arguments, "--versus", *versus)
+        assert done.code == 0, done.err
+        found = pd.read_csv(tmp_path / "o" / "comparison.csv")
+        return found[found["dimension"] == "PR"].drop(columns="versus").reset_index(drop=True)
+
+    wanted = compared(plain)
+    for versus in (["niqe.csv"], ["x.json"], ["x.json:PR"], ["niqe.csv:NIQE"], ["two.csv", "--lower-is-better"]):
+        found = compared(tmp_path / versus[0], "--versus-range", 0, 100, *versus[1:])
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-3, atol=1e-4)
+    assert set(pd.read_csv(tmp_path / "o" / "comparison.csv")["dimension"]) == {"PR"}  # the column says PR
+    compared(tmp_path / "niqe.csv", "--versus-range", 0, 100)
+    assert set(pd.read_csv(tmp_path / "o" / "comparison.csv")["dimension"]) == {"CF", "SCC", "PR"}
+    for versus, message in (
+        (["niqe.csv"], "outside -1 to 1; give the lowest and the highest possible score, such as --versus-range 0 100"),
+        (["niqe.csv", "--versus-range", 0, 1], "outside 0 to 1; give"),
+        (["two.csv:brisque"], "has no column brisque, only image, PR, seconds"),
+        (["niqe.csv:note"], "note of "),
+        (["niqe.csv", str(tmp_path / "x.json"), "--versus-range", 0, 100], "both give CF; evaluate one at a time"),
+    ):
+        refused = run("evaluate.py", *arguments, "--versus", tmp_path / versus[0], *versus[1:])
+        assert (refused.code, refused.err.count("\n")) == (1, 1)
+        assert message in refused.err
+    for options in (["--versus-range", 1, 0], ["--versus-range", 0, "inf"]):
+        assert run("evaluate.py", *arguments, "--versus", plain, *options).code == 2
+    for options in (["--versus-range", 0, 1], ["--lower-is-better"], ["--lower-is-better", "--versus", "method-mean"]):
+        assert run("evaluate.py", *arguments, *options).code == 2
+
+
 def test_network_is_compared_with_the_method_mean_and_with_a_file_at_once(run: Callable, own, tmp_path):
     other = write_scores(tmp_path / "other.csv", {"CF": ratings(9)}, tmp_path)
     arguments = ["--predictions", own["cf"], own["pr"], "--mos", own["mos"], "--resamples", 20, "--output", tmp_path / "o"]
@@ -1093,10 +1137,49 @@ def test_a_copy_in_other_folders_is_joined_by_file_name_unless_two_pictures_shar
     (tmp_path / "cf.csv").write_text("image,CF\nb.png,0.5\na.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.rows["prediction"].tolist() == [0.25, 0.5]
-    assert joined.elsewhere == "by file name, for no path agrees"
+    assert joined.elsewhere == "2 by a name that is written in another way, e.g. a.png for x/a.png"
     (tmp_path / "cf.csv").write_text("image,CF\ny/a.png,0.5\nz/a.png,0.25\n")
     joined = join(table, read_predictions([str(tmp_path / "cf.csv:CF")])["CF"], "CF")
     assert joined.absent == ["x/a.png", "x/b.png"]
+
+
+def test_scores_without_any_row_that_joins_end_with_an_error_though_pictures_may_be_missing(run, tmp_path):
+    (tmp_path / "mos.csv").write_text("image,scene,PR\n" + "".join(f"a{i}.jpg,{i},0.{i}\n" for i in range(6)))
+    (tmp_path / "pr.csv").write_text("image,PR\n" + "".join(f"x/a{i}.jpg,0.{i}\ny/a{i}.jpg,0.{i}\n" for i in range(6)))
+    (tmp_path / "bad.csv").write_text("image,PR,error\na0.jpg,,cannot read\n")
+    arguments = ["--mos", tmp_path / "mos.csv", "--resamples", 5]
+    for more in ([], ["--allow-missing"]):
+        done = run("evaluate.py", "--predictions", tmp_path / "pr.csv", *arguments, *more)
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        assert "6 of 6 pictures with a PR rating have no row" in done.err
+        assert "(it has 12, e.g. x/a0.jpg, y/a0.jpg)" in done.err
+        assert "--allow-missing" not in done.err
+    done = run("evaluate.py", "--predictions", tmp_path / "bad.csv", *arguments, "--allow-missing")
+    assert done.err.endswith("bad.csv, e.g. a0.jpg: cannot read\n")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_counts_agree_with_their_nouns(run, tmp_path, count):
+    rows = [f"{m}{i}.jpg,1,{m},0.{i}" for i in range(5) for m in "AB"]
+    (tmp_path / "mos.csv").write_text("image,scene,method,PR\n" + "\n".join(rows) + "\n")
+    names = [row.split(",")[0] for row in rows]
+    for name, rest in (("pr", [*names, "x.jpg"]), ("b", names[count:])):
+        (tmp_path / f"{name}.csv").write_text("image,PR\n" + "".join(f"{image},0.{i}\n" for i, image in enumerate(rest)))
+    files = ["--predictions", tmp_path / "pr.csv", "--versus", tmp_path / "b.csv", "--allow-missing"]
+    done = run("evaluate.py", *files, "--mos", tmp_path / "mos.csv", "--resamples", 5)
+    assert "mos: 10 pictures of 1 scene;" in done.out
+    assert "1 prediction for pictures without a PR rating is not used" in done.out
+    assert f"{count} picture{'s' * (count > 1)} that the other has no value for left out" in done.out
+
+
+def test_names_in_another_unicode_form_are_joined(run, tmp_path):
+    for name, form, column in (("mos", "NFC", "image,scene,PR"), ("pr", "NFD", "image,scene,PR")):
+        rows = "".join(f"{unicodedata.normalize(form, 'ü')}{i}.jpg,{i},0.{i}\n" for i in range(6))
+        (tmp_path / f"{name}.csv").write_text(f"{column}\n{rows}", encoding="utf-8")
+    done = run("evaluate.py", "--predictions", tmp_path / "pr.csv", "--mos", tmp_path / "mos.csv", "--resamples", 5)
+    assert done.code == 0, done.err
+    assert "PR: 6 pictures with rating and score" in done.out
+    assert "joined 6 by a name that is written in another way" in done.out
 
 
 def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated, weights, tmp_path):

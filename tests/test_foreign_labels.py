@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from data.foreign_labels import FORMS, load_foreign, read_triplets, recognize
 from data.splits import check_disjoint, split_by_scene
+from data.table import load_table
 
 LIVEC = "158.bmp 79.416667\n159.bmp 0\n160.bmp\t100\n"
 CSIQ = "1600.AWGN.1.png 0.062\n1600.AWGN.5.png 0.75\naerial_city.jpeg2000.3.png 0\n"
@@ -102,6 +104,20 @@ def test_tid2013_has_the_score_first_and_names_in_either_case(tmp_path):
         ("I25_24_5.bmp", "I25", "24", 1.0, "I25.bmp"),
         ("i01_02_5.bmp", "I01", "02", -1.0, "I01.bmp"),
     ]
+
+
+@pytest.mark.parametrize("form", [None, "kadid"])
+def test_the_table_that_comes_with_kadid_is_that_of_the_text_rows(tmp_path, form):
+    text = read(tmp_path, KADID, "kadid")
+    rows = "".join(
+        f"{name},I{name[1:3]}.png,{score},0.3\n" for name, score in (line.split(", ") for line in KADID.split("\n")[:3])
+    )
+    pd.testing.assert_frame_equal(read(tmp_path, "dist_img,ref_img,dmos,var\n" + rows, form), text)
+    pd.testing.assert_frame_equal(read(tmp_path, '"dist_img","dmos"\n' + re.sub(r",I..\.png|,0\.3", "", rows), form), text)
+    with pytest.raises(ValueError, match=r"line 2: x\.png is no name of KADID-10k"):
+        read(tmp_path, "dist_img,ref_img,dmos,var\nx.png,I01.png,3,0\n", form)
+    with pytest.raises(ValueError, match=r"is a label file of KADID-10k.*--form kadid"):
+        load_table(tmp_path / "labels.txt")
 
 
 def test_kadid_has_a_comma_after_the_name(tmp_path):
@@ -362,7 +378,7 @@ def test_files_that_are_not_there_or_no_text_are_errors(tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no label file .*gone\.txt"):
             call(tmp_path / "gone.txt")
     (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"table\.xlsx is no UTF-8 text .*; save it as text or CSV"):
+    with pytest.raises(ValueError, match=r"table\.xlsx is not UTF-8 text .*; save it as text or CSV"):
         load_foreign(tmp_path / "table.xlsx")
 
 

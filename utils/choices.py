@@ -18,6 +18,7 @@ SYSTEMS = ("dpam", "delegate_transformer", "afine", "nr_aigciqa", "fr_aigciqa")
 FORMS = ("livec", "koniq", "spaq", "csiq", "tid2013", "kadid", "icaa17k", "spaq-csv", "i2iqa", "afine")
 
 SPLITS = ("train", "test")  # of ICQA-2K
+CIN25_RANGE = (1.0, 5.0)  # of its scores, as the analysis script of its authors has them
 PROTOCOLS = ("official", "scene", "colorizer", "cross")
 NOISE = 0.1  # standard error of a MOS where nobody says it, in [-1, 1]: that of 16 ratings whose standard deviation is 0.4
 P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlation with the MOS,

@@ -28,8 +28,10 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
+from utils.names import amount, match_names, nearest, written_otherwise
 from utils.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
-from utils.scores import DIMENSIONS, in_sample, read_scores
+from utils.scores import DIMENSIONS, in_sample, read_metric, read_scores
+from utils.tables import csv_lines
 
 METRICS = ("SRCC", "KRCC", "PLCC", "RMSE", "PLCC logistic", "RMSE logistic", "within-scene SRCC")
 PAIR_METRICS = ("pairwise accuracy", "AUC different", "AUC better")
@@ -113,6 +115,50 @@ def read_predictions(named: Sequence[str]) -> dict[str, Scores]:
     return {d: found.get(d) or others[d] for d in DIMENSIONS if d in found or d in others}
 
 
+def read_versus(
+    named: Sequence[str], dimensions: Sequence[str], score_range: tuple[float, float] | None = None, lower: bool = False
+) -> dict[str, Scores]:
+    """Read the scores of a second predictor, by the dimension in which they are compared.
+
+    Columns CF, SCC and PR are compared in that dimension, any other metric in all of ``dimensions``.
+
+    Args:
+        named: Paths of CSV or JSON files; ``PATH:NAME`` to say which column holds the scores, of JSON which dimension.
+        dimensions: Those of the network.
+        score_range: Lowest and highest possible score; None for [-1, 1].
+        lower: Whether lower is better; the scores are then turned round.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file cannot be read, or two files are for the same dimension.
+    """
+    found: dict[str, Scores] = {}
+    for name in named:
+        head, _, tail = name.rpartition(":")
+        path, column = (Path(head), tail) if head and not Path(name).is_file() else (Path(name), None)
+        columns: list[str | None] = [column]
+        if column is None and path.is_file():
+            by_name = [d for d in DIMENSIONS if f"_{d}_" in path.name]
+            header = (
+                by_name
+                if path.suffix.lower() == ".json"
+                else [cell.strip() for _, cells in csv_lines(path)[:1] for cell in cells]
+            )
+            columns = [c for c in header if c in DIMENSIONS] or [None]
+        for column in columns:
+            frame = read_metric(path, column, score_range)
+            frame["score"] *= -1.0 if lower else 1.0
+            main = frame.attrs["meta"].get("dimension", columns[0])
+            is_sub_score = len(columns) > 1 and column != (main if main in columns else columns[0])
+            for dimension in [column] if column in DIMENSIONS else dimensions:
+                earlier = found.get(dimension)
+                if earlier and not earlier.is_sub_score and not is_sub_score:
+                    raise ValueError(f"{earlier.path} and {path} both give {dimension}; evaluate one at a time")
+                if not earlier or earlier.is_sub_score:
+                    found[dimension] = Scores(path, frame.rename(columns={"score": dimension}), is_sub_score)
+    return found
+
+
 def _named_dimension(name: str) -> tuple[Path, str | None]:
     """Path and dimension of ``PATH:CF``, or of a JSON file that has ``_CF_`` in its name; None where nothing says."""
     head, _, tail = name.rpartition(":")
@@ -134,7 +180,7 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
 
     The JSON form is joined by stem. A CSV is joined by the path relative to its folder and to the root of the table, or by
     absolute path where its sidecar names the scored folder: by the way that finds more pictures. Where neither finds any, by
-    file name, if no two pictures share one.
+    file name, if no two pictures share one. Names may be written in another way, see :mod:`utils.names`.
 
     Args:
         table: MOS table.
@@ -149,27 +195,28 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
     frame = scores.frame
     names = frame["image"].tolist()
     root, scored_root = table.attrs["root"], frame.attrs["meta"].get("root", "")
-    elsewhere = ""
     if frame.attrs["by_stem"]:
-        wanted, given = [PurePosixPath(image).stem for image in images], names
-        _refuse_same_stem(scores.path, images, wanted)
+        stems = [PurePosixPath(image).stem for image in images]
+        _refuse_same_stem(scores.path, images, stems)
+        ways = [(stems, names, "")]
     else:
-        wanted, given = [posixpath.normpath(i) for i in images], [posixpath.normpath(n) for n in names]
+        ways = [(images, names, f"by relative path: the scored folder was {scored_root}" if scored_root else "")]
         if scored_root:
-            absolute = [_absolute(root, i) for i in images], [_absolute(scored_root, n) for n in names]
-            # On a tie by absolute path, which cannot take a picture for one of the same name in another folder.
-            if len(set(absolute[0]) & set(absolute[1])) >= len(set(wanted) & set(given)):
-                wanted, given = absolute
-            else:
-                elsewhere = f"by relative path: the scored folder was {scored_root}"
-
-        if not set(wanted) & set(given):  # a copy in other folders: by file name, if that is one for each picture
-            bare = [posixpath.basename(i) for i in images], [posixpath.basename(n) for n in names]
-            if all(len(set(part)) == len(part) for part in bare) and set(bare[0]) & set(bare[1]):
-                wanted, given = bare
-                elsewhere = "by file name, for no path agrees"
+            # First, for an absolute path cannot take a picture for one of the same name in another folder.
+            ways.insert(0, ([_absolute(root, i) for i in images], [_absolute(scored_root, n) for n in names], ""))
+        bare = [posixpath.basename(i) for i in images], [posixpath.basename(n) for n in names]
+        if all(len(set(part)) == len(part) for part in bare):  # a copy in other folders
+            ways.append((*bare, "by file name, for no path agrees"))
+    found: dict[str, str] = {}
+    wanted, given, elsewhere = ways[0]
+    for way in ways:
+        matched = {} if found and way[2].startswith("by file name") else match_names(*way[:2])
+        if len(matched) > len(found):
+            found, (wanted, given, elsewhere) = matched, way
+    elsewhere = "; ".join(filter(None, (elsewhere, written_otherwise(found))))
 
     values = dict(zip(given, zip(frame[dimension], frame["error"], strict=True), strict=True))
+    values = {key: values[found[key]] for key in wanted if key in found}
     rows = rated[["image", "scene", "method"]].assign(dimension=dimension, mos=rated[dimension])
     rows["prediction"] = [values[key][0] if key in values and not values[key][1] else np.nan for key in wanted]
     failed = {
@@ -178,25 +225,33 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
         if key in values and np.isnan(value)
     }
     absent = [image for image, key in zip(images, wanted, strict=True) if key not in values]
-    unused = len(set(given) - set(wanted))
+    unused = len(set(given) - set(found.values()))
     return Joined(rows.reset_index(drop=True), failed, absent, unused, elsewhere)
 
 
-def require_rows(joined: Joined, scores: Scores, dimension: str, root: str) -> None:
-    """Refuse a score file without a row for a rated picture.
+def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allow_missing: bool = False) -> None:
+    """Refuse a score file without a row for a rated picture, or with ``allow_missing`` one without any score for them.
 
     Raises:
-        ValueError: Names a picture and what to run.
+        ValueError: Names a picture, the rows that come closest, and what to run.
     """
-    if joined.absent:
-        names, scored = scores.frame["image"], scores.frame.attrs["meta"].get("root")
-        of = f" of {scored}" if scored else ""
-        has = f"it has {len(names)}{of}, e.g. {names.iloc[0]}" if len(names) else "it is empty"
-        raise ValueError(
-            f"{len(joined.absent)} of {len(joined.rows)} pictures with a {dimension} rating have no row in {scores.path} "
-            f"({has}), e.g. {joined.absent[0]}; run infer_{'PR' if scores.is_sub_score else dimension}.py on {root}, or pass "
-            "--allow-missing to leave them out"
-        )
+    none = joined.rows["prediction"].isna().all()
+    if not none and (allow_missing or not joined.absent):
+        return
+    names, scored = scores.frame["image"].tolist(), scores.frame.attrs["meta"].get("root")
+    first = joined.absent[0] if joined.absent else ""
+    of = f" of {scored}" if scored else ""
+    has = f"it has {len(names)}{of}, e.g. {', '.join(nearest(first, names))}" if names else "it is empty"
+    count = len(joined.rows) if none else len(joined.absent)
+    text = f"{count} of {len(joined.rows)} pictures with a {dimension} rating have no row in {scores.path}"
+    if none and joined.failed:
+        image, reason = next(iter(joined.failed.items()))
+        raise ValueError(f"no picture with a {dimension} rating has a score in {scores.path}, e.g. {image}: {reason}")
+    advice = f"run infer_{'PR' if scores.is_sub_score else dimension}.py on {root}"
+    if scores.frame.attrs.get("metric"):
+        advice = "score them as well"
+    advice += "" if none else ", or pass --allow-missing to leave them out"
+    raise ValueError(f"{text} ({has}), e.g. {first}; {advice}")
 
 
 def sample_of(scores: Scores) -> str:
@@ -766,7 +821,7 @@ def _measured(pictures: pd.DataFrame, predictor: Predictor, resamples: int, seed
 
 
 def _left_out(count: int, what: str) -> str:
-    return f"{count} {'picture' if count == 1 else 'pictures'} without {what} left out" if count else ""
+    return f"{amount(count, 'picture')} without {what} left out" if count else ""
 
 
 def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFrame:
@@ -819,15 +874,20 @@ def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
     Not ``subset``, which the title says, nor what n counts, which the columns say.
     """
     measures = metrics["metric"].nunique()
-    places: dict[tuple[str, str, str], list[str]] = {}
+    places: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in metrics.to_dict("records"):
         for note in row["note"].split("; "):
             if note and note != subset and not note.startswith("n counts"):
-                places.setdefault((row["dimension"], row["predictor"], note), []).append(row["metric"])
-    return [
-        f"{dimension}, {predictor}{'' if len(on) == measures else ', ' + ', '.join(on)}: {note}"
-        for (dimension, predictor, note), on in places.items()
-    ]
+                places.setdefault((row["dimension"], note), {}).setdefault(row["predictor"], []).append(row["metric"])
+    lines = []
+    for (dimension, note), by_predictor in places.items():
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for predictor, on in by_predictor.items():
+            alike.setdefault(tuple(on), []).append(predictor)
+        for on, predictors in alike.items():
+            where = "" if len(on) == measures else ", " + ", ".join(on)
+            lines.append(f"{dimension}, {' and '.join(predictors)}{where}: {note}")
+    return lines
 
 
 def as_text(table: pd.DataFrame) -> str:

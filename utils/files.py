@@ -1,9 +1,10 @@
 """Files that are written whole or not at all, and the checksum that names their content."""
 
+import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,20 @@ try:
     import fcntl
 except ImportError:  # Windows: there nothing stops two runs from writing one file
     fcntl = None
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let errors of the system, such as a full disk, name the file that is written, and not a temporary one or none."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save turns the one into the other
+        if not isinstance(cause, OSError):
+            raise
+        if cause.errno is None:
+            raise OSError(f"{path}: {cause}") from error
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], object]) -> None:
@@ -22,22 +37,27 @@ def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], obje
         path: The file to create or replace.
         data: Its whole content; text is written as UTF-8, with its line ends as they are. Or what writes it, for content
             that need not be in memory twice.
+
+    Raises:
+        OSError: If it cannot be written; names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, for a rename is atomic only within one file system. Not by tempfile, whose files are 0600.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            with open(temporary, "xb") as file:
+                if callable(data):
+                    data(file)
+                else:
+                    file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # the folder itself may be out of reach
+                temporary.unlink()
 
 
 def sha256(path: str | Path) -> str:

@@ -33,6 +33,7 @@ from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weig
 from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
 from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
 from utils.metrics import within_scene_srcc
+from utils.names import match_names
 from utils.scores import ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
 
 _VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
@@ -711,7 +712,7 @@ def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[
     Raises:
         ValueError: If a picture has no finite score; names it and what to run.
     """
-    wanted = {os.path.normpath(path) for path in frame["path"]}
+    wanted = [os.path.normpath(path) for path in frame["path"]]
     found: dict[str, tuple[float, str, str]] = {}
     for file in files:
         scores = read_scores(file, dimension)
@@ -726,9 +727,12 @@ def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[
             continue
         for base in (meta.get("root"), frame.attrs["root"]):  # the second where data have moved since
             paths = [os.path.normpath(os.path.join(base, image)) for image in scores["image"]] if base else []
-            if wanted & set(paths):
+            names = match_names(wanted, paths)
+            if names:
                 break
-        for path, value, error in zip(paths, scores[dimension], errors, strict=True):
+        rows = dict(zip(paths, zip(scores[dimension], errors, strict=True), strict=True))
+        for path, name in names.items():
+            value, error = rows[name]
             found.setdefault(path, (value, sample, error))
     values, samples, missing = [], {}, []
     for image, path in zip(frame["image"], frame["path"], strict=True):

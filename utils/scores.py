@@ -15,7 +15,6 @@ computed from. ``cf.csv.json`` beside it says how the scores were made; while a 
 in the journal ``cf.csv.partial``. The published form, ``{"b": 0.123456}`` with the file's stem as key, is also read.
 """
 
-import csv
 import io
 import json
 import math
@@ -30,7 +29,9 @@ import numpy as np
 import pandas as pd
 
 from utils.choices import DIMENSIONS
-from utils.files import give_lock, take_lock, write_atomic
+from utils.files import give_lock, naming, take_lock, write_atomic
+from utils.names import match_names, nearest
+from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.0.0"}
@@ -135,6 +136,7 @@ class ScoreWriter:
                     file.unlink(missing_ok=True)
             self._take_over({**self._earlier_rows(), **self._journal_rows()})
             self._journal = self._open_journal()
+            self._start = self._journal.tell()
         except BaseException:
             give_lock(_beside(self.path, ".lock"), self._lock)
             raise
@@ -180,8 +182,9 @@ class ScoreWriter:
             "error": error,
             "file": self._files[image],
         }
-        self._journal.write(json.dumps(row).encode() + b"\n")
-        self._journal.flush()
+        with naming(_beside(self.path, ".partial")):
+            self._journal.write(json.dumps(row).encode() + b"\n")
+            self._journal.flush()
         self._rows[image] = row
 
     def close(self) -> None:
@@ -189,7 +192,10 @@ class ScoreWriter:
         if self._journal.closed:
             return
         try:
-            self._journal.close()
+            with naming(_beside(self.path, ".partial")):
+                self._journal.close()
+            # An interruption between the two steps of add leaves a row that is on disk and not yet in memory.
+            self._rows |= _parse_rows(_beside(self.path, ".partial").read_bytes()[self._start :].split(b"\n"))
             if not self._rows:  # a file without rows would only refuse the next run its other weights
                 _beside(self.path, ".partial").unlink()
                 return
@@ -242,8 +248,7 @@ class ScoreWriter:
             return {}
         header, *lines = path.read_bytes().split(b"\n")
         self._refuse_other_run(path, _parse_line(header))
-        rows = [_parse_line(line) for line in lines]
-        return {row["image"]: row for row in rows if row}
+        return _parse_rows(lines)
 
     def _refuse_other_run(self, path: Path, earlier: dict) -> None:
         advice = "pass --overwrite to score all images again, or another file with -o"
@@ -314,19 +319,19 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         stopped = _beside(path, ".partial").exists()
         advice = f"its run was stopped; start {script} again to finish it" if stopped else f"run {script} to make it"
         raise FileNotFoundError(f"there is no score file {path}; {advice}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"expected {path} to be UTF-8 text, got byte {error.start} that is not; save it as UTF-8") from None
     if path.suffix.lower() == ".json":
-        return _read_published(path, text, dimension)
+        return _read_published(path, dimension)
 
-    header, rows = _read_csv(path, text)
+    header, lines = csv_rows(path, "image", exact=True)
+    rows = [row for _, row in lines]
+    if len(set(header)) < len(header):
+        raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
     found = [column for column in header if column in known]
     if "image" not in header or not found or (dimension and dimension not in found):
         wanted = "image" if "image" not in header else dimension or "CF, SCC or PR"
         others = [] if found else _numeric_columns(header, rows)
         advice = f"; if {others[0]!r} holds the scores, rename it" if "image" in header and len(others) == 1 else ""
+        advice = advice or separator_hint(header)
         raise ValueError(f"{path} has no column {wanted}, only {', '.join(header) or 'an empty header'}{advice}")
     images = [row["image"] for row in rows]
     _refuse_duplicates(path, images)
@@ -340,6 +345,66 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
         }
     )
     frame.attrs = {"meta": meta, "by_stem": False}
+    return frame
+
+
+def read_metric(path: str | Path, column: str | None, score_range: tuple[float, float] | None) -> pd.DataFrame:
+    """Read the file of another metric: the columns image and one with any name.
+
+    Args:
+        path: A ``.csv``, or a ``.json`` that maps file stems to scores.
+        column: The name of the scores; None takes the one column of numbers.
+        score_range: Lowest and highest possible score, mapped to -1 and 1; None for [-1, 1].
+
+    Returns:
+        Columns ``image``, ``score`` in [-1, 1] and ``error``; ``attrs`` same as :func:`read_scores`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read so; the message names the column, or the option of evaluate.py that is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no score file {path}")
+    by_stem = path.suffix.lower() == ".json"
+    meta = {} if by_stem else _read_sidecar(path)
+    if by_stem:
+        rows = [{"image": stem, "score": str(score)} for stem, score in _json_pairs(path)]
+        column = "score"
+    else:
+        header, lines = csv_rows(path, "image", exact=True)
+        rows = [row for _, row in lines]
+        numeric = _numeric_columns(header, rows)
+        if column is None and meta.get("dimension") in header:
+            column = meta["dimension"]
+        if "image" not in header or (column or "") not in ("", *header):
+            wanted = "image" if "image" not in header else column
+            raise ValueError(f"{path} has no column {wanted}, only {', '.join(header)}{separator_hint(header)}")
+        if column is None and len(numeric) != 1:
+            several = f"several columns of numbers, {', '.join(numeric)}"
+            raise ValueError(
+                f"{path} has {several if numeric else 'no column of numbers, only ' + ', '.join(header)}; "
+                f"name the one that holds the scores after a colon: {path}:{(numeric or ['NAME'])[0]}"
+            )
+        column = column or numeric[0]
+    images = [row["image"] for row in rows]
+    _refuse_duplicates(path, images)
+    low, high = score_range or (-1.0, 1.0)
+    limit = math.inf if "unbounded" in meta and score_range is None else 1.0
+    values = []
+    for row in rows:
+        cell = row[column].strip()
+        value = finite_number(cell, f"{path}: {column} of {row['image']} is") if cell else math.nan
+        value = (value - (low + high) / 2) / ((high - low) / 2)
+        if abs(value) > limit:
+            raise ValueError(
+                f"{path}: {column} of {row['image']} is {cell}, outside {low:g} to {high:g}; give the lowest and the highest "
+                "possible score, such as --versus-range 0 100"
+            )
+        values.append(value)
+    errors = [row.get("error", "") for row in rows]
+    frame = pd.DataFrame({"image": pd.Series(images, dtype=str), "score": pd.Series(values, dtype=float), "error": errors})
+    frame.attrs = {"meta": meta, "by_stem": by_stem, "metric": True}
     return frame
 
 
@@ -388,18 +453,18 @@ def missing_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str) ->
     Raises:
         ValueError: If the frame has stems for images and two of ``names`` share one.
     """
-    keys = _keys(names, frame)
+    found = row_names(names, frame)
     rows = dict(zip(frame["image"], zip(frame[dimension], frame["error"], strict=True), strict=True))
     reasons = {}
-    for name, key in zip(names, keys, strict=True):
-        score, error = rows.get(key, (math.nan, NO_ROW))
+    for name in names:
+        score, error = rows[found[name]] if name in found else (math.nan, NO_ROW)
         if error or not math.isfinite(score):
             reasons[name] = error or "its score is empty"
     return reasons
 
 
 def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, source_path: str | Path) -> np.ndarray:
-    """The score of each image, looked up by its full relative path, or by its stem in the published form.
+    """The score of each image, looked up by its full relative path, or by its stem in the published form (see row_names).
 
     Args:
         names: Images relative to the scored folder.
@@ -416,7 +481,8 @@ def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, sourc
     missing = missing_scores(names, frame, dimension)
     absent = [name for name, reason in missing.items() if reason == NO_ROW]
     if absent:
-        has = f" (the file has {len(frame)} images, e.g. {frame['image'].iloc[0]})" if len(frame) else ""
+        near = ", ".join(nearest(absent[0], frame["image"].tolist()))
+        has = f" (the file has {len(frame)} images, e.g. {near})" if len(frame) else ""
         raise ValueError(
             f"{len(absent)} of {len(names)} images have no {dimension} score in {source_path}, e.g. {absent[0]}{has}; "
             f"run infer_{dimension}.py on the same folder first"
@@ -427,8 +493,8 @@ def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, sourc
             f"{len(missing)} of {len(names)} images have an error for a {dimension} score in {source_path}, "
             f"e.g. {name}: {reason}; repair or remove them and run infer_{dimension}.py again"
         )
-    keys = _keys(names, frame)
-    return frame.set_index("image")[dimension].reindex(keys).to_numpy(dtype=np.float64)
+    found = row_names(names, frame)
+    return frame.set_index("image")[dimension].reindex([found[name] for name in names]).to_numpy(dtype=np.float64)
 
 
 def in_sample(frame: pd.DataFrame) -> bool | None:
@@ -439,17 +505,12 @@ def in_sample(frame: pd.DataFrame) -> bool | None:
     return None if sample in (None, "unknown") else sample == "in-sample"
 
 
-def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFrame:
+def _read_published(path: Path, dimension: str | None) -> pd.DataFrame:
     if path.name.lower().endswith(".csv.json"):
         raise ValueError(f"{path} says how the scores of {path.with_suffix('').name} were made; pass that file instead")
     if dimension is None:
         raise ValueError(f"{path} does not say whether it holds CF, SCC or PR; say which, or pass the CSV")
-    try:
-        pairs = json.loads(text, object_pairs_hook=list)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"expected {path} to be JSON, got {error}") from None
-    if not text.lstrip().startswith("{"):
-        raise ValueError(f"expected {path} to map file stems to scores, got {type(pairs).__name__}")
+    pairs = _json_pairs(path)
     _refuse_duplicates(path, [stem for stem, _ in pairs])
     for stem, score in pairs:
         is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
@@ -467,25 +528,16 @@ def _read_published(path: Path, text: str, dimension: str | None) -> pd.DataFram
     return frame
 
 
-def _read_csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows as text. Not by pandas, to which an image called NA is a missing value and 001 a number."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _json_pairs(path: Path) -> list[tuple[str, Any]]:
+    """Stems and scores of the published form."""
+    text = read_text(path, "UTF-8 text", "save it as UTF-8")
     try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if len(set(header)) < len(header):
-            raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
-        rows = []
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise ValueError(
-                    f"expected {len(header)} cells ({', '.join(header)}) in line {reader.line_num} of {path}, "
-                    f"got {len(cells)}; a comma inside a name needs quotes around the name"
-                )
-            if cells:
-                rows.append(dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num} of {path} is not CSV: {error}") from None
-    return header, rows
+        pairs = json.loads(text, object_pairs_hook=list)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected {path} to be JSON, got {error}") from None
+    if not text.lstrip().startswith("{"):
+        raise ValueError(f"expected {path} to map file stems to scores, got {type(pairs).__name__}")
+    return pairs
 
 
 def _read_sidecar(path: Path) -> dict:
@@ -511,7 +563,7 @@ def _score(path: Path, row: dict[str, str], column: str, limit: float) -> float:
         value = math.nan
     if not -limit <= value <= limit:
         wanted = "score in [-1, 1]" if limit == 1 else "finite score"
-        raise ValueError(f"expected a {column} {wanted} for {row['image']} in {path}, got {cell!r}")
+        raise ValueError(f"expected a {column} {wanted} for {row['image']} in {path}, got {cell!r}{comma_hint(cell)}")
     return value
 
 
@@ -531,7 +583,8 @@ def _numeric_columns(header: list[str], rows: list[dict[str, str]]) -> list[str]
         return True
 
     others = [column for column in header if column not in ("image", "gray", "error")]
-    return [column for column in others if rows and all(is_number(row[column]) for row in rows)]
+    cells = {column: [row[column].strip() for row in rows if row[column].strip()] for column in others}
+    return [column for column in others if cells[column] and all(map(is_number, cells[column]))]
 
 
 def _refuse_duplicates(path: Path, images: list[str]) -> None:
@@ -544,13 +597,19 @@ def _refuse_duplicates(path: Path, images: list[str]) -> None:
         seen.add(image)
 
 
-def _keys(names: Sequence[str], frame: pd.DataFrame) -> Sequence[str]:
-    """What each image is called in a score file."""
+def row_names(names: Sequence[str], frame: pd.DataFrame) -> dict[str, str]:
+    """What each image is called in a score file, by the rule of :mod:`utils.names`; images without a row are left out.
+
+    Raises:
+        ValueError: If the frame has stems for images and two of ``names`` share one.
+    """
     if not frame.attrs.get("by_stem"):
-        return names
+        return match_names(names, frame["image"])
     known = set(frame["image"])
     cut = map(_cut, names)
-    return [short if stem not in known and short in known else stem for stem, short in zip(_stems(names), cut, strict=True)]
+    keys = [short if stem not in known and short in known else stem for stem, short in zip(_stems(names), cut, strict=True)]
+    found = match_names(keys, known)
+    return {name: found[key] for name, key in zip(names, keys, strict=True) if key in found}
 
 
 def _cut(name: str) -> str:
@@ -592,6 +651,12 @@ def _parse_line(line: bytes) -> dict:
         return json.loads(line)
     except ValueError:
         return {}
+
+
+def _parse_rows(lines: Iterable[bytes]) -> dict[str, dict]:
+    """Rows of the journal, by image."""
+    rows = map(_parse_line, lines)
+    return {row["image"]: row for row in rows if row}
 
 
 def _flat(meta: dict) -> dict:
