@@ -249,7 +249,7 @@ def agreement_row(frame: pd.DataFrame, pred: np.ndarray, order: np.ndarray | Non
         found = agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
         for metric, heading in (("SRCC", "pooled"), ("within-scene SRCC", "within scene")):
             value, low, high = found.set_index("metric").loc[metric, ["value", "low", "high"]]
-            row[f"{label}, {heading}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            row[f"{label}, {heading}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"
     return row
 
 

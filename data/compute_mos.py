@@ -95,8 +95,6 @@ def parse_args() -> argparse.Namespace:
         parser.error("--least-correlation takes a number in [-1, 1], with --screening p910")
     if args.least_of_methods is not None and (args.screening != "p910" or not -1 <= args.least_of_methods <= 1):
         parser.error("--least-of-methods takes a number in [-1, 1], with --screening p910")
-    if args.range is not None and not -math.inf < args.range[0] < args.range[1] < math.inf:
-        parser.error(f"--range takes the lowest and the highest score that could be given, got {args.range}")
     if args.method in ("raw", "mle") and args.range is None:
         parser.error(f"--method {args.method} needs --range, the lowest and the highest score that could be given")
     if args.output.name == "raters.csv":

@@ -622,7 +622,7 @@ def test_the_second_criterion_of_p910_takes_the_column_method(tmp_path, run):
     assert json.loads((tmp_path / "mos.csv.json").read_text())["least_of_methods"] == 0.8
     table.drop(columns="method").to_csv(tmp_path / "r.csv", index=False)
     assert "no column 'method'" in run(*command, "--least-of-methods", 0.8).err
-    assert "--least-of-methods takes a number in [-1, 1], with --screening p910" in run(*command, "--least-of-methods", 2).err
+    assert "--least-of-methods: expected a number from -1 to 1, got 2" in run(*command, "--least-of-methods", 2).err
 
 
 def test_screening_that_leaves_nobody_is_an_error():
@@ -641,7 +641,7 @@ def test_screening_that_leaves_nobody_is_an_error():
         (["r.csv", "-o", "m.csv", "--method", "thurstone"], "--method thurstone does not apply"),
         (["r.csv", "-o", "m.csv", "--pairs", "--method", "mle"], "--method mle does not apply"),
         (["r.csv", "-o", "m.csv", "--pairs", "--range", "1", "5"], "--range does not apply to --pairs"),
-        (["r.csv", "-o", "m.csv", "--range", "5", "1"], "--range takes the lowest and the highest"),
+        (["r.csv", "-o", "m.csv", "--range", "5", "1"], "--range: expected LOW below HIGH"),
         (["r.csv", "-o", "m.csv", "--prior", "1"], "--prior takes a number"),
         (["r.csv", "-o", "m.csv", "--least-correlation", "0.5"], "--least-correlation takes"),
         (["r.csv", "-o", "raters.csv"], "--output must not be raters.csv"),

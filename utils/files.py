@@ -101,8 +101,9 @@ def take_lock(path: Path, busy: str) -> int | None:
             os.close(descriptor)
             raise BlockingIOError(f"another run (process {holder}) {busy}") from None
         if os.fstat(descriptor).st_nlink:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            with naming(path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
             return descriptor
         os.close(descriptor)  # its holder ended and removed the file between our two calls
 
