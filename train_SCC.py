@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser = training_parser(__doc__)
     add_fold_arguments(parser)
     add = parser.groups["model"].add_argument
-    add("--prior", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="color prior, or none")
+    add("--prior", default=str(SHIPPED / "SCC.pt"), metavar="FILE", help="network with the color prior, or none")
     add("--object-prior", default=str(SHIPPED / "object_prior.npz"), metavar="FILE", help="of categories, or none")
     add_object_arguments(parser)
     args = parse_training(parser, "SCC")
@@ -44,8 +44,8 @@ import torch
 
 from models import SemanticConsistencyNet
 from models.object_prior import ObjectPrior
-from utils.checkpoint import load_model
-from utils.runs import one_line_errors, start_model, train_branch
+from utils.checkpoint import load_prior
+from utils.runs import one_line_errors, ranker_of, start_model, start_ranker, train_branch
 
 
 def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
@@ -60,7 +60,7 @@ def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
         model = start_model(args, "SCC")
         print("color prior: starts untrained and is not trained; expect little of it")
     else:
-        prior = load_model(args.prior, dimension="prior")
+        prior = load_prior(args.prior)
         asked = {"backbone": args.backbone, "size": args.size}
         for name, value in asked.items():
             if prior.config[name] != value:
@@ -69,10 +69,12 @@ def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
                     "data/train_color_prior.py, or pass --prior none"
                 )
         torch.manual_seed(args.seed)
-        model = SemanticConsistencyNet(**asked, prior=prior.config["prior"])
+        ranking = args.ranking if ranker_of(args) else 0.0
+        model = SemanticConsistencyNet(**asked, prior=prior.config["prior"], ranking=ranking)
         model.backbone.load_state_dict(prior.backbone.state_dict())
         model.prior.load_state_dict(prior.prior.state_dict())
         print(f"color prior and backbone: {args.prior}")
+        start_ranker(args, model)
     if args.object_prior != "none":
         model.set_object_prior(ObjectPrior.load(Path(args.object_prior)))
         print(f"object prior: {args.object_prior}")

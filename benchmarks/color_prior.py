@@ -23,9 +23,7 @@ from utils.choices import SHIPPED
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("coco", type=Path, help="folder with images and polygons")
-    parser.add_argument(
-        "--weights", default=str(SHIPPED / "color_prior.pt"), metavar="FILE", help="(default: the shipped ones)"
-    )
+    parser.add_argument("--weights", default=str(SHIPPED / "SCC.pt"), metavar="FILE", help="(default: the shipped ones)")
     parser.add_argument("--hecd", type=Path, help="the HECD folder")
     parser.add_argument("--report", type=Path, help="report.json of the training")
     parser.add_argument("--rebalanced", type=Path, metavar="DIR", help="output of a training with --rebalance, to compare")
@@ -48,7 +46,7 @@ from data.hecd import load_hecd
 from data.labels import ObjectLabels, no_curves, object_mask
 from data.recolor import from_lab, to_lab
 from models.color_prior import COMPARISONS, ColorPriorNet
-from utils.checkpoint import load_model
+from utils.checkpoint import load_model, load_prior
 from utils.engine import command_line
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
@@ -202,7 +200,7 @@ def known(report: dict) -> str:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(1)
-    net = load_model(args.weights, dimension="prior")
+    net = load_prior(args.weights)
     page = f"# The color prior\n\nMade by `{command_line()}`, torch {torch.__version__}.\n"
     if args.report is not None:
         page += (

@@ -188,7 +188,7 @@ class LabeledPictures:
         pixels = read_rgb(self.listed.path(name))
         if is_gray(pixels):
             return "without color"
-        rgb = self.preprocess(torch.from_numpy(pixels).permute(2, 0, 1), chroma=False)["rgb"]
+        rgb = self.preprocess(torch.from_numpy(pixels).permute(2, 0, 1))["rgb"]
         masks = [(thing.category, object_mask(thing, SIZE, SIZE)) for thing in objects]
         kept = [(category, mask) for category, mask in masks if mask.sum() >= MIN_PIXELS]
         levels = (rgb * 255).round().to(torch.uint8)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data.labels import ObjectLabels
 from models.base import Inputs
-from models.preprocessing import CHROMA_MAPS, Preprocess
+from models.preprocessing import Preprocess
 from models.published import object_inputs, resized, unit_range
 from utils.files import write_atomic
 from utils.images import ImageReadError, read_rgb
@@ -29,15 +29,14 @@ _DIMENSIONS = ("CF", "SCC", "PR")
 class RatedPictures(Dataset):
     """One item is one prepared picture, its MOS and its sub-scores.
 
-    Prepared pictures are kept in memory once read (200 kB each, shared between loader processes), unless they would take more
-    than ``cache_bytes``.
+    Prepared pictures are kept in memory once read (150 kB each at 224 pixels, shared between loader processes), unless they
+    would take more than ``cache_bytes``.
 
     Args:
         frame: A MOS table with ``image`` relative to ``frame.attrs["root"]``, or with an absolute path in ``path``.
         preprocess: The preprocessing of the network.
         target: The column with the MOS, or None where pictures carry no rating.
         scores: CF and SCC of each row, shape (N, 2), for the realism branch.
-        chroma: Whether the chroma maps are wanted.
         cache_bytes: The most memory that prepared pictures may take.
         objects: What gives the objects of the row with this number, as the network reads them, of its prepared picture.
     """
@@ -48,7 +47,6 @@ class RatedPictures(Dataset):
         preprocess: Preprocess,
         target: str | None,
         scores: np.ndarray | None = None,
-        chroma: bool = False,
         cache_bytes: int = 8 << 30,
         objects: Callable[[int, Tensor], Inputs] | None = None,
     ) -> None:
@@ -57,15 +55,11 @@ class RatedPictures(Dataset):
         self.preprocess = preprocess
         self.mos = torch.tensor(frame[target].to_numpy(np.float32) if target else np.full(len(frame), np.nan, np.float32))
         self.scores = None if scores is None else torch.tensor(scores, dtype=torch.float32)
-        self.chroma = chroma
-        count, size, grid = len(frame), preprocess.size, preprocess.grid
-        per_picture = 3 * size**2 + (4 * len(CHROMA_MAPS) * grid**2 if chroma else 0)
-        self.cached = count * per_picture <= cache_bytes
+        count, size = len(frame), preprocess.size
+        self.cached = count * 3 * size**2 <= cache_bytes
         if self.cached:
             self.filled = torch.zeros(count, dtype=torch.bool).share_memory_()
             self.rgb = torch.empty(count, 3, size, size, dtype=torch.uint8).share_memory_()
-            maps = torch.empty(count, len(CHROMA_MAPS), grid, grid) if chroma else None
-            self.maps = None if maps is None else maps.share_memory_()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,16 +67,11 @@ class RatedPictures(Dataset):
     def inputs(self, index: int) -> Inputs:
         """Prepared picture, from memory where it was read before."""
         if self.cached and self.filled[index]:
-            item = {"rgb": self.rgb[index].float() / 255}
-            if self.chroma:
-                item["chroma"] = self.maps[index].clone()
-            return item
+            return {"rgb": self.rgb[index].float() / 255}
         pixels = torch.from_numpy(read_rgb(self.paths[index])).permute(2, 0, 1)
-        item = self.preprocess(pixels, chroma=self.chroma)
+        item = self.preprocess(pixels)
         if self.cached:
             self.rgb[index] = (item["rgb"] * 255).round().to(torch.uint8)
-            if self.chroma:
-                self.maps[index] = item["chroma"]
             self.filled[index] = True
         return item
 

@@ -145,7 +145,7 @@ class Photographs(Dataset):
         if view > 0:
             rng = np.random.default_rng([self.seed, view, index])
             rgb = crop(rgb, rng)
-        return (self.preprocess(rgb, chroma=False)["rgb"] * 255).round().to(torch.uint8), ""
+        return (self.preprocess(rgb)["rgb"] * 255).round().to(torch.uint8), ""
 
 
 def crop(rgb: Tensor, rng: np.random.Generator) -> Tensor:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE, Backbone, pooled_statistics
 from models.preprocessing import Preprocess
+from models.ranker import Ranker
 from utils import distributed
+from utils.choices import DIMENSIONS
 from utils.color import gray_version, rgb_to_lab
 from utils.images import read_rgb, to_rgb_array
 
@@ -21,7 +23,7 @@ Picture = Tensor | np.ndarray | Image.Image | str | Path
 Inputs = dict[str, Tensor]
 
 
-Maps = tuple[list[Tensor], list[Tensor]]
+Maps = tuple[list[Tensor], list[Tensor], Tensor | None]
 
 
 class ScoreNet(nn.Module):
@@ -42,7 +44,6 @@ class ScoreNet(nn.Module):
 
     dimension: ClassVar[str]
     preset: ClassVar[str]
-    reads_chroma_maps: ClassVar[bool] = False
     reads_scores: ClassVar[bool] = False
     reads_objects: ClassVar[bool] = False  # and cannot do without
     compares_objects: ClassVar[bool] = False  # where they are labeled
@@ -187,21 +188,24 @@ class CompactNet(ScoreNet):
     """A branch of the compact ICQA-Net.
 
     The backbone sees the picture and its gray version. The difference of what it says of the two is what color adds, freed
-    of what the scene is: a network that reads it cannot mistake a pleasant scene for good color.
+    of what the scene is: a network that reads it cannot mistake a pleasant scene for good color. Beside it stands a network
+    that knows colorizers (models/ranker.py): what it says, times a fixed weight, is added to what the head says.
 
     Args:
         backbone: Name of a timm network with feature maps.
         size: Side of the square picture that the backbone sees, in pixels.
+        ranking: Weight of the ranker; 0 for a branch without one.
     """
 
     preset = "compact"
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224) -> None:
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, ranking: float = 0.0) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"backbone": backbone, "size": size}
+        self.config: dict[str, Any] = {"backbone": backbone, "size": size, "ranking": ranking}
         self.size = size
         self.preprocess = Preprocess(size)
         self.backbone = Backbone(backbone, size)
+        self.ranker = Ranker(backbone, size) if ranking else None
 
     @property
     def input_key(self) -> tuple:
@@ -212,23 +216,31 @@ class CompactNet(ScoreNet):
             "color": "sRGB, D65",
             "size": self.size,
             "resize": "box average by a whole factor, then antialiased bilinear to a square, 8-bit levels",
-            "chroma_grid": self.preprocess.grid,
         }
 
     def see(self, inputs: Inputs) -> Maps:
-        """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first."""
+        """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first, and their ranks."""
         rgb = inputs["rgb"]
         maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
-        return [m[: len(rgb)] for m in maps], [m[len(rgb) :] for m in maps]
+        ranks = None if self.ranker is None else self.ranker(rgb)
+        return [m[: len(rgb)] for m in maps], [m[len(rgb) :] for m in maps], ranks
+
+    def rank(self, maps: Maps) -> Inputs:
+        """What ``encode`` hands on of the ranks: the one of this dimension, shape (B,); nothing without a ranker."""
+        return {} if maps[2] is None else {"rank": maps[2][:, DIMENSIONS.index(self.dimension)]}
+
+    def bounded(self, value: Tensor, features: Inputs) -> Tensor:
+        """Scores in (-1, 1) of what the head says and of the ranks, shape (B,)."""
+        return torch.tanh(value + self.config["ranking"] * features["rank"] if "rank" in features else value)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        return list(self.backbone.parameters())
+        return [*self.backbone.parameters(), *(() if self.ranker is None else self.ranker.parameters())]
 
     def prepare(self, picture: Picture) -> Inputs:
-        return self.preprocess(to_tensor(picture).to(self.device), chroma=self.reads_chroma_maps)
+        return self.preprocess(to_tensor(picture).to(self.device))
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
-        return stack([self.preprocess(picture, chroma=self.reads_chroma_maps) for picture in rgb])
+        return stack([self.preprocess(picture) for picture in rgb])
 
 
 def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
@@ -309,7 +321,7 @@ def stack(items: list[Inputs]) -> Inputs:
 
 
 class ScoreHead(nn.Sequential):
-    """Two-layer perceptron from features of any scale to one score in (-1, 1)."""
+    """Two-layer perceptron from features of any scale to one number, shape (B, F) to (B,)."""
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__(
@@ -320,7 +332,6 @@ class ScoreHead(nn.Sequential):
             nn.Dropout(dropout),
             nn.Linear(width, 1),
             nn.Flatten(0),
-            nn.Tanh(),
         )
 
 
@@ -372,7 +383,7 @@ def color_effect(maps: Maps) -> Tensor:
     Returns:
         Differences, shape (B, 2 * sum of D_i); zero for a gray picture.
     """
-    colored, gray = maps
+    colored, gray, _ = maps
     return pooled_statistics(colored[1:]) - pooled_statistics(gray[1:])
 
 

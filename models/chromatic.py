@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
 from models.base import CompactNet, Inputs, Maps, ScoreHead, color_effect, compress
-from models.preprocessing import CHROMA_MAPS
+from models.preprocessing import CHROMA_MAPS, chroma_maps
 
 
 class ChromaPath(nn.Module):
@@ -44,22 +44,25 @@ class ChromaticFidelityNet(CompactNet):
         size: Side of the picture that the backbone sees, in pixels.
         width: Channels of the chroma path and half the width of the head.
         dropout: Share of head activations dropped in training.
+        ranking: Weight of the ranker; 0 for a branch without one.
     """
 
     dimension = "CF"
-    reads_chroma_maps = True
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.5) -> None:
-        super().__init__(backbone, size)
+    def __init__(
+        self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 32, dropout: float = 0.5, ranking: float = 0.0
+    ) -> None:
+        super().__init__(backbone, size, ranking)
         self.config |= {"width": width, "dropout": dropout}
         self.chroma_path = ChromaPath(width)
         self.compress_global = compress(2 * sum(self.backbone.channels[1:]), 2 * width, dropout)
         self.regressor = ScoreHead(2 * width + self.chroma_path.features, 2 * width, dropout)
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """``global``: what color adds to the backbone maps, (B, F); ``chroma``: the chroma maps, (B, C, G, G)."""
-        return {"global": color_effect(maps or self.see(inputs)), "chroma": inputs["chroma"]}
+        """``global``: what color adds to the backbone maps, (B, F); ``chroma``: chroma maps, (B, C, G, G); ``rank``, (B,)."""
+        maps = maps or self.see(inputs)
+        return {"global": color_effect(maps), "chroma": chroma_maps(inputs["rgb"])} | self.rank(maps)
 
     def head(self, features: Inputs) -> Tensor:
         picture = self.compress_global(features["global"])
-        return self.regressor(torch.cat((picture, self.chroma_path(features["chroma"])), 1))
+        return self.bounded(self.regressor(torch.cat((picture, self.chroma_path(features["chroma"])), 1)), features)

@@ -315,12 +315,19 @@ class ColorPriorNet(CompactNet):
         backbone: Name of a timm network with feature maps.
         size: Side of the picture that the backbone sees, in pixels.
         prior: ``width``, ``dropout`` and ``late`` of the prior, where they are not the usual ones.
+        ranking: Weight of the ranker of a branch that is built on it.
     """
 
     dimension = "prior"
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, prior: dict[str, Any] | None = None) -> None:
-        super().__init__(backbone, size)
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        size: int = 224,
+        prior: dict[str, Any] | None = None,
+        ranking: float = 0.0,
+    ) -> None:
+        super().__init__(backbone, size, ranking)
         self.prior = ColorPrior(self.backbone, **(prior or {}))
         self.config["prior"] = self.prior.config
 

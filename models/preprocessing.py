@@ -1,7 +1,7 @@
-"""From a picture of any size to the tensors of fixed size that the networks read.
+"""From a picture of any size to the picture of fixed size that the networks read.
 
 Every path to a score (training, inference scripts, Python call) goes through ``Preprocess``. It walks over large pictures
-in strips of rows, so memory is bounded, and it gives one picture the same tensors whatever else is scored beside it.
+in strips of rows, so memory is bounded, and it gives one picture the same pixels whatever else is scored beside it.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.color import linear_to_lab, rgb_to_lab, srgb_to_linear
+from utils.color import rgb_to_lab
 
 CHROMA_MAPS = (
     "lightness",
@@ -29,7 +29,7 @@ CHROMA_MAPS = (
     "gray",
 )
 
-_STRIP_PIXELS = 1 << 16  # pixels converted at a time; their planes stay in the cache of a core
+_STRIP_PIXELS = 1 << 16  # pixels worked on at a time; they stay in the cache of a core
 _AB_SCALE = 50.0  # CIELAB units that become 1
 _EDGE_SCALE = 20.0  # CIELAB units a pixel that become 1
 _FLAT = 0.15  # edge strength, in units of _EDGE_SCALE, below which a plane counts as flat
@@ -37,55 +37,31 @@ _GRAY_CHROMA = 3.0  # CIELAB units; below about this chroma people see no color
 _CLIP_LEVEL = 0.5 / 255
 
 
-def coverage(length: int, cells: int, device: torch.device | None = None) -> Tensor:
-    """Weights that average ``length`` samples into ``cells`` equal stretches, fractions of samples included.
-
-    Returns:
-        Rows sum to 1, shape (cells, length).
-    """
-    edges = torch.arange(cells + 1, dtype=torch.float64) * length / cells
-    start = torch.arange(length, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
-    weights = overlap.clamp(min=0)
-    return (weights / weights.sum(1, keepdim=True)).float().to(device)
-
-
 class Preprocess(nn.Module):
-    """Resized picture and chroma maps of one picture.
+    """One picture at the size that the networks see.
 
     Args:
-        size: Side of the square picture the backbones see, in pixels; the aspect ratio is not kept.
-        grid: Side of the square grid of cells into which the full-resolution chroma maps are averaged.
+        size: Side of the square picture, in pixels; the aspect ratio is not kept.
     """
 
-    def __init__(self, size: int = 224, grid: int = 32) -> None:
+    def __init__(self, size: int = 224) -> None:
         super().__init__()
         self.size = size
-        self.grid = grid
-        levels = srgb_to_linear(torch.arange(256, dtype=torch.float64) / 255).float()
-        self.register_buffer("linear_levels", levels, persistent=False)
 
-    def forward(self, rgb: Tensor, chroma: bool = True) -> dict[str, Tensor]:
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
         """Prepare one picture.
 
         Args:
             rgb: sRGB, shape (3, H, W), as uint8 or as floating point in [0, 1].
-            chroma: Whether the chroma maps are wanted as well.
 
         Returns:
             ``rgb``: sRGB in [0, 1] on 8-bit levels, shape (3, size, size).
-            ``chroma``: cell means of ``CHROMA_MAPS`` at the resolution of the picture, shape (C, grid, grid).
 
         Raises:
             ValueError: If shape, type or range is not as above.
         """
         check_picture(rgb)
-        if rgb.is_floating_point():
-            rgb = rgb.float()
-        inputs = {"rgb": self._resize(rgb)}
-        if chroma:
-            inputs["chroma"] = self._chroma_maps(rgb)
-        return inputs
+        return {"rgb": self._resize(rgb.float() if rgb.is_floating_point() else rgb)}
 
     def _strips(self, rgb: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
         height, width = rgb.shape[1:]
@@ -109,53 +85,46 @@ class Preprocess(nn.Module):
         # 8-bit levels, as image libraries resize: a cache of bytes is then exact. The gradient passes straight through.
         return picture + ((picture * 255).round() / 255 - picture).detach()
 
-    def _chroma_maps(self, rgb: Tensor) -> Tensor:
-        height, width = rgb.shape[1:]
-        across = coverage(width, self.grid, rgb.device).T
-        down = coverage(height, self.grid, rgb.device)
-        bands = torch.zeros(len(CHROMA_MAPS), self.grid, width, device=rgb.device)
-        for top, bottom in self._strips(rgb):
-            strip = rgb[:, top : min(bottom + 1, height)]  # one more row, for the differences
-            maps = self._pixel_maps(strip)[:, : bottom - top]
-            first, last = top * self.grid // height, -(-bottom * self.grid // height)  # the cells of these rows
-            bands[:, first:last] += down[first:last, top:bottom] @ maps
-        return bands @ across
 
-    def _pixel_maps(self, rgb: Tensor) -> Tensor:
-        """``CHROMA_MAPS`` of every pixel, shape (C, H, W)."""
-        rgb = rgb.contiguous()
-        if rgb.dtype == torch.uint8:
-            linear = self.linear_levels.index_select(0, rgb.flatten().int()).view(rgb.shape)
-        else:
-            linear = srgb_to_linear(rgb)
-        lab = linear_to_lab(linear[None])[0]
-        lightness, ab = lab[0] / 100, lab[1:] / _AB_SCALE
-        squared = ab.square().sum(0)
-        chroma = (squared + 1e-10).sqrt()
-        edges = _gradient_squared(lab) / _EDGE_SCALE**2
-        luminance_edge = (edges[0] + 1e-8).sqrt()
-        chroma_edge = (edges[1:].sum(0) + 1e-8).sqrt()
-        darkest, brightest = rgb.amin(0), rgb.amax(0)
-        limit = _CLIP_LEVEL * 255 if rgb.dtype == torch.uint8 else _CLIP_LEVEL
-        top = 255 if rgb.dtype == torch.uint8 else 1
-        clipped = ((darkest <= limit) | (brightest >= top - limit)).float()
-        return torch.stack(
-            (
-                lightness,
-                lightness.square(),
-                ab[0],
-                ab[1],
-                squared,
-                chroma,
-                luminance_edge,
-                chroma_edge,
-                (luminance_edge * chroma_edge).sqrt(),
-                chroma_edge * torch.exp(-luminance_edge / _FLAT),
-                luminance_edge * torch.exp(-chroma_edge / _FLAT),
-                clipped * chroma,
-                torch.exp(-squared * (_AB_SCALE / _GRAY_CHROMA) ** 2),
-            )
-        )
+def chroma_maps(rgb: Tensor, grid: int = 32) -> Tensor:
+    """``CHROMA_MAPS`` of prepared pictures, averaged into a grid of cells.
+
+    They are taken from the prepared picture, not from the file: a score must not tell a large picture from a small one.
+
+    Args:
+        rgb: sRGB in [0, 1], shape (B, 3, S, S).
+        grid: Cells along each side.
+
+    Returns:
+        Shape (B, 13, grid, grid).
+    """
+    lab = rgb_to_lab(rgb)
+    lightness, ab = lab[:, 0] / 100, lab[:, 1:] / _AB_SCALE
+    squared = ab.square().sum(1)
+    chroma = (squared + 1e-10).sqrt()
+    edges = _gradient_squared(lab) / _EDGE_SCALE**2
+    luminance_edge = (edges[:, 0] + 1e-8).sqrt()
+    chroma_edge = (edges[:, 1:].sum(1) + 1e-8).sqrt()
+    clipped = ((rgb.amin(1) <= _CLIP_LEVEL) | (rgb.amax(1) >= 1 - _CLIP_LEVEL)).float()
+    maps = torch.stack(
+        (
+            lightness,
+            lightness.square(),
+            ab[:, 0],
+            ab[:, 1],
+            squared,
+            chroma,
+            luminance_edge,
+            chroma_edge,
+            (luminance_edge * chroma_edge).sqrt(),
+            chroma_edge * torch.exp(-luminance_edge / _FLAT),
+            luminance_edge * torch.exp(-chroma_edge / _FLAT),
+            clipped * chroma,
+            torch.exp(-squared * (_AB_SCALE / _GRAY_CHROMA) ** 2),
+        ),
+        1,
+    )
+    return F.adaptive_avg_pool2d(maps, grid)
 
 
 def check_picture(rgb: Tensor) -> None:
@@ -181,9 +150,9 @@ def _as_float(rgb: Tensor) -> Tensor:
 
 
 def _gradient_squared(planes: Tensor) -> Tensor:
-    """Squared length of the forward difference, zero at the last row and column, shape as given (C, H, W)."""
+    """Squared length of the forward difference, zero at the last row and column, shape as given (B, C, H, W)."""
     across = F.pad((planes[..., 1:] - planes[..., :-1]).square(), (0, 1))
-    down = F.pad((planes[:, 1:] - planes[:, :-1]).square(), (0, 0, 0, 1))
+    down = F.pad((planes[..., 1:, :] - planes[..., :-1, :]).square(), (0, 0, 0, 1))
     return across + down
 
 

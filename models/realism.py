@@ -32,13 +32,16 @@ class PerceptualRealismNet(CompactNet):
         size: Side of the picture that the backbone sees, in pixels.
         width: Width of the fused head.
         dropout: Share of head activations dropped in training.
+        ranking: Weight of the ranker; 0 for a branch without one.
     """
 
     dimension = "PR"
     reads_scores = True
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.5) -> None:
-        super().__init__(backbone, size)
+    def __init__(
+        self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.5, ranking: float = 0.0
+    ) -> None:
+        super().__init__(backbone, size, ranking)
         self.config |= {"width": width, "dropout": dropout}
         self.compress_global = compress(2 * sum(self.backbone.channels[1:]), width, dropout)
         self.score_fc = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
@@ -46,12 +49,13 @@ class PerceptualRealismNet(CompactNet):
         self.branches: tuple[ScoreNet, ScoreNet] | None = None
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """``global``: what color adds to the backbone maps, shape (B, F)."""
-        return {"global": color_effect(maps or self.see(inputs))}
+        """``global``: what color adds to the backbone maps, (B, F); ``rank``, (B,)."""
+        maps = maps or self.see(inputs)
+        return {"global": color_effect(maps)} | self.rank(maps)
 
     def head(self, features: Inputs) -> Tensor:
         picture = self.compress_global(features["global"])
-        return self.regressor(torch.cat((picture, self.score_fc(features["scores"])), 1))
+        return self.bounded(self.regressor(torch.cat((picture, self.score_fc(features["scores"])), 1)), features)
 
     def score(
         self,

@@ -71,6 +71,7 @@ class SemanticConsistencyNet(ColorPriorNet):
         width: Channels of the comparison and half the width of the head.
         dropout: Share of head activations dropped in training.
         object_bytes: Size of the file of the object prior, which is part of the weights.
+        ranking: Weight of the ranker; 0 for a branch without one.
     """
 
     dimension = "SCC"
@@ -84,8 +85,9 @@ class SemanticConsistencyNet(ColorPriorNet):
         width: int = 32,
         dropout: float = 0.5,
         object_bytes: int = 0,
+        ranking: float = 0.0,
     ) -> None:
-        super().__init__(backbone, size, prior)
+        super().__init__(backbone, size, prior, ranking)
         self.config |= {"width": width, "dropout": dropout, "object_bytes": object_bytes}
         self.register_buffer("object_file", torch.zeros(object_bytes, dtype=torch.uint8))
         self.compare_cells = nn.Sequential(
@@ -194,7 +196,7 @@ class SemanticConsistencyNet(ColorPriorNet):
         semantics = self.prior.semantics(maps[1])
         lab = self.pixels(inputs["rgb"], semantics[0].shape[-1])
         cells, scene = self.prior.compare(self.prior(semantics, lab), lab), semantics[-1]
-        found = {"cells": cells, "scene": scene, "global": color_effect(maps)}
+        found = {"cells": cells, "scene": scene, "global": color_effect(maps)} | self.rank(maps)
         if "objects" in inputs:
             found |= {
                 "objects": torch.cat((inputs["objects"], pooled(cells, inputs["object_cells"])), 2),
@@ -225,7 +227,7 @@ class SemanticConsistencyNet(ColorPriorNet):
             present = scene.new_zeros(len(scene), 1)
             tokens = scene.new_zeros(len(scene), 1, self.objects.token[1].in_features)
         parts.append(self.objects(tokens, present))
-        return self.regressor(torch.cat((*parts, self.compress_global(features["global"])), 1))
+        return self.bounded(self.regressor(torch.cat((*parts, self.compress_global(features["global"])), 1)), features)
 
     def read(self, scene: Tensor) -> Tensor:
         """What gray places show, (B, T, D), in few numbers."""

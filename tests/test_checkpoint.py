@@ -52,7 +52,7 @@ def test_a_saved_network_comes_back_with_its_scores(network, tmp_path):
     save_checkpoint(path, net)
     loaded = load_model(path)
     assert type(loaded) is network
-    config = {"backbone": "test_efficientnet", "size": 64, "width": 32, "dropout": 0.1}
+    config = {"backbone": "test_efficientnet", "size": 64, "width": 32, "dropout": 0.1, "ranking": 0.0}
     if prior:
         config |= prior | {"object_bytes": 0}
     assert loaded.config == net.config == config

@@ -53,7 +53,7 @@ def sets(rated: Path) -> tuple[RatedPictures, RatedPictures]:
     parts = []
     for rows in (frame[~held], frame[held]):
         rows.attrs = frame.attrs
-        parts.append(RatedPictures(rows, preprocess, "SCC", chroma=True))
+        parts.append(RatedPictures(rows, preprocess, "SCC"))
     return parts[0], parts[1]
 
 

@@ -1,4 +1,4 @@
-"""Preparing pictures: exact averages, any size, the same tensors by every way in, and what the chroma maps mean."""
+"""Preparing pictures: any size, the same pixels by every way in, and what the chroma maps mean."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from models import preprocessing
-from models.preprocessing import CHROMA_MAPS, Preprocess, coverage, lab_of
+from models.preprocessing import CHROMA_MAPS, Preprocess, chroma_maps, lab_of
 from utils.color import lab_to_rgb, rgb_to_lab
 
-PREPROCESS = Preprocess(size=32, grid=8)
+PREPROCESS = Preprocess(size=32)
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
@@ -32,30 +32,10 @@ def disk(shift: int = 0, side: int = 64) -> Tensor:
     return (lab_to_rgb(lab[None])[0] * 255).round().to(torch.uint8)
 
 
-def maps(picture: Tensor, preprocess: Preprocess = PREPROCESS) -> dict[str, Tensor]:
-    return dict(zip(CHROMA_MAPS, preprocess(picture)["chroma"], strict=True))
-
-
-@pytest.mark.parametrize(("length", "cells"), [(1, 8), (7, 8), (8, 8), (9, 8), (500, 8), (3, 2), (1001, 32)])
-def test_coverage_rows_are_averages(length, cells):
-    weights = coverage(length, cells)
-    assert weights.shape == (cells, length)
-    assert (weights >= 0).all()
-    torch.testing.assert_close(weights.sum(1), torch.ones(cells), atol=1e-6, rtol=0)
-    # each sample counts as much as any other in all cells together
-    torch.testing.assert_close(weights.sum(0), torch.full((length,), cells / length), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("length", "cells"), [(8, 8), (96, 8), (320, 32)])
-def test_coverage_is_average_pooling_where_the_size_divides(length, cells):
-    x = torch.rand(1, 1, 3, length, generator=torch.Generator().manual_seed(0))
-    expected = F.adaptive_avg_pool2d(x, (3, cells))
-    torch.testing.assert_close(x @ coverage(length, cells).T, expected, atol=1e-6, rtol=0)
-
-
-def test_coverage_splits_a_sample_on_a_border_by_area():
-    # three samples into two stretches of 1.5: worked out by hand
-    torch.testing.assert_close(coverage(3, 2), torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]))
+def maps(picture: Tensor, grid: int = 8) -> dict[str, Tensor]:
+    """The chroma maps of a picture as it is, which is not resized."""
+    rgb = picture if picture.is_floating_point() else picture.float() / 255
+    return dict(zip(CHROMA_MAPS, chroma_maps(rgb[None], grid)[0], strict=True))
 
 
 def test_chroma_maps_of_color_agree_with_scikit_image():
@@ -85,7 +65,6 @@ def test_strips_give_what_the_whole_picture_gives(monkeypatch, size, strip_pixel
     assert len(list(PREPROCESS._strips(picture))) > 1
     strips = PREPROCESS(picture)
     assert torch.equal(strips["rgb"], whole["rgb"])
-    torch.testing.assert_close(strips["chroma"], whole["chroma"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (32, 32), (150, 220)])
@@ -94,18 +73,15 @@ def test_8_bit_and_floating_point_forms_give_the_same_inputs(size):
     levels = PREPROCESS(picture)
     for dtype in (torch.float32, torch.float64):
         floats = PREPROCESS(picture.to(dtype) / 255)
-        assert floats["rgb"].dtype == floats["chroma"].dtype == torch.float32
+        assert floats["rgb"].dtype == torch.float32
         assert torch.equal(floats["rgb"], levels["rgb"])
-        torch.testing.assert_close(floats["chroma"], levels["chroma"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3), (2, 2), (31, 33), (65, 64), (900, 1400)])
 def test_every_size_works(size):
     inputs = PREPROCESS(noise(*size))
     assert inputs["rgb"].shape == (3, 32, 32)
-    assert inputs["chroma"].shape == (len(CHROMA_MAPS), 8, 8)
     assert inputs["rgb"].isfinite().all()
-    assert inputs["chroma"].isfinite().all()
     assert inputs["rgb"].min() >= 0
     assert inputs["rgb"].max() <= 1
 
@@ -120,7 +96,6 @@ def test_a_constant_picture_stays_constant_at_every_size():
         inputs = PREPROCESS(constant((200, 90, 30), *size))
         expected = constant((200, 90, 30), 32, 32).float() / 255
         assert torch.equal(inputs["rgb"], expected)
-        assert (inputs["chroma"] - inputs["chroma"][:, :1, :1]).abs().max() < 1e-5
 
 
 def test_a_large_picture_is_resized_as_pillow_resizes_it():
@@ -170,13 +145,12 @@ def test_edge_maps_hold_the_height_of_a_step():
     # one step of lightness and one of color across the middle: by hand, a forward difference of one pixel in each row
     lab = torch.tensor([50.0, 10, 0])[:, None, None].repeat(1, 8, 8)
     lab[0, :, 4:] += 20
-    stepped = Preprocess(size=8, grid=1)
-    found = maps(lab_to_rgb(lab[None])[0], stepped)
+    found = maps(lab_to_rgb(lab[None])[0], grid=1)
     assert found["luminance edge"].item() == pytest.approx(20 / 20 / 8, abs=1e-3)
     assert found["chroma edge"].item() < 1e-3
     lab[0] = 50
     lab[1, :, 4:] += 20
-    found = maps(lab_to_rgb(lab[None])[0], stepped)
+    found = maps(lab_to_rgb(lab[None])[0], grid=1)
     assert found["chroma edge"].item() == pytest.approx(20 / 20 / 8, abs=1e-3)
     assert found["chroma edge where luminance is flat"].item() == pytest.approx(20 / 20 / 8, abs=2e-3)
     assert found["luminance edge"].item() < 1e-3
@@ -193,9 +167,9 @@ def test_a_shifted_color_plane_leaves_color_edges_without_lightness_edges():
 
 def test_the_gradient_through_the_preparation_is_finite_and_not_zero():
     picture = (noise(45, 70).float() / 255).requires_grad_()
-    inputs = PREPROCESS(picture)
+    rgb = PREPROCESS(picture)["rgb"]
     weights = torch.Generator().manual_seed(0)
-    for tensor in inputs.values():
+    for tensor in (rgb, chroma_maps(rgb[None], 8)):
         (gradient,) = torch.autograd.grad(
             (tensor * torch.rand(tensor.shape, generator=weights)).sum(), picture, retain_graph=True
         )
@@ -206,12 +180,16 @@ def test_the_gradient_through_the_preparation_is_finite_and_not_zero():
 def test_the_gradient_is_finite_where_the_picture_is_flat():
     for level in (0.0, 0.5, 1.0):
         picture = torch.full((3, 20, 30), level, requires_grad=True)
-        sum(x.sum() for x in PREPROCESS(picture).values()).backward()
+        rgb = PREPROCESS(picture)["rgb"]
+        (rgb.sum() + chroma_maps(rgb[None], 8).sum()).backward()
         assert picture.grad.isfinite().all()
 
 
-def test_chroma_maps_can_be_left_out():
-    assert set(PREPROCESS(noise(5, 5), chroma=False)) == {"rgb"}
+def test_chroma_maps_do_not_tell_a_large_picture_from_a_small_one():
+    coarse = noise(5, 5)[None].float() / 255
+    sizes = (F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)[0] for side in (32, 192))
+    prepared = [PREPROCESS(picture)["rgb"] for picture in sizes]
+    torch.testing.assert_close(*(chroma_maps(rgb[None], 8) for rgb in prepared), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -449,7 +449,7 @@ def soft_shares(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def pixels_of(path: Path) -> np.ndarray:
     """CIELAB of the 16 x 16 pixels that a map of 8 x 8 cells is compared with, converted by scikit-image."""
-    rgb = Preprocess(64)(torch.from_numpy(read_rgb(path).copy()).permute(2, 0, 1), chroma=False)["rgb"]
+    rgb = Preprocess(64)(torch.from_numpy(read_rgb(path).copy()).permute(2, 0, 1))["rgb"]
     return rgb2lab(rgb.permute(1, 2, 0).double().numpy()).reshape(16, 4, 16, 4, 3).mean((1, 3))
 
 

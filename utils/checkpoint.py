@@ -140,8 +140,9 @@ def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Modu
     if preset == "compact":
         from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
         from models.color_prior import ColorPriorNet
+        from models.ranker import Ranker
 
-        networks = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet, ColorPriorNet)
+        networks = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet, ColorPriorNet, Ranker)
         return {net.dimension: net for net in networks}
     if preset == "published":
         from models.published import NETWORKS
@@ -180,6 +181,19 @@ def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
             f"a checkpoint's record of training pictures must have shape (N, 2), got {getattr(seen, 'shape', seen)}"
         )
     return frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
+
+
+def load_prior(weights: str | Path) -> nn.Module:
+    """Load the network of a color prior, from a file of data/train_color_prior.py or from an SCC network, which has one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds neither.
+    """
+    model = load_model(weights)
+    if model.dimension not in ("prior", "SCC") or model.preset != "compact":
+        raise ValueError(f"{weights} holds a {model.dimension} network without a color prior; expected one, or an SCC network")
+    return model
 
 
 def load_model(

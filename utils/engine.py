@@ -60,6 +60,8 @@ _SETTINGS = (  # arguments that decide where training ends up; a run goes on wit
     "labels",
     "color_prior",
     "prior",
+    "ranker",
+    "ranking",
     "object_prior",
     "system",
     "settings",
@@ -186,7 +188,7 @@ def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Te
 def augment(inputs: Inputs, generator: torch.Generator, rank: int = 0, world: int = 1) -> Inputs:
     """Flip each picture with probability 1/2 and crop the batch mildly; color is never touched.
 
-    Chroma maps, and where objects are, are flipped and cropped with the picture, to the nearest cell.
+    Where objects are is flipped and cropped with the picture, to the nearest cell.
 
     Args:
         inputs: Prepared pictures.

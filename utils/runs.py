@@ -28,6 +28,7 @@ from models.backbone import UnreachableError, load_pretrained
 from models.base import Inputs, ScoreNet
 from models.baselines.scorer import Baseline
 from models.published import load_start_weights
+from models.ranker import read_ranker, shipped_ranker
 from utils import distributed, interrupt
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
 from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
@@ -305,8 +306,9 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
         model = network(**({"backbone": args.backbone} if args.backbone else {}))
         print("backbone weights: random" if args.random_init else load_start_weights(model, args.backbone_weights))
     else:
-        model = network(backbone=args.backbone, size=args.size)
+        model = network(backbone=args.backbone, size=args.size, ranking=args.ranking if ranker_of(args) else 0.0)
         print("backbone weights: random" if args.random_init else load_pretrained(model.backbone, args.backbone_weights))
+        start_ranker(args, model)
     if args.checkpoint_activations:
         model.backbone.set_grad_checkpointing(True)
     if model.reads_objects:
@@ -314,11 +316,38 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
     return model
 
 
+def ranker_of(args: argparse.Namespace) -> Path | None:
+    """The file that a new branch takes its ranker from; None for a branch without one."""
+    if args.ranker == "none" or args.preset != "compact" or args.init is not None or not args.ranking:
+        return None
+    return Path(args.ranker) if args.ranker else None if args.random_init else shipped_ranker(args.backbone, args.size)
+
+
+def start_ranker(args: argparse.Namespace, model: ScoreNet) -> None:
+    """Give a branch the ranker that the arguments ask for.
+
+    Raises:
+        ValueError: If the file has none, or one of another backbone or size.
+    """
+    path = ranker_of(args)
+    if path is None:
+        return
+    found = read_ranker(path)
+    if found is None:
+        raise ValueError(f"--ranker {path} is a branch without a ranker; train one with train_ranker.py, or pass --ranker none")
+    config, tensors = found
+    for name in ("backbone", "size"):
+        if config[name] != model.config[name]:
+            raise ValueError(f"--ranker {path} was trained with --{name} {config[name]}, not {model.config[name]}")
+    model.ranker.load_state_dict(tensors)
+    print(f"ranker: {path}, weight {args.ranking:g}")
+
+
 def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedPictures:
     """The pictures of a MOS table, as the network reads them."""
     cache_bytes = int(args.cache_gb * (1 << 30))
     objects = labeled_objects(args, model, frame) if model.compares_objects else None
-    return RatedPictures(frame, model.preprocess, model.dimension, scores, model.reads_chroma_maps, cache_bytes, objects)
+    return RatedPictures(frame, model.preprocess, model.dimension, scores, cache_bytes, objects)
 
 
 def labeled_objects(
@@ -480,6 +509,20 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     return objects
 
 
+def parts_seen_by(args: argparse.Namespace) -> dict[str, Tensor]:
+    """Sizes and fingerprints of the images that the ranker and the color prior of a new branch were trained on."""
+    if args.preset != "compact":
+        return {}
+    if args.init is not None:
+        return read_weights(args.init).get("parts_seen", {})
+    sources = {"ranker": ranker_of(args), "prior": None if getattr(args, "prior", "none") == "none" else Path(args.prior)}
+    contents = {part: read_weights(source) for part, source in sources.items() if source is not None}
+    return {
+        part: content["seen"] if content.get("dimension") == part else content.get("parts_seen", {}).get(part, content["seen"])
+        for part, content in contents.items()
+    }
+
+
 def training_record(
     args: argparse.Namespace,
     parts: dict[str, pd.DataFrame],
@@ -509,18 +552,20 @@ def training_record(
         "labels and priors": [content_of(source) for source in object_sources(args)],
     }
     known = True  # a published file does not say what it was trained on
-    prior = getattr(args, "prior", "none") if args.preset == "compact" else "none"
-    source = args.init or (None if prior == "none" else Path(prior))  # a color prior has seen photographs
-    if source is not None:
-        start = read_weights(source)
+    parts_seen = parts_seen_by(args)
+    if args.init is not None:
+        start = read_weights(args.init)
         earlier = start.get("seen")
         known = earlier is not None and start.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
+    for rows in parts_seen.values():
+        seen |= {tuple(row) for row in rows.tolist()}
     return {
         "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "content": {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in content.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
+        "parts_seen": parts_seen,  # of it, what ranker and color prior have seen, for a branch that takes them over
         "seen_is_all": known,
         "torch": str(torch.__version__),
         "seed": args.seed,

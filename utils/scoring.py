@@ -132,9 +132,7 @@ class Scorer:
                 continue
             key = branch.input_key
             if key not in prepared:
-                alike = [b for b in branches.values() if b.input_key == key]
-                # the one that needs most prepares for all
-                prepared[key] = max(alike, key=lambda b: b.reads_chroma_maps).prepare(pixels)
+                prepared[key] = branch.prepare(pixels)
             inputs, maps = prepared[key], None
             try:
                 if branch.reads_objects:
@@ -155,10 +153,11 @@ class Scorer:
 
 
 def backbone_key(model: CompactNet) -> str:
-    """Equal for networks whose backbones see the same picture alike, so that one of them need look."""
+    """Equal for networks whose backbones and rankers see the same picture alike, so that one of them need look."""
     digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
-    for tensor in model.backbone.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
+    for part in filter(None, (model.backbone, model.ranker)):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -163,7 +163,7 @@ class AFine(nn.Module):
             ValueError: If shape, type or range is not as above.
         """
         if not self.config["native"]:
-            return self.resize(picture, chroma=False)["rgb"]
+            return self.resize(picture)["rgb"]
         check_picture(picture)
         return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
 
