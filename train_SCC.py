@@ -45,7 +45,7 @@ import torch
 from models import SemanticConsistencyNet
 from models.object_prior import ObjectPrior
 from utils.checkpoint import load_prior
-from utils.runs import one_line_errors, ranker_of, start_model, start_ranker, train_branch
+from utils.runs import one_line_errors, start_model, start_ranker, train_branch
 
 
 def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
@@ -69,8 +69,7 @@ def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
                     "data/train_color_prior.py, or pass --prior none"
                 )
         torch.manual_seed(args.seed)
-        ranking = args.ranking if ranker_of(args) else 0.0
-        model = SemanticConsistencyNet(**asked, prior=prior.config["prior"], ranking=ranking)
+        model = SemanticConsistencyNet(**asked, prior=prior.config["prior"])
         model.backbone.load_state_dict(prior.backbone.state_dict())
         model.prior.load_state_dict(prior.prior.state_dict())
         print(f"color prior and backbone: {args.prior}")

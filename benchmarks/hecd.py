@@ -2,7 +2,7 @@
 
     python benchmarks/hecd.py data/HECD runs/recolorings/table.csv \
         --cf runs/cf_stage1/best.pt --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt \
-        --labels runs/recolorings/labels
+        --ranker runs/ranker/best.pt --labels runs/recolorings/labels
 
 The three start networks (stage 1 of weights/README.md) have not seen HECD. For every scene the heads of CF, SCC and PR are
 trained on the other scenes by the recipe of the shipped weights (stage 2), PR on sub-scores of networks that have not seen
@@ -29,6 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("recolorings", type=Path, nargs="?", help="table of data/make_recolorings.py")
     for dimension in ("CF", "SCC", "PR"):
         parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
+    parser.add_argument("--ranker", type=Path, help="ranker that scores beside the heads (default: none)")
+    parser.add_argument("--ranking", type=float, default=0.3, metavar="W", help="its weight (default: %(default)s)")
     parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the pictures, as of train_SCC.py")
     parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -225,6 +227,7 @@ def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
     for dimension in ("CF", "SCC", "PR"):
         path = getattr(args, dimension.lower())
         model = starts[dimension] = build_model(read_checkpoint(path), str(path))
+        model.take_ranker(args.ranker, args.ranking)
         settings = recipe(dimension)
         settings.labels = args.labels
         dataset = pictures(settings, model, frame)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE, Backbone, pooled_statistics
 from models.preprocessing import Preprocess
-from models.ranker import Ranker
+from models.ranker import Ranker, read_ranker
 from utils import distributed
 from utils.choices import DIMENSIONS
 from utils.color import gray_version, rgb_to_lab
@@ -218,6 +218,27 @@ class CompactNet(ScoreNet):
             "resize": "box average by a whole factor, then antialiased bilinear to a square, 8-bit levels",
         }
 
+    def take_ranker(self, path: Path | None, weight: float = 0.0) -> None:
+        """Score by the ranker in a file beside the head from now on, or by the head alone.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it has no ranker, or one of another backbone or size.
+        """
+        self.config["ranking"] = weight if path else 0.0
+        self.ranker = None
+        if path is None:
+            return
+        found = read_ranker(path)
+        if found is None:
+            raise ValueError(f"{path} has no ranker; train one with train_ranker.py")
+        config, tensors = found
+        for name in ("backbone", "size"):
+            if config[name] != self.config[name]:
+                raise ValueError(f"{path} has a ranker of --{name} {config[name]}, not {self.config[name]}")
+        self.ranker = Ranker(config["backbone"], config["size"]).to(next(self.parameters()).device)
+        self.ranker.load_state_dict(tensors)
+
     def see(self, inputs: Inputs) -> Maps:
         """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first, and their ranks."""
         rgb = inputs["rgb"]
@@ -230,8 +251,14 @@ class CompactNet(ScoreNet):
         return {} if maps[2] is None else {"rank": maps[2][:, DIMENSIONS.index(self.dimension)]}
 
     def bounded(self, value: Tensor, features: Inputs) -> Tensor:
-        """Scores in (-1, 1) of what the head says and of the ranks, shape (B,)."""
-        return torch.tanh(value + self.config["ranking"] * features["rank"] if "rank" in features else value)
+        """Scores in (-1, 1) of what the head says and of the ranks, shape (B,).
+
+        Training compares what the head alone says. A head that is fitted beside the ranks learns to undo them on the pictures
+        that the ranker was trained on, and agrees less with people on others (benchmarks/agreement_trials.md).
+        """
+        if "rank" not in features or self.training:
+            return torch.tanh(value)
+        return torch.tanh(value + self.config["ranking"] * features["rank"])
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         return [*self.backbone.parameters(), *(() if self.ranker is None else self.ranker.parameters())]

@@ -161,8 +161,34 @@ def test_the_script_gives_a_ranker_that_branches_take_over(run, tables, tmp_path
     ours = tables[0].parent.glob("*.png")
     assert {path.stat().st_size for path in ours} >= sizes  # of the ranker: only sources that scripts of ours did not make
     assert read_weights(tmp_path / "r" / "best.pt")["seen"].shape == (0, 2)
-    with pytest.raises(ValueError, match="was trained with --size 64, not 32"):
+    with pytest.raises(ValueError, match=r"--ranker .* has a ranker of --size 64, not 32"):
         run(*branch, "--overwrite", "--size", 32)
+
+
+def test_a_branch_keeps_its_ranker_or_takes_another_one(tmp_path):
+    torch.manual_seed(0)
+    bare, ranked = (ChromaticFidelityNet(BACKBONE, 64, ranking=ranking).eval() for ranking in (0.0, 0.4))
+    rgb = torch.rand(3, 64, 64)
+    before = bare.score(rgb)
+    save_checkpoint(tmp_path / "ranked.pt", ranked)
+    save_checkpoint(tmp_path / "bare.pt", bare)
+    bare.take_ranker(tmp_path / "ranked.pt", 0.2)
+    assert bare.config["ranking"] == 0.2
+    assert bare.score(rgb) != before
+    bare.take_ranker(None)
+    assert bare.config["ranking"] == 0
+    assert bare.score(rgb) == before
+    with pytest.raises(ValueError, match=r"bare\.pt has no ranker"):
+        ranked.take_ranker(tmp_path / "bare.pt", 0.2)
+
+
+def test_training_compares_what_the_head_alone_says():
+    torch.manual_seed(0)
+    net = ChromaticFidelityNet(BACKBONE, 64, dropout=0.0, ranking=0.5)
+    features = {"rank": torch.tensor([1.0, -1.0])}
+    value = torch.tensor([0.1, 0.1])
+    torch.testing.assert_close(net.train().bounded(value, features), value.tanh())
+    torch.testing.assert_close(net.eval().bounded(value, features), torch.tensor([0.6, -0.4]).tanh())
 
 
 def test_the_rank_is_added_to_what_the_head_says(tmp_path):

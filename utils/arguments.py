@@ -170,7 +170,7 @@ def training_parser(description: str | None, **defaults: float) -> ScriptParser:
     add("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm network with maps (default: %(default)s)")
     add_start_arguments(parser)
     add("--init", type=Path, metavar="FILE", help="start from this trained network of the same dimension")
-    add("--ranker", metavar="FILE", help="of train_ranker.py, or none (default: the shipped one, if it fits)")
+    add("--ranker", metavar="FILE", help="of train_ranker.py, or none (default: that of --init, or the shipped one)")
     add("--ranking", type=float, default=0.3, metavar="W", help="weight of the ranker beside the head (default: %(default)s)")
     add("--size", type=int, default=224, metavar="N", help="side of what the backbone sees, in pixels (default: %(default)s)")
 

@@ -25,10 +25,10 @@ from data.splits import apply_split, check_disjoint, read_split, scene_folds, sh
 from data.table import load_dataset
 from models import SemanticConsistencyNet
 from models.backbone import UnreachableError, load_pretrained
-from models.base import Inputs, ScoreNet
+from models.base import CompactNet, Inputs, ScoreNet
 from models.baselines.scorer import Baseline
 from models.published import load_start_weights
-from models.ranker import read_ranker, shipped_ranker
+from models.ranker import shipped_ranker
 from utils import distributed, interrupt
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
 from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
@@ -306,9 +306,9 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
         model = network(**({"backbone": args.backbone} if args.backbone else {}))
         print("backbone weights: random" if args.random_init else load_start_weights(model, args.backbone_weights))
     else:
-        model = network(backbone=args.backbone, size=args.size, ranking=args.ranking if ranker_of(args) else 0.0)
+        model = network(backbone=args.backbone, size=args.size)
         print("backbone weights: random" if args.random_init else load_pretrained(model.backbone, args.backbone_weights))
-        start_ranker(args, model)
+    start_ranker(args, model)
     if args.checkpoint_activations:
         model.backbone.set_grad_checkpointing(True)
     if model.reads_objects:
@@ -317,30 +317,28 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
 
 
 def ranker_of(args: argparse.Namespace) -> Path | None:
-    """The file that a new branch takes its ranker from; None for a branch without one."""
-    if args.ranker == "none" or args.preset != "compact" or args.init is not None or not args.ranking:
+    """The file that a branch takes a ranker from; None for one without, or that goes on with its own (--init)."""
+    if args.preset != "compact" or args.ranker == "none" or not args.ranking:
         return None
-    return Path(args.ranker) if args.ranker else None if args.random_init else shipped_ranker(args.backbone, args.size)
+    if args.ranker or args.init is not None or args.random_init:
+        return Path(args.ranker) if args.ranker else None
+    return shipped_ranker(args.backbone, args.size)
 
 
-def start_ranker(args: argparse.Namespace, model: ScoreNet) -> None:
+def start_ranker(args: argparse.Namespace, model: CompactNet) -> None:
     """Give a branch the ranker that the arguments ask for.
 
     Raises:
         ValueError: If the file has none, or one of another backbone or size.
     """
     path = ranker_of(args)
-    if path is None:
+    if args.preset != "compact" or (path is None and args.ranker != "none"):
         return
-    found = read_ranker(path)
-    if found is None:
-        raise ValueError(f"--ranker {path} is a branch without a ranker; train one with train_ranker.py, or pass --ranker none")
-    config, tensors = found
-    for name in ("backbone", "size"):
-        if config[name] != model.config[name]:
-            raise ValueError(f"--ranker {path} was trained with --{name} {config[name]}, not {model.config[name]}")
-    model.ranker.load_state_dict(tensors)
-    print(f"ranker: {path}, weight {args.ranking:g}")
+    try:
+        model.take_ranker(path, args.ranking)
+    except ValueError as error:
+        raise ValueError(f"--ranker {error}") from error
+    print(f"ranker: {f'{path}, weight {args.ranking:g}' if path else 'none'}")
 
 
 def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedPictures:
@@ -510,14 +508,13 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
 
 
 def parts_seen_by(args: argparse.Namespace) -> dict[str, Tensor]:
-    """Sizes and fingerprints of the images that the ranker and the color prior of a new branch were trained on."""
-    if args.preset != "compact":
-        return {}
-    if args.init is not None:
-        return read_weights(args.init).get("parts_seen", {})
-    sources = {"ranker": ranker_of(args), "prior": None if getattr(args, "prior", "none") == "none" else Path(args.prior)}
+    """Sizes and fingerprints of the images that the ranker and the color prior of a branch were trained on."""
+    sources = {"ranker": ranker_of(args)}
+    if args.preset == "compact" and args.init is None and getattr(args, "prior", "none") != "none":
+        sources["prior"] = Path(args.prior)
     contents = {part: read_weights(source) for part, source in sources.items() if source is not None}
-    return {
+    kept = {} if args.init is None else read_weights(args.init).get("parts_seen", {})
+    return kept | {
         part: content["seen"] if content.get("dimension") == part else content.get("parts_seen", {}).get(part, content["seen"])
         for part, content in contents.items()
     }
