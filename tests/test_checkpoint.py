@@ -89,7 +89,7 @@ def test_a_saved_color_prior_comes_back_with_its_distributions(late, tmp_path):
     save_checkpoint(tmp_path / "prior.pt", net)
     loaded = load_model(tmp_path / "prior.pt", dimension="prior")
     assert type(loaded) is ColorPriorNet
-    assert loaded.config == net.config == {"backbone": "test_efficientnet", "size": 64, "prior": prior}
+    assert loaded.config == net.config == {"backbone": "test_efficientnet", "size": 64, "ranking": 0.0, "prior": prior}
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(loaded.predict_prior(picture)[0], net.predict_prior(picture)[0])
     assert torch.equal(loaded.prior.surprise_levels, net.prior.surprise_levels)
@@ -113,7 +113,7 @@ def test_a_checkpoint_holds_all_it_takes_and_no_code(saved):
     assert content["dimension"] == "CF"
     assert content["metrics"] == {"SRCC": 0.5}
     assert content["preprocessing"] == build().preprocessing()
-    assert (content["preprocessing"]["size"], content["preprocessing"]["chroma_grid"]) == (64, 32)
+    assert content["preprocessing"]["size"] == 64
 
 
 def test_loading_needs_no_network_and_no_start_weights(saved, monkeypatch):

@@ -203,7 +203,7 @@ def test_backbone_changes_unless_frozen_and_the_head_always(sets, tmp_path, rate
 
 
 def test_loss_falls_on_pictures_that_can_be_told_apart(sets, tmp_path):
-    fit(network(), *sets, arguments(tmp_path, "--epochs", 12, "--lr", 3e-3), tmp_path, {})
+    fit(network(), *sets, arguments(tmp_path, "--epochs", 12, "--patience", 12, "--lr", 3e-3), tmp_path, {})
     losses = [float(row["loss"]) for row in history_of(tmp_path / "metrics.csv")]
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])

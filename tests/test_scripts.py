@@ -397,8 +397,8 @@ def test_a_color_prior_of_another_network_is_refused(run, rated, color_prior, we
         run(*command, "--prior", color_prior, "--backbone", "test_resnet")
     with pytest.raises(ValueError, match=re.escape(f"was trained with --size 64, not 96{again}")):
         run(*command, "--prior", color_prior, "--size", 96)
-    with pytest.raises(ValueError, match=r"SCC\.pt holds a SCC network, expected prior"):
-        run(*command, "--prior", weights["SCC"])
+    with pytest.raises(ValueError, match=r"CF\.pt holds a CF network without a color prior"):
+        run(*command, "--prior", weights["CF"])
     with pytest.raises(FileNotFoundError, match=r"no weights at .*absent\.pt"):
         run(*command, "--prior", tmp_path / "absent.pt")
     command[-1] = tmp_path / "absent.npz"

@@ -107,7 +107,7 @@ def test_one_epoch_writes_weights_report_and_history(train, photos, tmp_path, fo
     content = read_checkpoint(tmp_path / "run" / "best.pt")
     assert content["dimension"] == "prior"
     prior = {"width": 16, "dropout": 0.1, "late": "--late" in form}
-    assert content["config"] == {"backbone": "test_efficientnet", "size": 64, "prior": prior}
+    assert content["config"] == {"backbone": "test_efficientnet", "size": 64, "ranking": 0.0, "prior": prior}
     assert content["command"].startswith(f"python data/train_color_prior.py {photos} --output")
     assert content["photographs"] == 13
     assert {v.dtype for v in content["model"].values()} == {torch.float16, torch.int64}

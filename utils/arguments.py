@@ -171,7 +171,7 @@ def training_parser(description: str | None, **defaults: float) -> ScriptParser:
     add_start_arguments(parser)
     add("--init", type=Path, metavar="FILE", help="start from this trained network of the same dimension")
     add("--ranker", metavar="FILE", help="of train_ranker.py, or none (default: that of --init, or the shipped one)")
-    add("--ranking", type=float, default=0.3, metavar="W", help="weight of the ranker beside the head (default: %(default)s)")
+    add("--ranking", type=float, default=0.3, metavar="W", help="its weight beside the head (default: %(default)s)")
     add("--size", type=int, default=224, metavar="N", help="side of what the backbone sees, in pixels (default: %(default)s)")
 
     add = parser.groups["optimization"].add_argument

@@ -507,17 +507,18 @@ def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLab
     return objects
 
 
-def parts_seen_by(args: argparse.Namespace) -> dict[str, Tensor]:
-    """Sizes and fingerprints of the images that the ranker and the color prior of a branch were trained on."""
+def parts_seen_by(args: argparse.Namespace) -> dict[str, Tensor | None]:
+    """Sizes and fingerprints of the images that ranker and color prior of a branch were trained on; None if not recorded."""
     sources = {"ranker": ranker_of(args)}
     if args.preset == "compact" and args.init is None and getattr(args, "prior", "none") != "none":
         sources["prior"] = Path(args.prior)
-    contents = {part: read_weights(source) for part, source in sources.items() if source is not None}
-    kept = {} if args.init is None else read_weights(args.init).get("parts_seen", {})
-    return kept | {
-        part: content["seen"] if content.get("dimension") == part else content.get("parts_seen", {}).get(part, content["seen"])
-        for part, content in contents.items()
-    }
+    parts = {} if args.init is None else read_weights(args.init).get("parts_seen", {})
+    for part, source in sources.items():
+        if source is not None:
+            content = read_weights(source)
+            whole = content.get("seen")  # of a branch that the part is taken from, if it does not say it of its parts
+            parts[part] = whole if content.get("dimension") == part else content.get("parts_seen", {}).get(part, whole)
+    return parts
 
 
 def training_record(
@@ -556,7 +557,8 @@ def training_record(
         known = earlier is not None and start.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     for rows in parts_seen.values():
-        seen |= {tuple(row) for row in rows.tolist()}
+        known = known and rows is not None
+        seen |= set() if rows is None else {tuple(row) for row in rows.tolist()}
     return {
         "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
