@@ -137,7 +137,6 @@ from data.cin25 import load_cin25
 from data.compute_mos import HECD_RAW, hecd_noise
 from data.hecd import find_ratings, load_hecd
 from data.icqa2k import load_icqa2k, split_folder
-from data.labels import ObjectLabels, no_curves
 from data.table import load_table
 from utils.compare import compact_comparison, compare, comparison_notes
 from utils.evaluation import (
@@ -167,6 +166,7 @@ from utils.evaluation import (
 )
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
+from utils.labels import ObjectLabels, no_curves
 from utils.names import amount
 from utils.protocols import TrialError, run_protocol
 from utils.scenes import read_index

@@ -47,10 +47,10 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
-from data.labels import ObjectLabels, no_curves
 from models import load_model
 from utils.files import sha256
 from utils.images import ImageList, list_images
+from utils.labels import ObjectLabels, no_curves
 from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
 from utils.scoring import (
     check_json,

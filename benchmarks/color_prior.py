@@ -43,13 +43,13 @@ from tqdm import tqdm
 
 from benchmarks.hecd import interval
 from data.hecd import load_hecd
-from data.labels import ObjectLabels, no_curves, object_mask
 from data.recolor import from_lab, to_lab
 from models.color_prior import COMPARISONS, ColorPriorNet
 from utils.checkpoint import load_model, load_prior
 from utils.engine import command_line
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
+from utils.labels import ObjectLabels, no_curves, object_mask
 
 MAP = "surprise less entropy, mean of 3 x 3 cells (the map)"
 TURNS = (0, 30, 60, 90, 120, 150, 180)  # degrees

@@ -42,9 +42,9 @@ from tqdm import tqdm
 
 from benchmarks.measure import ROOT, bfloat16_support, command_line, machine, write_section
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels
-from data.labels import ObjectLabels, read_color_curves
 from models.published import NETWORKS, from_published
 from utils.images import list_images
+from utils.labels import ObjectLabels, read_color_curves
 from utils.metrics import srcc
 from utils.scoring import Scorer, devices_of, worker_count
 

@@ -71,8 +71,8 @@ def published_scorer(files: Path, precision: str) -> Any:
         files: Folder with what benchmarks/weights.py writes.
         precision: Arithmetic of the networks.
     """
-    from data.labels import ObjectLabels, read_color_curves
     from models import load_model
+    from utils.labels import ObjectLabels, read_color_curves
     from utils.scoring import Scorer
 
     branches = {d: load_model(files / f"{d}.pth", dimension=d, preset="published") for d in DIMENSIONS}

@@ -80,20 +80,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
-from data.labels import (
-    CLASSES,
-    COCO_NAMES,
-    CURVE,
-    ELLIPSE,
-    LabeledObject,
-    LabelError,
-    ObjectLabels,
-    no_curves,
-    object_mask,
-    read_objects,
-    uses_coco91,
-    write_color_curves,
-)
 from data.recolor import from_lab, to_lab
 from data.splits import excluded_names
 from models.color_prior import ab_bins
@@ -118,6 +104,20 @@ from utils.color import lab_to_rgb, rgb_to_lab
 from utils.engine import command_line
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
+from utils.labels import (
+    CLASSES,
+    COCO_NAMES,
+    CURVE,
+    ELLIPSE,
+    LabeledObject,
+    LabelError,
+    ObjectLabels,
+    no_curves,
+    object_mask,
+    read_objects,
+    uses_coco91,
+    write_color_curves,
+)
 
 _FOLDS = 5
 _FEWEST_SHOWN = 8  # objects of a category that --check gives a line of its own

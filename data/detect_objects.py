@@ -8,7 +8,7 @@
 The objects of ``a/b.jpg`` go to ``LABELS/a/b.txt``, an empty file for a picture without objects. A row is ``class x-center
 y-center width height confidence``, or with --masks ``class x1 y1 x2 y2 ...``, a polygon, which has no place for a confidence;
 the first row is the surest either way. Classes are those of COCO-80, and all lengths are shares of the picture's width and
-height. Any other detector that writes such files serves as well (``data/labels.py`` says what is read).
+height. Any other detector that writes such files serves as well (``utils/labels.py`` says what is read).
 
 A stopped run goes on when started again. ``LABELS/detections.json`` records how the files were made and of which pictures, and
 files that were made in another way, or of another picture, are not taken over silently.
@@ -72,12 +72,12 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.ops import clip_boxes_to_image
 from tqdm import tqdm
 
-from data.labels import COCO_NAMES
 from utils import interrupt
 from utils.color import gray_version, rgb_to_lab
 from utils.distributed import check_device, default_device
 from utils.files import sha256, write_atomic
 from utils.images import ImageReadError, list_images, read_rgb
+from utils.labels import COCO_NAMES
 from utils.scores import fingerprint
 
 SIDECAR = "detections.json"

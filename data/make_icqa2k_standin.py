@@ -48,10 +48,10 @@ import numpy as np
 from PIL import Image
 
 from data.icqa2k import DIMENSIONS, SPLITS, split_folder
-from data.labels import CLASSES, CURVE, write_color_curves
 from data.make_samples import PHOTOS
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, recolor
 from utils.files import write_atomic
+from utils.labels import CLASSES, CURVE, write_color_curves
 
 _SAMPLES = Path(__file__).resolve().parent / "samples"
 _LONG_SIDE = 224  # pixels, at most

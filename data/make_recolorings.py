@@ -42,10 +42,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data.labels import ObjectLabels, no_curves, object_rows
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, lab_severity, recolor, to_lab
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
+from utils.labels import ObjectLabels, no_curves, object_rows
 
 BEST, WORST = 0.8, -0.8  # scores of an untouched photo and of a gross fault; the ends of the scale stay free
 # A clean but wrong color is hardly a chromatic fault; a gross stain is also a color that the thing cannot have.

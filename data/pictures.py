@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.labels import ObjectLabels
 from models.base import Inputs
 from models.preprocessing import Preprocess
 from models.published import object_inputs, resized, unit_range
 from utils.files import write_atomic
 from utils.images import ImageReadError, read_rgb
+from utils.labels import ObjectLabels
 from utils.scores import fingerprint
 
 _AN_HOUR = 3600

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.labels import COCO_NAMES
 from models.color_prior import ab_bins, soft_encode
 from utils.choices import SHRINKAGE, SMOOTHING
 from utils.files import write_atomic
+from utils.labels import COCO_NAMES
 
 SIZE = 224  # side of the prepared picture, in pixels
 MIN_PIXELS = 16  # an object of fewer is mostly edge, mixed with what is behind it: it counts as no object
@@ -170,7 +170,7 @@ def observe(lab: Tensor, mask: np.ndarray) -> Observation | None:
 
     Args:
         lab: CIELAB of the prepared picture, shape (3, H, W).
-        mask: Which pixels show the object, bool, shape (H, W), as from ``data.labels.object_mask``.
+        mask: Which pixels show the object, bool, shape (H, W), as from ``utils.labels.object_mask``.
 
     Returns:
         None for fewer than ``MIN_PIXELS`` pixels.
@@ -454,7 +454,7 @@ class ObjectPrior:
 
         Args:
             lab: CIELAB of the picture as ``Preprocess(224)`` gives it, shape (3, 224, 224).
-            mask: Which pixels show the object, bool, shape (224, 224), as from ``data.labels.object_mask``.
+            mask: Which pixels show the object, bool, shape (224, 224), as from ``utils.labels.object_mask``.
             category: From 0 to 79, or ``ALL`` if it is not known.
 
         Returns:

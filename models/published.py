@@ -249,7 +249,7 @@ class PublishedSCC(PublishedNet):
 
         Args:
             pictures: As for the other networks.
-            objects: What ``data.labels.ObjectLabels.slots`` gives for each picture, or its slots (20, 773) alone, in the form
+            objects: What ``utils.labels.ObjectLabels.slots`` gives for each picture, or its slots (20, 773) alone, in the form
                 of the result; None where nothing is known of objects.
 
         Returns:

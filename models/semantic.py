@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.labels import LabeledObject, object_mask
 from models.backbone import DEFAULT_BACKBONE
 from models.base import (
     Inputs,
@@ -34,6 +33,7 @@ from models.base import (
 from models.color_prior import COMPARISONS, ColorPriorNet
 from models.object_prior import OBJECT_COMPARISONS, ObjectPrior, scaled
 from utils.color import rgb_to_lab
+from utils.labels import LabeledObject, object_mask
 
 SLOTS = 20  # objects of a picture that are compared, the largest ones
 
@@ -160,7 +160,7 @@ class SemanticConsistencyNet(ColorPriorNet):
 
         Args:
             pictures: As for the other branches.
-            objects: What is labeled in the picture, from ``data.labels.read_objects``; for a list of pictures, a list of such.
+            objects: What is labeled in the picture, from ``utils.labels.read_objects``; for a list of pictures, a list of such.
 
         Returns:
             One number in [-1, 1] for one picture, a list of numbers for a list.
@@ -169,7 +169,7 @@ class SemanticConsistencyNet(ColorPriorNet):
             ValueError: If the objects are not of as many pictures.
         """
         if isinstance(objects, str | Path):
-            raise TypeError(f"objects must be what data.labels.read_objects reads, got the path {str(objects)!r}")
+            raise TypeError(f"objects must be what utils.labels.read_objects reads, got the path {str(objects)!r}")
         items, single = as_list(pictures)
         labeled = [objects or []] if single else objects or [[] for _ in items]
         if len(labeled) != len(items):

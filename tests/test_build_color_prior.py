@@ -21,10 +21,10 @@ from data.build_color_prior import (
     recolored,
     shape_text,
 )
-from data.labels import COCO_NAMES, CURVE, object_mask, read_color_curves, read_objects
 from models.color_prior import ab_bins
 from models.object_prior import ALL, MEASURES, SIZE, Evidence, ObjectPrior, measure
 from utils.color import rgb_to_lab
+from utils.labels import COCO_NAMES, CURVE, object_mask, read_color_curves, read_objects
 
 CENTERS = ab_bins()[0].numpy()
 STOP_SIGN, BROCCOLI, BANANA, APPLE, TOASTER = (

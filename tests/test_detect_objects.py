@@ -16,8 +16,8 @@ from skimage.draw import disk, polygon2mask
 from torch import Tensor, nn
 
 from data.detect_objects import DETECTORS, SIDECAR, coco80_ids, fetched_weights, find_objects, outline
-from data.labels import COCO_NAMES, read_yolo
 from utils.images import read_rgb
+from utils.labels import COCO_NAMES, read_yolo
 
 # The ids of COCO's 80 classes among its first 91, as every reader of COCO lists them.
 IDS_91 = [*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91)]

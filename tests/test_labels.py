@@ -11,8 +11,8 @@ import torch
 from skimage.draw import polygon2mask
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 
-from data import labels
-from data.labels import (
+from utils import labels
+from utils.labels import (
     CLASSES,
     COCO_NAMES,
     CURVE,

@@ -9,7 +9,6 @@ from scipy.special import rel_entr
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from data.labels import COCO_NAMES
 from models.color_prior import ab_bins
 from models.object_prior import (
     ALL,
@@ -33,6 +32,7 @@ from models.object_prior import (
     scaled,
     sliced_wasserstein,
 )
+from utils.labels import COCO_NAMES
 
 CENTERS = ab_bins()[0].double().numpy()
 K = len(CENTERS)

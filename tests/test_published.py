@@ -17,10 +17,10 @@ from golden import FIGURES, NAMES, PICTURES, digest, golden_state, labels, objec
 from published_layout import COUNTS, cf_layout, pr_layout, scc_layout
 from torch import Tensor
 
-from data.labels import ObjectLabels, read_color_curves
 from models import published
 from models.base import stack
 from models.published import PublishedCF, PublishedNet, PublishedPR, PublishedSCC, from_published, to_published
+from utils.labels import ObjectLabels, read_color_curves
 
 SCORE, STAGE = 2e-6, 1e-5  # tolerances
 LAYOUTS = {"CF": cf_layout, "SCC": scc_layout, "PR": pr_layout}

@@ -17,13 +17,13 @@ from published_layout import cf_layout, pr_layout, scc_layout
 from readers import meta_of, rows_of
 from scipy import stats
 
-from data.labels import ObjectLabels, read_color_curves
 from data.make_icqa2k_standin import make
 from models import load_model
 from models.published import PublishedCF, PublishedPR
 from utils import checkpoint, scoring
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256
+from utils.labels import ObjectLabels, read_color_curves
 from utils.scores import ScoreWriter
 
 SCORE = 2e-6  # tolerance, as in test_published; score files round to 5e-7

@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from data.labels import LabelError, ObjectLabels, read_color_curves
 from data.pictures import PublishedPictures
 from data.splits import read_split
 from models import base, load_model
@@ -36,6 +35,7 @@ from utils import engine, runs
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
 from utils.images import ImageReadError
+from utils.labels import LabelError, ObjectLabels, read_color_curves
 
 DIMENSIONS = ("CF", "SCC", "PR")
 METHODS = ("BIG", "CT2", "GCP")

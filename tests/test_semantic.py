@@ -12,7 +12,6 @@ from conftest import BROCCOLI, CAR, make_picture
 from PIL import Image
 from torch import Tensor
 
-from data.labels import LabeledObject, LabelError, ObjectLabels, no_curves, object_mask
 from data.pictures import RatedPictures
 from models import SemanticConsistencyNet, load_model
 from models.base import Inputs, stack
@@ -22,6 +21,7 @@ from models.semantic import SLOTS, AttentionPool, pooled
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.color import rgb_to_lab
 from utils.engine import predict
+from utils.labels import LabeledObject, LabelError, ObjectLabels, no_curves, object_mask
 from utils.runs import labeled_objects
 from utils.scoring import Scorer
 

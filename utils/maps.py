@@ -24,7 +24,6 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 from tqdm import tqdm
 
-from data.labels import COCO_NAMES, LabeledObject, LabelError, ObjectLabels, object_mask
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet, Surprise
 from models.object_prior import MEASURES, ObjectPrior, reason
@@ -32,6 +31,7 @@ from models.semantic import SemanticConsistencyNet
 from utils.color import lab_to_rgb, rgb_to_lab
 from utils.files import write_atomic
 from utils.images import ImageList, ImageReadError, read_rgb
+from utils.labels import COCO_NAMES, LabeledObject, LabelError, ObjectLabels, object_mask
 from utils.scores import fingerprint, read_scores
 
 # Percentile above which places make up a surprising region. On photographs of COCO that were held out, 12 % have one; with the

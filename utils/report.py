@@ -27,7 +27,6 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from data.labels import LabelError, ObjectLabels
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
@@ -35,6 +34,7 @@ from utils.choices import METHOD_BIAS, PERCENTILES
 from utils.evaluation import MIN_SCENES, Resamples, agreement, logistic_fit
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, read_rgb
+from utils.labels import LabelError, ObjectLabels
 from utils.maps import (
     LEVEL,
     OBJECT_LEVEL,

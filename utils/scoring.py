@@ -23,12 +23,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from data.labels import LabelError, ObjectLabels, no_curves, read_color_curves
 from models.base import CompactNet, Inputs, Maps, ScoreNet
 from utils import distributed, interrupt, startup
 from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, printable, read_rgb, read_rgb_as_published
+from utils.labels import LabelError, ObjectLabels, no_curves, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
 from utils.scores import DIMENSIONS, ScoreWriter, read_scores, scored_folder, write_json
 
