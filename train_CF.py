@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
-from utils.runs import one_line_errors, start_model, train_branch
+from training.runs import one_line_errors, start_model, train_branch
 
 
 def main() -> None:

@@ -42,9 +42,8 @@ if __name__ == "__main__":
 import numpy as np
 import pandas as pd
 
-from utils import distributed
-from utils.engine import fit
-from utils.runs import (
+from training.engine import fit
+from training.runs import (
     clear_folder,
     dataset_maker,
     divide,
@@ -59,6 +58,7 @@ from utils.runs import (
     sub_scores,
     training_record,
 )
+from utils import distributed
 
 
 def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:

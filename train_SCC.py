@@ -44,8 +44,8 @@ import torch
 
 from models import SemanticConsistencyNet
 from models.object_prior import ObjectPrior
+from training.runs import one_line_errors, start_model, start_ranker, train_branch
 from utils.checkpoint import load_prior
-from utils.runs import one_line_errors, start_model, start_ranker, train_branch
 
 
 def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:

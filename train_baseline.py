@@ -156,18 +156,14 @@ import torch
 
 from data.baseline_pictures import REFERENCE, check_originals, with_originals
 from data.foreign_labels import load_foreign, recognize
-from data.pictures import with_paths
 from data.table import load_dataset
 from models.base import ScoreNet
 from models.baselines.afine import STAGES
 from models.baselines.dpam import SUPERPIXELS
 from models.baselines.scorer import Baseline
-from utils import distributed
-from utils.baselines import load_baseline
-from utils.checkpoint import save_checkpoint
-from utils.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
-from utils.files import picture_id, sha256
-from utils.runs import (
+from training.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
+from training.pictures import with_paths
+from training.runs import (
     Part,
     check_ratings,
     counted,
@@ -182,6 +178,10 @@ from utils.runs import (
     spread,
     train_and_test,
 )
+from utils import distributed
+from utils.baselines import load_baseline
+from utils.checkpoint import save_checkpoint
+from utils.files import picture_id, sha256
 from utils.scores import DIMENSIONS
 
 

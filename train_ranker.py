@@ -8,7 +8,7 @@ every other method is worse. Where a table has the columns CF, SCC and PR (data/
 ranked by these. Tables of the same photographs are one source; every other table is a source of its own (outputs of real
 colorizers beside their photographs). No rating takes part.
 
-A step looks at a few scenes (data/colorings.py). Images of a scene are compared pair by pair, photographs and their colorings
+A step looks at a few scenes (training/colorings.py). Images of a scene are compared pair by pair, photographs and their colorings
 between scenes too, and two encodings of one image should rank the same. ``best.pt`` is for ``--ranker`` of train_CF.py,
 train_SCC.py and train_PR.py.
 """
@@ -75,14 +75,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.colorings import Batch, Scene, batch_of, read_colorings, summary, view_of
 from models.backbone import load_pretrained
 from models.ranker import Ranker
+from training.colorings import Batch, Scene, batch_of, read_colorings, summary, view_of
+from training.engine import command_line
+from training.runs import one_line_errors
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.distributed import default_device
-from utils.engine import command_line
 from utils.files import give_lock, picture_id, take_lock
-from utils.runs import one_line_errors
 
 _EVERY = 100  # steps between two lines on the console and two savings
 _CALIBRATION = 32  # steps' worth of scenes that the bounded ranks are centered on

@@ -52,12 +52,12 @@ from tqdm import tqdm
 from data.hecd import load_hecd
 from data.splits import scene_folds
 from models.base import ScoreNet
+from training.engine import FeatureSet, command_line, encode_set, fit, predict
+from training.runs import load_data, pictures
 from utils.arguments import training_parser
 from utils.checkpoint import build_model, read_checkpoint
-from utils.engine import FeatureSet, command_line, encode_set, fit, predict
 from utils.files import write_atomic
 from utils.metrics import correlations, within_scene_srcc
-from utils.runs import load_data, pictures
 
 # Stage 2 of the shipped weights; weights/README.md gives the same as commands.
 RECIPES = {

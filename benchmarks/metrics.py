@@ -48,8 +48,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.hecd import load_hecd
+from training.engine import command_line
 from utils import image_metrics
-from utils.engine import command_line
 from utils.evaluation import agreement, method_means
 from utils.files import write_atomic
 from utils.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes

@@ -64,16 +64,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from benchmarks.hecd import interval, recipe
-from data.pictures import RatedPictures
 from models import SemanticConsistencyNet
 from models.base import Inputs, color_effect
 from models.object_prior import MEASURES, OBJECT_COMPARISONS, ObjectPrior
 from models.semantic import pooled
 from train_SCC import make_model
+from training.engine import FeatureSet, collate, command_line, fit, predict
+from training.pictures import RatedPictures
+from training.runs import labeled_objects, load_data
 from utils.color import gray_version, rgb_to_lab
-from utils.engine import FeatureSet, collate, command_line, fit, predict
 from utils.files import write_atomic
-from utils.runs import labeled_objects, load_data
 
 RECOLORINGS = 300  # pictures beside HECD
 EPOCHS = 5

@@ -99,12 +99,20 @@ from data.splits import excluded_names
 from models.backbone import load_pretrained
 from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
+from training.engine import (
+    command_line,
+    epoch_generator,
+    kept_features,
+    other_version,
+    read_state,
+    write_history,
+    write_results,
+)
+from training.runs import clear_folder, features_folder, forget_features, one_line_errors, run_folder
 from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
-from utils.engine import command_line, epoch_generator, kept_features, other_version, read_state, write_history, write_results
 from utils.files import picture_id, write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
-from utils.runs import clear_folder, features_folder, forget_features, one_line_errors, run_folder
 from utils.scores import fingerprint
 
 _BANDS = 20  # of lightness, for the distribution that knows lightness only

@@ -28,9 +28,10 @@ from models.backbone import UnreachableError
 from models.baselines import afine
 from models.baselines.dpam import SUPERPIXELS
 from models.baselines.scorer import SYSTEMS, Baseline
-from utils import distributed, runs
+from training import runs
+from training.engine import Batches, EpochSampler
+from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
-from utils.engine import Batches, EpochSampler
 from utils.files import picture_id
 from utils.scores import ScoreWriter, read_scores
 
@@ -165,7 +166,7 @@ def assert_usage(result: Any, *words: str) -> None:
 def _without_curves():
     """Drawing them, which test_scripts.py looks at, would take a seventh of the time here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.engine.plot_curves", lambda *_: None)
+        patch.setattr("training.engine.plot_curves", lambda *_: None)
         yield
 
 

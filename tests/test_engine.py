@@ -14,14 +14,11 @@ from conftest import stop_after
 from scipy import stats
 from torch import Tensor
 
-from data.pictures import RatedPictures
 from data.table import load_table
 from models import ChromaticFidelityNet
 from models.base import loss_function
-from utils import distributed, engine
-from utils.arguments import training_parser
-from utils.checkpoint import read_checkpoint
-from utils.engine import (
+from training import engine
+from training.engine import (
     Batches,
     EpochSampler,
     augment,
@@ -32,6 +29,10 @@ from utils.engine import (
     write_history,
     write_results,
 )
+from training.pictures import RatedPictures
+from utils import distributed
+from utils.arguments import training_parser
+from utils.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
 

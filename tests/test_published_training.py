@@ -26,12 +26,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from data.pictures import PublishedPictures
 from data.splits import read_split
 from models import base, load_model
 from models.base import stack
 from models.published import PublishedCF, PublishedNet, PublishedPR, PublishedSCC, load_start_weights
-from utils import engine, runs
+from training import engine, runs
+from training.pictures import PublishedPictures
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
 from utils.images import ImageReadError

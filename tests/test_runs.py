@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from models import ChromaticFidelityNet
+from training.runs import counted, load_data, one_line_errors, spread, sub_scores, training_record
 from utils.checkpoint import save_checkpoint
 from utils.images import ImageReadError
-from utils.runs import counted, load_data, one_line_errors, spread, sub_scores, training_record
 
 
 def test_a_number_after_a_colon_is_a_count_of_pictures(tmp_path):

@@ -21,10 +21,10 @@ from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
 from models import load_model
+from training.runs import load_data, training_objects
 from utils import scoring
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
-from utils.runs import load_data, training_objects
 from utils.scores import fingerprint, read_scores
 
 DIMENSIONS = ("CF", "SCC", "PR")

@@ -12,17 +12,17 @@ from conftest import BROCCOLI, CAR, make_picture
 from PIL import Image
 from torch import Tensor
 
-from data.pictures import RatedPictures
 from models import SemanticConsistencyNet, load_model
 from models.base import Inputs, stack
 from models.color_prior import COMPARISONS
 from models.object_prior import MIN_PIXELS, OBJECT_COMPARISONS, ObjectPrior, scaled
 from models.semantic import SLOTS, AttentionPool, pooled
+from training.engine import predict
+from training.pictures import RatedPictures
+from training.runs import labeled_objects
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.color import rgb_to_lab
-from utils.engine import predict
 from utils.labels import LabeledObject, LabelError, ObjectLabels, no_curves, object_mask
-from utils.runs import labeled_objects
 from utils.scoring import Scorer
 
 CPU = torch.device("cpu")

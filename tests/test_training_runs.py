@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import stop_after
 
-from data import pictures
 from models import ChromaticFidelityNet
 from models.base import ScoreNet
-from utils import distributed, engine
+from training import engine, pictures
+from utils import distributed
 from utils.arguments import training_parser
 from utils.checkpoint import read_checkpoint
 from utils.files import give_lock, sha256, take_lock

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from data.baseline_pictures import REFERENCE, BaselinePictures
-from data.pictures import PublishedPictures, RatedPictures, with_paths
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
 from data.table import load_dataset
 from models import SemanticConsistencyNet
@@ -28,9 +27,10 @@ from models.base import CompactNet, Inputs, ScoreNet
 from models.baselines.scorer import Baseline
 from models.published import load_start_weights
 from models.ranker import shipped_ranker
+from training.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
+from training.pictures import PublishedPictures, RatedPictures, with_paths
 from utils import distributed, interrupt
 from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
-from utils.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
 from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
 from utils.labels import ObjectLabels, no_curves, read_color_curves
 from utils.metrics import within_scene_srcc
