@@ -8,9 +8,9 @@ every other method is worse. Where a table has the columns CF, SCC and PR (data/
 ranked by these. Tables of the same photographs are one source; every other table is a source of its own (outputs of real
 colorizers beside their photographs). No rating takes part.
 
-A step looks at a few scenes (training/colorings.py). Images of a scene are compared pair by pair, photographs and their colorings
-between scenes too, and two encodings of one image should rank the same. ``best.pt`` is for ``--ranker`` of train_CF.py,
-train_SCC.py and train_PR.py.
+A step looks at a few scenes (training/colorings.py). Images of a scene are compared pair by pair, photographs and their
+colorings between scenes too, and two encodings of one image should rank the same. ``best.pt`` is for ``--ranker`` of
+train_CF.py, train_SCC.py and train_PR.py.
 """
 
 import argparse
