@@ -47,12 +47,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
-from models import load_model
-from utils.files import sha256
-from utils.images import ImageList, list_images
-from utils.labels import ObjectLabels, no_curves
-from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
-from utils.scoring import (
+from inference.scoring import (
     check_json,
     chosen_settings,
     conclude,
@@ -65,6 +60,11 @@ from utils.scoring import (
     score_images,
     worker_count,
 )
+from models import load_model
+from utils.files import sha256
+from utils.images import ImageList, list_images
+from utils.labels import ObjectLabels, no_curves
+from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
 
 
 def given_scores(images: ImageList, path: Path, dimension: str) -> tuple[dict[str, float], dict[str, str]]:

@@ -13,6 +13,6 @@ from utils.arguments import inference_parser
 if __name__ == "__main__":
     args = inference_parser(__doc__, "SCC").parse_args()
 
-    from utils.scoring import run_script, score_one_dimension  # only here, for it is slow to load
+    from inference.scoring import run_script, score_one_dimension  # only here, for it is slow to load
 
     run_script(lambda: score_one_dimension(args, "SCC"))

@@ -53,10 +53,7 @@ from collections.abc import Mapping
 import torch
 
 from data.baseline_pictures import check_originals, find_originals, pixels_of
-from models.baselines.scorer import Baseline
-from utils.baselines import load_baseline, random_baseline
-from utils.images import list_images
-from utils.scoring import (
+from inference.scoring import (
     Row,
     Scorer,
     check_json,
@@ -69,6 +66,9 @@ from utils.scoring import (
     score_images,
     worker_count,
 )
+from models.baselines.scorer import Baseline
+from utils.baselines import load_baseline, random_baseline
+from utils.images import list_images
 
 
 class BaselineScorer(Scorer):

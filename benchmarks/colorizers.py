@@ -50,12 +50,12 @@ from tqdm import tqdm
 from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
+from inference.scoring import Scorer, worker_count
 from utils.checkpoint import load_model
 from utils.files import write_atomic
 from utils.image_metrics import colorfulness, mean_chroma
 from utils.images import read_rgb
 from utils.metrics import srcc
-from utils.scoring import Scorer, worker_count
 
 _RULERS = {"colorfulness": colorfulness, "mean chroma": mean_chroma}
 _HUMAN = ("votes", "typicality", "PR_published")  # columns that scores are compared with

@@ -42,11 +42,11 @@ from tqdm import tqdm
 
 from benchmarks.measure import ROOT, bfloat16_support, command_line, machine, write_section
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels
+from inference.scoring import Scorer, devices_of, worker_count
 from models.published import NETWORKS, from_published
 from utils.images import list_images
 from utils.labels import ObjectLabels, read_color_curves
 from utils.metrics import srcc
-from utils.scoring import Scorer, devices_of, worker_count
 
 _TOP = """# bfloat16 beside float32
 

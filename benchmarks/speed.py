@@ -57,8 +57,8 @@ def import_time() -> float:
 
 def compact_scorer(weights_dir: Path | None) -> Any:
     """What does the work of infer_PR.py with the compact networks."""
+    from inference.scoring import Scorer
     from models import load_model  # not above: the processes that are measured must be started by a small one
-    from utils.scoring import Scorer
 
     files = {d: d if weights_dir is None else weights_dir / f"{d}.pt" for d in DIMENSIONS}
     return Scorer({d: load_model(file, dimension=d) for d, file in files.items()}, ["cpu"])
@@ -71,9 +71,9 @@ def published_scorer(files: Path, precision: str) -> Any:
         files: Folder with what benchmarks/weights.py writes.
         precision: Arithmetic of the networks.
     """
+    from inference.scoring import Scorer
     from models import load_model
     from utils.labels import ObjectLabels, read_color_curves
-    from utils.scoring import Scorer
 
     branches = {d: load_model(files / f"{d}.pth", dimension=d, preset="published") for d in DIMENSIONS}
     for branch in branches.values():
@@ -89,7 +89,7 @@ def time_stages(pictures: Path, make_scorer: Callable[[], Any]) -> tuple[dict[st
     """
     import torch  # not above: the processes that are measured must be started by a small one
 
-    from utils import scoring
+    from inference import scoring
     from utils.images import list_images
 
     torch.set_num_threads(1)

@@ -28,9 +28,9 @@ if __name__ == "__main__":
 
 import matplotlib.pyplot as plt
 
+from inference.maps import find, panels, scale_colors, scale_positions, words
 from models import load_model
 from utils.images import read_rgb
-from utils.maps import find, panels, scale_colors, scale_positions, words
 
 
 def main() -> None:

@@ -29,11 +29,11 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from inference.maps import surprising_region
+from inference.scoring import Scorer, worker_count
 from models import load_model
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
-from utils.maps import surprising_region
-from utils.scoring import Scorer, worker_count
 
 LEVELS = list(range(5, 100, 5))
 

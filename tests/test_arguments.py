@@ -12,12 +12,12 @@ import pytest
 
 import train_baseline
 from data.foreign_labels import _FORMS
+from inference.scoring import devices_of
 from models.baselines.afine import ADAMW
 from models.baselines.aigciqa import RECIPE
 from models.baselines.scorer import _NETWORKS
 from utils.arguments import LIMITS, ScriptParser
 from utils.choices import FORMS, SYSTEMS
-from utils.scoring import devices_of
 
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(

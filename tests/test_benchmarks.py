@@ -17,8 +17,8 @@ from published_layout import cf_layout, pr_layout, scc_layout
 from benchmarks import baselines, gpu, hecd, measure, precision, reference, speed, train_memory
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
+from inference import scoring
 from models import load_model
-from utils import scoring
 from utils.arguments import add_fold_arguments, parse_training, training_parser
 from utils.labels import ObjectLabels, read_color_curves, read_yolo
 

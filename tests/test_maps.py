@@ -13,13 +13,13 @@ from conftest import make_picture
 from PIL import Image
 from skimage.color import rgb2lab
 
+from inference import maps
+from inference.maps import check_maps, difference, draw_map, find, heat, heat_colors, panels, scale_colors, surprising_region
 from models import load_model
 from models.color_prior import ColorPriorNet, Surprise
 from models.object_prior import ALL, MEASURES, Evidence, ObjectPrior, measure, observe
-from utils import maps
 from utils.images import list_images
 from utils.labels import COCO_NAMES, LabeledObject
-from utils.maps import check_maps, difference, draw_map, find, heat, heat_colors, panels, scale_colors, surprising_region
 
 STOP_SIGN, CAR = COCO_NAMES.index("stop sign"), COCO_NAMES.index("car")
 LEFT = LabeledObject(STOP_SIGN, (0.25, 0.5, 0.5, 1), np.array([(0, 0), (0.5, 0), (0.5, 1), (0, 1)], float))

@@ -18,9 +18,10 @@ from readers import meta_of, rows_of
 from scipy import stats
 
 from data.make_icqa2k_standin import make
+from inference import scoring
 from models import load_model
 from models.published import PublishedCF, PublishedPR
-from utils import checkpoint, scoring
+from utils import checkpoint
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256
 from utils.labels import ObjectLabels, read_color_curves

@@ -14,13 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models import load_model
-from models.base import ScoreNet
-from utils import scoring
-from utils.arguments import inference_parser
-from utils.images import ImageList, list_images
-from utils.scores import read_scores
-from utils.scoring import (
+from inference import scoring
+from inference.scoring import (
     Row,
     Scorer,
     conclude,
@@ -32,6 +27,11 @@ from utils.scoring import (
     score_images,
     seen_pictures,
 )
+from models import load_model
+from models.base import ScoreNet
+from utils.arguments import inference_parser
+from utils.images import ImageList, list_images
+from utils.scores import read_scores
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from PIL import Image
 from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
+from inference import scoring
 from models import load_model
 from training.runs import load_data, training_objects
-from utils import scoring
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
 from utils.scores import fingerprint, read_scores
@@ -36,7 +36,7 @@ FILES = {"best.pt", "last.pt", "metrics.csv", "curves.png", "split.txt", "test.j
 # infer_CF.py that gets a signal when it begins with a picture of a certain number, midway on any machine
 STOPPED = """
 import itertools, os, runpy, sys
-from utils import scoring
+from inference import scoring
 how, pictures = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 real, begun = scoring.Scorer.__call__, itertools.count(1)
 def stopped(*values):

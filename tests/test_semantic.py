@@ -12,6 +12,7 @@ from conftest import BROCCOLI, CAR, make_picture
 from PIL import Image
 from torch import Tensor
 
+from inference.scoring import Scorer
 from models import SemanticConsistencyNet, load_model
 from models.base import Inputs, stack
 from models.color_prior import COMPARISONS
@@ -23,7 +24,6 @@ from training.runs import labeled_objects
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.color import rgb_to_lab
 from utils.labels import LabeledObject, LabelError, ObjectLabels, no_curves, object_mask
-from utils.scoring import Scorer
 
 CPU = torch.device("cpu")
 THINGS = [

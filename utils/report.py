@@ -27,15 +27,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from models import load_model
-from models.base import ScoreNet
-from models.color_prior import ColorPriorNet
-from utils.choices import METHOD_BIAS, PERCENTILES
-from utils.evaluation import MIN_SCENES, Resamples, agreement, logistic_fit
-from utils.files import write_atomic
-from utils.images import ImageReadError, is_gray, read_rgb
-from utils.labels import LabelError, ObjectLabels
-from utils.maps import (
+from inference.maps import (
     LEVEL,
     OBJECT_LEVEL,
     REGION_SHARE,
@@ -49,9 +41,17 @@ from utils.maps import (
     swatch,
     words,
 )
+from inference.scoring import worker_count
+from models import load_model
+from models.base import ScoreNet
+from models.color_prior import ColorPriorNet
+from utils.choices import METHOD_BIAS, PERCENTILES
+from utils.evaluation import MIN_SCENES, Resamples, agreement, logistic_fit
+from utils.files import write_atomic
+from utils.images import ImageReadError, is_gray, read_rgb
+from utils.labels import LabelError, ObjectLabels
 from utils.scenes import ALL, INDEX_FILES, method_and_scene, read_index
 from utils.scores import VERSION, read_scores
-from utils.scoring import worker_count
 
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
 

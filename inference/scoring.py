@@ -501,7 +501,7 @@ def score_one_dimension(args: argparse.Namespace, dimension: str) -> int:
     devices = devices_of(args.device)
     maps = getattr(args, "maps", None)
     if maps is not None:
-        from utils.maps import check_maps, write_maps  # only here, for they are slow to load
+        from inference.maps import check_maps, write_maps  # only here, for they are slow to load
 
         check_maps(maps, args.images, model)
     scorer = make_scorer({dimension: model}, devices, args, objects)
