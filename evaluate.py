@@ -138,8 +138,7 @@ from data.compute_mos import HECD_RAW, hecd_noise
 from data.hecd import find_ratings, load_hecd
 from data.icqa2k import load_icqa2k, split_folder
 from data.table import load_table
-from utils.compare import compact_comparison, compare, comparison_notes
-from utils.evaluation import (
+from evaluation.agreement import (
     IN_SAMPLE,
     METHOD_COLUMNS,
     METRICS,
@@ -164,11 +163,12 @@ from utils.evaluation import (
     require_rows,
     sample_of,
 )
+from evaluation.compare import compact_comparison, compare, comparison_notes
+from evaluation.protocols import TrialError, run_protocol
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.labels import ObjectLabels, no_curves
 from utils.names import amount
-from utils.protocols import TrialError, run_protocol
 from utils.scenes import read_index
 
 SAMPLES = {
@@ -177,7 +177,7 @@ SAMPLES = {
     IN_SAMPLE: "IN-SAMPLE",
     "unknown": "it does not say whether the weights have seen these pictures",
 }
-LEFT_OUT = "without a score left out"  # end of a note of utils/evaluation.py
+LEFT_OUT = "without a score left out"  # end of a note of evaluation/agreement.py
 
 
 class Table(NamedTuple):
@@ -289,7 +289,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
         args: Of the command line.
 
     Returns:
-        Columns dimension and versus, and those of :func:`utils.compare.compare`.
+        Columns dimension and versus, and those of :func:`evaluation.compare.compare`.
 
     Raises:
         ValueError: If no dimension is left to compare.

@@ -48,9 +48,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.hecd import load_hecd
+from evaluation.agreement import agreement, method_means
 from training.engine import command_line
 from utils import image_metrics
-from utils.evaluation import agreement, method_means
 from utils.files import write_atomic
 from utils.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes
 from utils.images import read_rgb

@@ -109,10 +109,7 @@ import numpy as np
 import pandas as pd
 
 from data.hecd import HECD_URL, MOS_PER_Z, find_ratings
-from utils.files import sha256, write_atomic
-from utils.metrics import correlations
-from utils.names import amount
-from utils.ratings import (
+from evaluation.ratings import (
     NORMAL_95,
     Recovery,
     icc,
@@ -126,6 +123,9 @@ from utils.ratings import (
     split_half,
     zscores,
 )
+from utils.files import sha256, write_atomic
+from utils.metrics import correlations
+from utils.names import amount
 from utils.tables import csv_rows, finite_number, separator_hint
 
 HECD_RELIABILITY = 0.85  # stated for HECD; of which statistic is not known to us

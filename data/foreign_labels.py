@@ -28,9 +28,9 @@ from scipy.sparse.csgraph import connected_components
 
 from data.icqa2k import unit_mos
 from data.table import relative_image
+from evaluation.ratings import pairwise_scale
 from utils.choices import FORMS
 from utils.images import IMAGE_EXTENSIONS
-from utils.ratings import pairwise_scale
 from utils.tables import csv_lines, finite_number, read_text, separator_hint
 
 _PRIOR = 0.5  # ties of each picture with the mean of its scene: keeps the scale finite where one always won

@@ -45,11 +45,11 @@ from scipy import stats
 
 from data.compute_mos import hecd_noise
 from data.hecd import load_hecd
+from evaluation.agreement import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
+from evaluation.pairs import divide, scene_pairs, verdicts
 from utils.choices import METHOD_BIAS
-from utils.evaluation import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc
-from utils.pairs import divide, scene_pairs, verdicts
 from utils.scores import DIMENSIONS
 
 PAGE = ROOT / "docs" / "reading_scores.md"

@@ -8,8 +8,8 @@ import pytest
 from conftest import drawn_scenes
 from scipy import stats
 
-from utils.compare import COLUMNS, METRICS, compact_comparison, compare, comparison_notes, mcnemar, steiger, williams
-from utils.evaluation import Predictor, Resamples
+from evaluation.agreement import Predictor, Resamples
+from evaluation.compare import COLUMNS, METRICS, compact_comparison, compare, comparison_notes, mcnemar, steiger, williams
 
 NOISE = 0.05
 

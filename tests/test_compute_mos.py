@@ -14,8 +14,7 @@ from scipy import stats
 
 from data import compute_mos as command
 from data.table import load_dataset
-from utils.metrics import srcc
-from utils.ratings import (
+from evaluation.ratings import (
     icc,
     icc_oneway,
     krippendorff_alpha,
@@ -28,6 +27,7 @@ from utils.ratings import (
     split_half,
     zscores,
 )
+from utils.metrics import srcc
 
 REPO = Path(__file__).resolve().parents[1]
 HECD_COPIES = [REPO.parent / "shared" / "data" / "hecd", REPO / "data" / "HECD"]

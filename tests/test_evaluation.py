@@ -16,9 +16,8 @@ from PIL import Image
 from scipy import stats
 
 from data.table import load_table
-from utils import evaluation
-from utils.compare import COLUMNS
-from utils.evaluation import (
+from evaluation import agreement as evaluation
+from evaluation.agreement import (
     METRICS,
     PAIR_METRICS,
     SYSTEM_SRCC,
@@ -40,6 +39,7 @@ from utils.evaluation import (
     require_rows,
     system_agreement,
 )
+from evaluation.compare import COLUMNS
 from utils.scores import ScoreWriter, read_scores
 
 METHODS = ("BIG", "CIC", "CT2")

@@ -8,8 +8,8 @@ import pytest
 from conftest import drawn_scenes
 from scipy import stats
 
-from utils.evaluation import PAIR_METRICS, Resamples, draw_scenes, pair_agreement
-from utils.pairs import auc_better, auc_different, pairwise_accuracy, scene_pairs, verdicts
+from evaluation.agreement import PAIR_METRICS, Resamples, draw_scenes, pair_agreement
+from evaluation.pairs import auc_better, auc_different, pairwise_accuracy, scene_pairs, verdicts
 
 MEASURES = dict(zip(PAIR_METRICS, (pairwise_accuracy, auc_different, auc_better), strict=True))
 

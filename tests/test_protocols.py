@@ -13,8 +13,8 @@ from conftest import make_picture
 from PIL import Image
 from scipy import stats
 
-from utils import protocols
-from utils.protocols import TrialError, measure, plan, run_trial, summarize, with_method_mean
+from evaluation import protocols
+from evaluation.protocols import TrialError, measure, plan, run_trial, summarize, with_method_mean
 
 METHODS = ("BIG", "CIC", "DDC")
 OPTIONS = ["--backbone", "test_efficientnet", "--random-init", "--size", "64", "--epochs", "1", "--workers", "0"]

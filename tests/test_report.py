@@ -20,10 +20,10 @@ import torch
 from conftest import make_picture
 from PIL import Image
 
+from evaluation.agreement import logistic_fit
 from inference.maps import Finding, Findings, find, heat_colors
 from models import load_model
 from utils import report
-from utils.evaluation import logistic_fit
 from utils.images import read_rgb
 from utils.labels import COCO_NAMES
 from utils.report import Origin, report_evaluation, report_scores, write_report, wrong_objects

@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from evaluation.agreement import MIN_SCENES, Resamples, agreement, logistic_fit
 from inference.maps import (
     LEVEL,
     OBJECT_LEVEL,
@@ -46,7 +47,6 @@ from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
 from utils.choices import METHOD_BIAS, PERCENTILES
-from utils.evaluation import MIN_SCENES, Resamples, agreement, logistic_fit
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, read_rgb
 from utils.labels import LabelError, ObjectLabels

@@ -27,9 +27,9 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
+from evaluation.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
 from utils.names import amount, match_names, nearest, written_otherwise
-from utils.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
 from utils.scores import DIMENSIONS, in_sample, read_metric, read_scores
 from utils.tables import csv_lines
 
@@ -634,7 +634,7 @@ def _weighted_rmse(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts:
 def pair_agreement(
     step: np.ndarray, mos: np.ndarray, scenes: np.ndarray, noise: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """The measures of :mod:`utils.pairs`, with intervals as of :func:`agreement`.
+    """The measures of :mod:`evaluation.pairs`, with intervals as of :func:`agreement`.
 
     Args:
         step: Predictions, of which differences within scenes are taken, shape (N,).

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from utils.evaluation import Predictor, Resamples, resampled_plcc, resampled_srcc, shown
+from evaluation.agreement import Predictor, Resamples, resampled_plcc, resampled_srcc, shown
+from evaluation.pairs import pairwise_accuracy, scene_pairs, verdicts
 from utils.metrics import plcc, srcc
-from utils.pairs import pairwise_accuracy, scene_pairs, verdicts
 
 METRICS = ("SRCC", "PLCC", "pairwise accuracy")
 COLUMNS = (

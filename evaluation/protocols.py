@@ -18,8 +18,8 @@ import pandas as pd
 
 from data.splits import split_by_scene, write_split
 from data.table import load_dataset
+from evaluation.agreement import METHOD_MEAN, NETWORK, as_markdown, as_text, join, read_predictions
 from training.pictures import with_paths
-from utils.evaluation import METHOD_MEAN, NETWORK, as_markdown, as_text, join, read_predictions
 from utils.files import picture_id, write_atomic
 from utils.metrics import correlations, within_scene_srcc
 from utils.scores import DIMENSIONS

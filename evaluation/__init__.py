@@ -1,0 +1,1 @@
+"""How scores and people agree; without torch."""
