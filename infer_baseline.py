@@ -52,7 +52,9 @@ from collections.abc import Mapping
 
 import torch
 
-from data.baseline_pictures import check_originals, find_originals, pixels_of
+from baselines.command import load_baseline, random_baseline
+from baselines.pictures import check_originals, find_originals, pixels_of
+from baselines.scorer import Baseline
 from inference.scoring import (
     Row,
     Scorer,
@@ -66,8 +68,6 @@ from inference.scoring import (
     score_images,
     worker_count,
 )
-from models.baselines.scorer import Baseline
-from utils.baselines import load_baseline, random_baseline
 from utils.images import list_images
 
 

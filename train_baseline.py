@@ -154,13 +154,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data.baseline_pictures import REFERENCE, check_originals, with_originals
-from data.foreign_labels import load_foreign, recognize
+from baselines.afine import STAGES
+from baselines.command import load_baseline
+from baselines.dpam import SUPERPIXELS
+from baselines.label_files import load_foreign, recognize
+from baselines.pictures import REFERENCE, check_originals, with_originals
+from baselines.scorer import Baseline
 from data.table import load_dataset
 from models.base import ScoreNet
-from models.baselines.afine import STAGES
-from models.baselines.dpam import SUPERPIXELS
-from models.baselines.scorer import Baseline
 from training.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
 from training.pictures import with_paths
 from training.runs import (
@@ -179,7 +180,6 @@ from training.runs import (
     train_and_test,
 )
 from utils import distributed
-from utils.baselines import load_baseline
 from utils.checkpoint import save_checkpoint
 from utils.files import picture_id, sha256
 from utils.scores import DIMENSIONS

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import train_baseline
-from data.foreign_labels import _FORMS
+from baselines.afine import ADAMW
+from baselines.aigciqa import RECIPE
+from baselines.label_files import _FORMS
+from baselines.scorer import _NETWORKS
 from inference.scoring import devices_of
-from models.baselines.afine import ADAMW
-from models.baselines.aigciqa import RECIPE
-from models.baselines.scorer import _NETWORKS
 from utils.arguments import LIMITS, ScriptParser
 from utils.choices import FORMS, SYSTEMS
 

@@ -17,8 +17,7 @@ from scipy import stats
 from scipy.special import expit
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError
-from models.baselines.afine import (
+from baselines.afine import (
     ADAMW,
     STAGES,
     AFine,
@@ -30,6 +29,7 @@ from models.baselines.afine import (
     preference,
     triplet_loss,
 )
+from models.backbone import UnreachableError
 
 REPO = Path(__file__).resolve().parents[1]
 MANIFEST = REPO.parent / "shared" / "specs" / "afine_state_dict.json"

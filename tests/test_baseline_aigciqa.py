@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
+from baselines.aigciqa import AIGCIQA, BACKBONES, FORMS, RECIPE, rating_loss
 from models.backbone import UnreachableError
-from models.baselines.aigciqa import AIGCIQA, BACKBONES, FORMS, RECIPE, rating_loss
 from utils.color import gray_version, rgb_to_lab
 from utils.metrics import srcc
 

@@ -14,8 +14,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError
-from models.baselines.delegate_transformer import (
+from baselines.delegate_transformer import (
     DeformableAttention,
     DelegateTransformer,
     PlaceMap,
@@ -27,6 +26,7 @@ from models.baselines.delegate_transformer import (
     target_of,
     training_loss,
 )
+from models.backbone import UnreachableError
 from utils.metrics import srcc
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs"  # lists of the official tensors, where they are at hand

@@ -17,9 +17,8 @@ from scipy.signal import correlate2d
 from skimage.color import rgb2lab
 from torch import Tensor, nn
 
-from models.backbone import UnreachableError
-from models.baselines import dpam
-from models.baselines.dpam import (
+from baselines import dpam
+from baselines.dpam import (
     DPAM,
     SUPERPIXELS,
     ChannelAttention,
@@ -34,6 +33,7 @@ from models.baselines.dpam import (
     superpixel_labels,
     texture_strips,
 )
+from models.backbone import UnreachableError
 from utils.metrics import srcc
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs"  # the manifest itself, where it is at hand

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.backbone import UnreachableError
-from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 
 ONE, TWO = torch.zeros(1), torch.zeros(2)
 

@@ -22,12 +22,12 @@ from readers import meta_of, rows_of
 from scipy import stats
 
 import train_baseline
-from data.baseline_pictures import REFERENCE, BaselinePictures, Originals, with_originals
+from baselines import afine
+from baselines.dpam import SUPERPIXELS
+from baselines.pictures import REFERENCE, BaselinePictures, Originals, with_originals
+from baselines.scorer import SYSTEMS, Baseline
 from data.splits import read_split
 from models.backbone import UnreachableError
-from models.baselines import afine
-from models.baselines.dpam import SUPERPIXELS
-from models.baselines.scorer import SYSTEMS, Baseline
 from training import runs
 from training.engine import Batches, EpochSampler
 from utils import distributed

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from data.foreign_labels import FORMS, load_foreign, read_triplets, recognize
+from baselines.label_files import FORMS, load_foreign, read_triplets, recognize
 from data.splits import check_disjoint, split_by_scene
 from data.table import load_table
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baselines.pictures import Originals
 from data import make_icqa2k_standin
-from data.baseline_pictures import Originals
 from data.icqa2k import load_icqa2k
 from data.make_icqa2k_standin import SCENES, make
 from data.make_samples import PHOTOS

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
+from baselines.afine import learning_rate
 from models.base import Inputs, ScoreNet, stack
-from models.baselines.afine import learning_rate
 from utils import distributed
 from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
 from utils.files import sha256, write_atomic

@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data.baseline_pictures import REFERENCE, BaselinePictures
+from baselines.pictures import REFERENCE, BaselinePictures
+from baselines.scorer import Baseline
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
 from data.table import load_dataset
 from models import SemanticConsistencyNet
 from models.backbone import UnreachableError, load_pretrained
 from models.base import CompactNet, Inputs, ScoreNet
-from models.baselines.scorer import Baseline
 from models.published import load_start_weights
 from models.ranker import shipped_ranker
 from training.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results

@@ -149,7 +149,7 @@ def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Modu
 
         return NETWORKS
     if preset == "baseline":
-        from models.baselines.scorer import SYSTEMS, Baseline
+        from baselines.scorer import SYSTEMS, Baseline
 
         return dict.fromkeys(SYSTEMS, Baseline)
     raise ValueError(f"{source}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")

@@ -39,8 +39,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import make_layers
 
+from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.backbone import UnreachableError, load_pretrained
-from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from models.published import imagenet_normalized, resized, unit_range
 

@@ -15,10 +15,10 @@ from typing import Any, get_args, get_origin
 import torch
 from torch import Tensor, nn
 
+from baselines import afine, aigciqa, delegate_transformer, dpam
+from baselines.loading import unwrapped
 from models.backbone import UnreachableError
 from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, stack, to_tensor
-from models.baselines import afine, aigciqa, delegate_transformer, dpam
-from models.baselines.loading import unwrapped
 from models.preprocessing import Preprocess
 from utils.choices import SYSTEMS
 

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from baselines.scorer import Baseline
 from data.table import relative_image
 from models.base import Inputs
-from models.baselines.scorer import Baseline
 from training.engine import OwnViews, epoch_generator
 from training.pictures import kept, kept_file, make_lacking, picture_paths
 from utils.images import list_images, read_rgb

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from models.published import imagenet_normalized, resized, unit_range
 

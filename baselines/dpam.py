@@ -25,7 +25,7 @@ from skimage.segmentation import slic
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from utils.color import rgb_to_lab
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.baselines.scorer import Baseline, official_columns
+from baselines.scorer import Baseline, official_columns
 from models.published import published_dimension
 from utils.arguments import settings_of
 from utils.checkpoint import build_model, described, is_own, read_weights, seen_by

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from scipy.optimize import curve_fit
 from torch import Tensor, nn
 
+from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.backbone import read_state
-from models.baselines.loading import LoadReport, compare, fetched, opened, unwrapped
 from models.preprocessing import Preprocess, check_picture
 
 POSITIONS = ("grid", "sequence")
