@@ -429,7 +429,7 @@ def write_page(
     labels: ObjectLabels | None,
 ) -> None:
     """The page of ``--report``."""
-    from utils.report import report_evaluation  # only here, for it is slow to load
+    from report.page import report_evaluation  # only here, for it is slow to load
 
     scored = rows.groupby("image")["prediction"].transform("count") > 0
     report_evaluation(

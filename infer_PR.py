@@ -145,7 +145,7 @@ def main() -> int:
         score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
     status = conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
     if args.report is not None:
-        from utils.report import report_scores  # only here, for it is slow to load
+        from report.page import report_scores  # only here, for it is slow to load
 
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         report_scores(

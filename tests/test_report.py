@@ -23,10 +23,10 @@ from PIL import Image
 from evaluation.agreement import logistic_fit
 from inference.maps import Finding, Findings, find, heat_colors
 from models import load_model
-from utils import report
+from report import page as report
+from report.page import Origin, report_evaluation, report_scores, write_report, wrong_objects
 from utils.images import read_rgb
 from utils.labels import COCO_NAMES
-from utils.report import Origin, report_evaluation, report_scores, write_report, wrong_objects
 from utils.scenes import read_index
 from utils.scores import ScoreWriter
 
