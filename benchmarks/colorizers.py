@@ -47,13 +47,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from benchmarks.image_metrics import colorfulness, mean_chroma
 from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
 from inference.scoring import Scorer, worker_count
 from utils.checkpoint import load_model
 from utils.files import write_atomic
-from utils.image_metrics import colorfulness, mean_chroma
 from utils.images import read_rgb
 from utils.metrics import srcc
 

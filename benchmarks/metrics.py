@@ -2,7 +2,7 @@
 
     python benchmarks/metrics.py data/HECD --write
 
-Every recoloring is scored by the metrics of utils/image_metrics.py; a metric that has a reference gets the photograph
+Every recoloring is scored by the metrics of benchmarks/image_metrics.py; a metric that has a reference gets the photograph
 ``SCENE_gt.jpg``, for recolorings of the white-balanced version too, as the authors did. ``--write`` makes
 benchmarks/hecd_metrics.md and, with the value of every picture, benchmarks/hecd_metrics.csv; ``--reuse`` takes that file
 instead of the pictures. Metrics with learned weights (``--packages``) need packages that are not among our requirements and
@@ -47,12 +47,12 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks import image_metrics
+from benchmarks.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes
 from data.hecd import load_hecd
 from evaluation.agreement import agreement, method_means
 from training.engine import command_line
-from utils import image_metrics
 from utils.files import write_atomic
-from utils.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes
 from utils.images import read_rgb
 from utils.metrics import srcc
 

@@ -16,11 +16,9 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+from benchmarks import image_metrics
 from benchmarks import metrics as benchmark
-from data.hecd import load_hecd
-from utils import image_metrics
-from utils.color import hue, lab_to_rgb
-from utils.image_metrics import (
+from benchmarks.image_metrics import (
     SPACES,
     MetricUnavailable,
     ab_entropy,
@@ -34,6 +32,8 @@ from utils.image_metrics import (
     psnr,
     ssim,
 )
+from data.hecd import load_hecd
+from utils.color import hue, lab_to_rgb
 
 HECD = REPO.parent / "shared" / "data" / "hecd"
 needs_hecd = pytest.mark.skipif(not HECD.is_dir(), reason=f"no copy of HECD in {HECD}")
