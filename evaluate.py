@@ -134,7 +134,6 @@ if __name__ == "__main__":
 import pandas as pd
 
 from data.cin25 import load_cin25
-from data.compute_mos import HECD_RAW, hecd_noise
 from data.hecd import find_ratings, load_hecd
 from data.icqa2k import load_icqa2k, split_folder
 from data.table import load_table
@@ -165,6 +164,7 @@ from evaluation.agreement import (
 )
 from evaluation.compare import compact_comparison, compare, comparison_notes
 from evaluation.protocols import TrialError, run_protocol
+from tools.compute_mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.labels import ObjectLabels, no_curves

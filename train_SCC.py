@@ -5,7 +5,7 @@
     python train_SCC.py --preset published --data ICQA_2K --output runs/published/scc    # the published network and recipe
 
 The network sets pixels against two priors of what colors things have, learned from photographs before any rating is looked at:
-``--prior`` from data/train_color_prior.py, and ``--object-prior`` from data/build_color_prior.py for the objects that
+``--prior`` from tools/train_color_prior.py, and ``--object-prior`` from tools/build_color_prior.py for the objects that
 ``--labels`` names. The published network has neither; it reads ``labels`` and ``color_.json`` of the data folder
 (docs/reproduce.md).
 """
@@ -66,7 +66,7 @@ def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:
             if prior.config[name] != value:
                 raise ValueError(
                     f"--prior {args.prior} was trained with --{name} {prior.config[name]}, not {value}; train one with "
-                    "data/train_color_prior.py, or pass --prior none"
+                    "tools/train_color_prior.py, or pass --prior none"
                 )
         torch.manual_seed(args.seed)
         model = SemanticConsistencyNet(**asked, prior=prior.config["prior"])

@@ -4,7 +4,7 @@
     python train_ranker.py --data data/samples/samples.csv --output runs/try --steps 2          # a check of a minute, CPU
 
 ``--data`` takes tables of images (image, scene, method), paths relative to the table: "original" is the photograph, and
-every other method is worse. Where a table has the columns CF, SCC and PR (data/make_recolorings.py), images of a scene are
+every other method is worse. Where a table has the columns CF, SCC and PR (tools/make_recolorings.py), images of a scene are
 ranked by these. Tables of the same photographs are one source; every other table is a source of its own (outputs of real
 colorizers beside their photographs). No rating takes part.
 
@@ -155,7 +155,7 @@ def calibrate(model: Ranker, scenes: Scenes, device: torch.device) -> None:
 def seen_by_training(sources: dict[str, dict[str, Scene]]) -> Tensor:
     """Return sizes and fingerprints of the images of all sources but the first, shape (N, 2).
 
-    The first holds copies that data/make_recolorings.py and data/make_colorizations.py wrote, files that nobody else has.
+    The first holds copies that tools/make_recolorings.py and tools/make_colorizations.py wrote, files that nobody else has.
     """
     others = list(sources.values())[1:]
     files = {c.path for scenes in others for s in scenes.values() for c in (*s.photographs, *s.colorings)}

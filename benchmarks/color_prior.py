@@ -6,7 +6,7 @@ COCO128 has ``images`` and ``polygons`` (YOLO instance polygons), photographs th
 hue of its most colorful object of a fair size is turned, with nothing else changed, and the map is asked for the place:
 the area under the ROC curve of its cells, object against the rest of the picture. 0.5 is chance; what an untouched object
 reaches is in the first row, for colorful things are more surprising than walls as they are. On HECD, surprise is set against
-the ratings of the outputs of real colorizers, with no rating used. ``report.json`` is of data/train_color_prior.py.
+the ratings of the outputs of real colorizers, with no rating used. ``report.json`` is of tools/train_color_prior.py.
 """
 
 import argparse
@@ -177,7 +177,7 @@ def against_people(net: ColorPriorNet, root: Path) -> pd.DataFrame:
 
 
 def known(report: dict) -> str:
-    """Cross-entropies and calibration that data/train_color_prior.py measured, as Markdown."""
+    """Cross-entropies and calibration that tools/train_color_prior.py measured, as Markdown."""
     parts = [f"{report['photographs']['train']:,} photographs to train, {report['photographs']['calibration']} to calibrate:\n"]
     parts.append(f"```\n{report['command']}\n```\n")
     for part, title in (("test", "A random share of the photographs, held out"), ("apart", "Held out as a whole (COCO)")):

@@ -26,7 +26,7 @@ from utils.arguments import ScriptParser
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("hecd", type=Path, help="the HECD folder")
-    parser.add_argument("recolorings", type=Path, nargs="?", help="table of data/make_recolorings.py")
+    parser.add_argument("recolorings", type=Path, nargs="?", help="table of tools/make_recolorings.py")
     for dimension in ("CF", "SCC", "PR"):
         parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
     parser.add_argument("--ranker", type=Path, help="ranker that scores beside the heads (default: none)")

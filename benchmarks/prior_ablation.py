@@ -40,10 +40,10 @@ ROWS = {
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("hecd", type=Path, help="the HECD folder")
-    parser.add_argument("recolorings", type=Path, help="table of data/make_recolorings.py")
+    parser.add_argument("recolorings", type=Path, help="table of tools/make_recolorings.py")
     parser.add_argument("--labels", nargs="+", required=True, metavar="DIR", help="objects of the pictures")
-    parser.add_argument("--prior", default=str(SHIPPED / "SCC.pt"), help="of data/train_color_prior.py")
-    parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="of data/build_color_prior.py")
+    parser.add_argument("--prior", default=str(SHIPPED / "SCC.pt"), help="of tools/train_color_prior.py")
+    parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="of tools/build_color_prior.py")
     parser.add_argument(
         "--paths", nargs="+", choices=PATHS, default=PATHS, help="with or without the global path (default: both)"
     )

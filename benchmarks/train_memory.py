@@ -166,7 +166,7 @@ def main() -> None:
         data = args.data
         if data is None:
             data = Path(temporary) / "data"
-            run([sys.executable, ROOT / "data" / "make_icqa2k_standin.py", data])
+            run([sys.executable, ROOT / "tools" / "make_icqa2k_standin.py", data])
             if args.images is not None:
                 enlarge(data, args.images)
         pictures = len(json.loads((data / f"{TRAIN}_CF_mos.json").read_text()))

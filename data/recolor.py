@@ -22,7 +22,7 @@ _FADE_WEIGHT = 0.6  # people forgive a lack of chroma more than a wrong hue (HEC
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """CIELAB of an 8-bit sRGB picture (H, W, 3), float32, shape (3, H, W)."""
-    import torch  # in functions, for data/make_samples.py shows its help without it
+    import torch  # in functions, for tools/make_samples.py shows its help without it
 
     from utils.color import rgb_to_lab
 

@@ -119,7 +119,7 @@ class ColorPrior(nn.Module):
 
     From the coarsest map, which knows what the scene is, to the finest, where lightness joins in: each scale is refined and
     handed on. What it knows of real photographs (how often each color occurs, how surprising their colors are) are buffers,
-    set by data/train_color_prior.py.
+    set by tools/train_color_prior.py.
 
     Args:
         backbone: What makes the maps.

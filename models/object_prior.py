@@ -1,6 +1,6 @@
 """Which color does a thing of a category have: P(ab | category, lightness), and the pixels of one object set against it.
 
-The prior is a table, counted from photographs with labeled objects (``data/build_color_prior.py``): for each category of
+The prior is a table, counted from photographs with labeled objects (``tools/build_color_prior.py``): for each category of
 COCO-80 and each band of lightness a distribution over the ab cells of ``models/color_prior.py``. Every comparison also comes
 as a percentile among real objects of the category: a car may have any color, so no distance is unusual for it; broccoli may
 not. The published network has the prior too (``color_.json``) and compares nothing with it.
@@ -410,7 +410,7 @@ class ObjectPrior:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no object prior {path}; make one with data/build_color_prior.py")
+            raise FileNotFoundError(f"no object prior {path}; make one with tools/build_color_prior.py")
         return cls.from_bytes(path.read_bytes(), str(path))
 
     @classmethod
@@ -422,14 +422,14 @@ class ObjectPrior:
                 about = json.loads(str(content["about"]))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
-                f"{path} cannot be read as an object prior ({error}); make it with data/build_color_prior.py"
+                f"{path} cannot be read as an object prior ({error}); make it with tools/build_color_prior.py"
             ) from error
         for name, shape in _ARRAYS.items():
             expected = tuple(len(_centers()) if side is None else side for side in shape)
             if arrays[name].shape != expected or not np.isfinite(arrays[name]).all():
                 raise ValueError(
                     f"{path}: {name} must be finite and of shape {expected}, got {arrays[name].shape}; make it again with "
-                    "data/build_color_prior.py"
+                    "tools/build_color_prior.py"
                 )
         arrays["probability"] = arrays["probability"].astype(np.float32)
         return cls(**arrays, about=about)

@@ -167,7 +167,7 @@ def color_prior(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("prior")
     network = ["--backbone", "test_efficientnet", "--random-init", "--size", 64, "--width", 16, "--dropout", 0.2]
     quick = ["--epochs", 1, "--views", 2, "--batch-size", 4, "--workers", 0, "--device", "cpu"]
-    done = run_script("data/train_color_prior.py", photos, "--output", output, *network, *quick)
+    done = run_script("tools/train_color_prior.py", photos, "--output", output, *network, *quick)
     assert done.code == 0, done.err
     return output / "best.pt"
 

@@ -22,12 +22,12 @@ from utils.choices import FORMS, SYSTEMS
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
     path.relative_to(REPO).as_posix()
-    for folder in ("", "data", "docs", "benchmarks")
+    for folder in ("", "data", "docs", "tools", "benchmarks")
     for path in (REPO / folder).glob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
 SLOW = {"torch", "torchvision", "timm", "numpy", "pandas", "scipy", "matplotlib", "jinja2", "tqdm"}
-ALLOWED = {"data/make_samples.py": {"numpy", "scipy"}}
+ALLOWED = {"tools/make_samples.py": {"numpy", "scipy"}}
 
 # Runs all scripts in one process; what is loaded by one of them is new to that one.
 _RUN_ALL = """
@@ -68,7 +68,7 @@ def test_help_and_a_mistyped_argument_import_nothing_slow(said):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_mistyped_argument_is_answered_in_one_line(said, script):
     text = said[script]["--mistyped"][1]
-    alone = ("data/hecd.py", "data/make_samples.py", "benchmarks/reference.py")  # with a parser of their own
+    alone = ("data/hecd.py", "tools/make_samples.py", "benchmarks/reference.py")  # with a parser of their own
     assert len(text.splitlines()) == (2 if script in alone else 1)
     assert f"{Path(script).name}: error: " in text
 
@@ -80,14 +80,14 @@ def test_a_mistyped_argument_is_answered_in_one_line(said, script):
         "train_SCC.py": "data model optimization run",
         "train_PR.py": "data model optimization run",
         "train_baseline.py": "data model optimization run",
-        "data/train_color_prior.py": "data model optimization run",
+        "tools/train_color_prior.py": "data model optimization run",
         "infer_CF.py": "data model run",
         "infer_SCC.py": "data model run",
         "infer_PR.py": "data model run",
         "infer_baseline.py": "data model run",
-        "data/detect_objects.py": "data model run",
-        "data/build_color_prior.py": "data prior run",
-        "data/compute_mos.py": "data method run",
+        "tools/detect_objects.py": "data model run",
+        "tools/build_color_prior.py": "data prior run",
+        "tools/compute_mos.py": "data method run",
     }.items(),
 )
 def test_help_shows_every_argument_in_a_group_and_fits_on_two_screens(said, script, groups):
@@ -136,7 +136,7 @@ def parsers_of(script: str, monkeypatch: pytest.MonkeyPatch) -> list[ScriptParse
 
 
 @pytest.mark.parametrize(
-    "script", [path for path in SCRIPTS if path not in ("data/make_samples.py", "data/hecd.py", "benchmarks/reference.py")]
+    "script", [path for path in SCRIPTS if path not in ("tools/make_samples.py", "data/hecd.py", "benchmarks/reference.py")]
 )
 def test_every_number_has_a_least_and_a_most(script, monkeypatch, capsys):
     for parser in parsers_of(script, monkeypatch):

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.build_color_prior import (
+from models.color_prior import ab_bins
+from models.object_prior import ALL, MEASURES, SIZE, Evidence, ObjectPrior, measure
+from tools.build_color_prior import (
     Judged,
     LabeledPictures,
     Picture,
@@ -21,8 +23,6 @@ from data.build_color_prior import (
     recolored,
     shape_text,
 )
-from models.color_prior import ab_bins
-from models.object_prior import ALL, MEASURES, SIZE, Evidence, ObjectPrior, measure
 from utils.color import rgb_to_lab
 from utils.labels import COCO_NAMES, CURVE, object_mask, read_color_curves, read_objects
 
@@ -86,7 +86,7 @@ def photos(tmp_path) -> Path:
 
 def build(run, root: Path, *options: object) -> tuple:
     """The run of the script, and the prior it wrote."""
-    done = run("data/build_color_prior.py", root / "images", root / "labels", "-o", root / "prior.npz", *options)
+    done = run("tools/build_color_prior.py", root / "images", root / "labels", "-o", root / "prior.npz", *options)
     return done, ObjectPrior.load(root / "prior.npz") if (root / "prior.npz").is_file() else None
 
 
@@ -311,7 +311,7 @@ def test_recoloring_changes_the_object_alone(photos):
 def test_what_is_missing_is_one_line(run, photos, monkeypatch, arguments, says):
     monkeypatch.chdir(photos)
     (photos / "elsewhere").mkdir()
-    done = run("data/build_color_prior.py", *arguments, "-o", "prior.npz")
+    done = run("tools/build_color_prior.py", *arguments, "-o", "prior.npz")
     assert done.code == 1
     message = done.err.splitlines()[-1]
     assert message.startswith("error: ")
@@ -345,7 +345,7 @@ def test_the_page_of_the_check_has_its_command_and_what_it_printed(run, photos):
     assert done.code == 0
     page = (photos / "page.md").read_text()
     _, command, reading, printed, _ = page.split("```")
-    assert command.strip().startswith("python data/build_color_prior.py ")
+    assert command.strip().startswith("python tools/build_color_prior.py ")
     assert command.strip().endswith(f"--check-page {photos / 'page.md'}")
     assert printed in done.out
     assert "7 held-out objects" in printed

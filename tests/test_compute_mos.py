@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from data import compute_mos as command
 from data.table import load_dataset
 from evaluation.ratings import (
     icc,
@@ -27,6 +26,7 @@ from evaluation.ratings import (
     split_half,
     zscores,
 )
+from tools import compute_mos as command
 from utils.metrics import srcc
 
 REPO = Path(__file__).resolve().parents[1]
@@ -438,7 +438,7 @@ cy,c.jpg,3
 
 def test_raw_scores_are_mapped_by_the_range(run, tmp_path):
     done = run(
-        "data/compute_mos.py",
+        "tools/compute_mos.py",
         write(tmp_path / "r.csv", RATINGS),
         "--method",
         "raw",
@@ -459,7 +459,7 @@ def test_raw_scores_are_mapped_by_the_range(run, tmp_path):
 
 
 def test_zscores_are_halved_and_a_constant_rater_is_left_out_by_name(run, tmp_path):
-    done = run("data/compute_mos.py", write(tmp_path / "r.csv", RATINGS), "-o", tmp_path / "mos.csv")
+    done = run("tools/compute_mos.py", write(tmp_path / "r.csv", RATINGS), "-o", tmp_path / "mos.csv")
     assert "left out: 1 rater (all scores are equal): cy" in done.out
     frame = pd.read_csv(tmp_path / "mos.csv")
     expected = (stats.zscore([1, 3, 5]) + stats.zscore([2, 4, 4])) / 4
@@ -501,7 +501,7 @@ def test_mos_are_a_table_to_train_on_as_they_are(run, tmp_path, columns, images,
     rater, image, _, scene, who = columns.split(",")
     if rater == "user":
         options = [*options, "--rater", rater, "--image", image, "--scene", scene, "--method-column", who]
-    done = run("data/compute_mos.py", path, *options, "--method", method, "--range", 1, 5, "-o", tmp_path / "mos.csv")
+    done = run("tools/compute_mos.py", path, *options, "--method", method, "--range", 1, 5, "-o", tmp_path / "mos.csv")
     assert done.code == 0, done.err
     assert f"as {dimension} with scene and method" in done.out
     for name in images:
@@ -531,7 +531,7 @@ def test_mos_are_a_table_to_train_on_as_they_are(run, tmp_path, columns, images,
     ],
 )
 def test_scene_and_method_of_an_image_are_one_each(run, tmp_path, text, options, message):
-    done = run("data/compute_mos.py", write(tmp_path / "r.csv", text), *options, "-o", tmp_path / "mos.csv")
+    done = run("tools/compute_mos.py", write(tmp_path / "r.csv", text), *options, "-o", tmp_path / "mos.csv")
     assert message in done.err
     assert not (tmp_path / "mos.csv").exists()
 
@@ -576,8 +576,8 @@ def test_other_column_names_are_understood(run, tmp_path):
     text = RATINGS.replace("rater,image,score", "who,file,points")
     path = write(tmp_path / "r.csv", text)
     columns = ["--rater", "who", "--image", "file", "--score", "points"]
-    assert run("data/compute_mos.py", path, *columns, "-o", tmp_path / "mos.csv").code == 0
-    failed = run("data/compute_mos.py", path, "-o", tmp_path / "mos2.csv")
+    assert run("tools/compute_mos.py", path, *columns, "-o", tmp_path / "mos.csv").code == 0
+    failed = run("tools/compute_mos.py", path, "-o", tmp_path / "mos2.csv")
     assert failed.code != 0
     assert "r.csv has no column 'rater'" in failed.err
 
@@ -612,7 +612,7 @@ def test_the_second_criterion_of_p910_takes_the_column_method(tmp_path, run):
     table = as_table(quality[:, None] + 0.5 * rng.normal(size=(80, 12)))
     table["method"] = (table["image"].rank(method="dense").astype(int) - 1) // 10
     table.to_csv(tmp_path / "r.csv", index=False)
-    command = ["data/compute_mos.py", tmp_path / "r.csv", "--screening", "p910", "-o", tmp_path / "mos.csv"]
+    command = ["tools/compute_mos.py", tmp_path / "r.csv", "--screening", "p910", "-o", tmp_path / "mos.csv"]
     first = run(*command)
     assert first.code == 0, first.err
     assert "P.910 rejects noisy honest raters too" in first.out
@@ -650,14 +650,14 @@ def test_screening_that_leaves_nobody_is_an_error():
     ],
 )
 def test_flags_that_do_not_fit_are_refused(run, arguments, message):
-    done = run("data/compute_mos.py", *arguments)
+    done = run("tools/compute_mos.py", *arguments)
     assert done.code == 2
     assert message in done.err
 
 
 def test_choices_become_a_scale_file(run, tmp_path):
     text = "winner,loser,tie\n" + "a,b,0\n" * 3 + "b,a,\n" + "b,c,0\nc,b,0\na,c,1\n"
-    done = run("data/compute_mos.py", write(tmp_path / "p.csv", text), "--pairs", "-o", tmp_path / "scale.csv")
+    done = run("tools/compute_mos.py", write(tmp_path / "p.csv", text), "--pairs", "-o", tmp_path / "scale.csv")
     assert done.code == 0
     assert "7 choices, 1 tie among them, between 3 images" in done.out
     frame = pd.read_csv(tmp_path / "scale.csv")
@@ -682,7 +682,7 @@ def test_choices_become_a_scale_file(run, tmp_path):
     ],
 )
 def test_bad_choices_are_refused_with_their_file(run, tmp_path, text, message):
-    done = run("data/compute_mos.py", write(tmp_path / "pairs.csv", text), "--pairs", "-o", tmp_path / "scale.csv")
+    done = run("tools/compute_mos.py", write(tmp_path / "pairs.csv", text), "--pairs", "-o", tmp_path / "scale.csv")
     assert done.code != 0
     assert "pairs.csv" in done.err
     assert message in done.err
@@ -693,7 +693,7 @@ def test_bad_choices_are_refused_with_their_file(run, tmp_path, text, message):
 
 
 def test_hecd_without_its_raw_ratings_is_refused_with_its_source(run, tmp_path):
-    done = run("data/compute_mos.py", "--hecd", tmp_path)
+    done = run("tools/compute_mos.py", "--hecd", tmp_path)
     assert done.code != 0
     assert "clean_raw_data.csv" in done.err
     assert "https://github.com/seanmullery/HECD" in done.err

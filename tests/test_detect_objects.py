@@ -15,7 +15,7 @@ from skimage.color import rgb2lab
 from skimage.draw import disk, polygon2mask
 from torch import Tensor, nn
 
-from data.detect_objects import DETECTORS, SIDECAR, coco80_ids, fetched_weights, find_objects, outline
+from tools.detect_objects import DETECTORS, SIDECAR, coco80_ids, fetched_weights, find_objects, outline
 from utils.images import read_rgb
 from utils.labels import COCO_NAMES, read_yolo
 
@@ -84,7 +84,7 @@ def detect(run, tmp_path):
 
     def start(images: Path, *arguments: object):
         return run(
-            "data/detect_objects.py", images, "-o", tmp_path / "labels", "--weights", tmp_path / "weights.pth", *arguments
+            "tools/detect_objects.py", images, "-o", tmp_path / "labels", "--weights", tmp_path / "weights.pth", *arguments
         )
 
     return start
@@ -435,7 +435,7 @@ def test_weights_that_cannot_be_fetched_are_named_with_the_place_to_put_them(run
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    refused = run("data/detect_objects.py", pictures, "-o", tmp_path / "labels", "--detector", MOBILE)
+    refused = run("tools/detect_objects.py", pictures, "-o", tmp_path / "labels", "--detector", MOBILE)
     assert refused.code == 1
     assert refused.err.startswith(f"error: no weights of {MOBILE}: ")
     assert refused.err.count("\n") == 1
@@ -524,7 +524,7 @@ def test_a_file_of_weights_makes_the_detector_that_torchvision_makes_of_it(
 
     weights = [] if not named else ["--weights", file.rename(tmp_path / "weights.pth")]
     arguments = ["--detector", detector, "--threshold", 0.1, "--device", "cpu", *weights]
-    done = run("data/detect_objects.py", pictures / "a.jpg", "-o", tmp_path / "labels", *arguments)
+    done = run("tools/detect_objects.py", pictures / "a.jpg", "-o", tmp_path / "labels", *arguments)
     assert done.code == 0
     rows = np.loadtxt(tmp_path / "labels/a.txt", ndmin=2)
     assert set(rows[:, 0]) == {16}

@@ -477,13 +477,13 @@ def test_a_saved_prior_compares_as_it_did_before(prior, tmp_path):
 
 def test_what_is_no_prior_is_refused_with_what_makes_one(prior, tmp_path):
     path = tmp_path / "prior.npz"
-    with pytest.raises(FileNotFoundError, match=r"no object prior .*prior\.npz; make one with data/build_color_prior\.py"):
+    with pytest.raises(FileNotFoundError, match=r"no object prior .*prior\.npz; make one with tools/build_color_prior\.py"):
         ObjectPrior.load(path)
     prior.save(path)
     whole_file = path.read_bytes()
     for content in (b"", b"PK\3\4", b"text", whole_file[: len(whole_file) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"prior\.npz cannot be read as an object prior .* data/build_color_prior\.py"):
+        with pytest.raises(ValueError, match=r"prior\.npz cannot be read as an object prior .* tools/build_color_prior\.py"):
             ObjectPrior.load(path)
     path.write_bytes(whole_file)
     with np.load(path) as content:

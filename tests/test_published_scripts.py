@@ -17,10 +17,10 @@ from published_layout import cf_layout, pr_layout, scc_layout
 from readers import meta_of, rows_of
 from scipy import stats
 
-from data.make_icqa2k_standin import make
 from inference import scoring
 from models import load_model
 from models.published import PublishedCF, PublishedPR
+from tools.make_icqa2k_standin import make
 from utils import checkpoint
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256
@@ -665,7 +665,7 @@ def test_bfloat16_scores_are_near_and_the_score_files_tell(run, home, objects, s
 def newer(run, home, tmp_path_factory) -> Iterator[Path]:
     """CF.pth in the other spelling, by the export script."""
     path = tmp_path_factory.mktemp("newer") / "CF.pth"
-    result = run("export_weights.py", home / "CF.pth", path, "--spelling", NEWER)
+    result = run("tools/export_weights.py", home / "CF.pth", path, "--spelling", NEWER)
     assert result.code == 0, result.err
     assert result.out.startswith(f"CF: 213 tensors, 350 MB, in {path}")
     yield path
@@ -694,7 +694,7 @@ def test_cf_in_the_spelling_of_newer_libraries_gives_the_same_file(run, home, ne
 
 
 def test_one_spelling_of_cf_turns_into_the_other_and_back(run, home, newer, tmp_path):
-    result = run("export_weights.py", newer, tmp_path / "CF.pth")
+    result = run("tools/export_weights.py", newer, tmp_path / "CF.pth")
     assert result.code == 0, result.err
     assert_exported(tmp_path / "CF.pth", home / "CF.pth", "CF")
     (tmp_path / "CF.pth").unlink()
@@ -714,7 +714,7 @@ def test_a_checkpoint_of_ours_scores_as_the_published_file_and_is_exported_as_on
     assert rows_of(path) == {name: row for name, row in known.items() if name in rows_of(path)}
     assert len(rows_of(path)) == len(numbers)
 
-    result = run("export_weights.py", ours, tmp_path / "out" / "X.pth")
+    result = run("tools/export_weights.py", ours, tmp_path / "out" / "X.pth")
     assert result.code == 0, result.err
     assert_exported(tmp_path / "out" / "X.pth", home / f"{dimension}.pth", dimension)
     if dimension != "CF":  # whose pooler is not in our checkpoint
@@ -731,8 +731,8 @@ def test_networks_that_the_published_scripts_do_not_have_are_not_exported(run, w
         (tmp_path / "pr.pt", ["resnet50", "not resnet18"]),
         (tmp_path / "no.pt", ["no weights at", "no.pt"]),
     ):
-        assert_one_line(run("export_weights.py", path, tmp_path / "out.pth"), *words)
-    refused = run("export_weights.py", tmp_path / "pr.pt", tmp_path)
+        assert_one_line(run("tools/export_weights.py", path, tmp_path / "out.pth"), *words)
+    refused = run("tools/export_weights.py", tmp_path / "pr.pt", tmp_path)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert f"output must be a file such as CF.pth, {tmp_path} is a folder" in refused.err
     assert not (tmp_path / "out.pth").exists()

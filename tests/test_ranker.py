@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 import train_ranker
-from data.make_colorizations import enlarged, noise_over_modes
 from data.recolor import to_lab
 from models import ChromaticFidelityNet, load_model
 from models.color_prior import ab_bins
 from models.ranker import Ranker, read_ranker
+from tools.make_colorizations import enlarged, noise_over_modes
 from training import colorings
 from training.colorings import Batch, batch_of, read_colorings, view_of
 from utils.checkpoint import read_weights, save_checkpoint

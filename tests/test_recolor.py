@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from data.make_recolorings import BEST, WORST, recolorings, scene_names
 from data.recolor import CHROMATIC_KINDS, KINDS, SEMANTIC_KINDS, from_lab, recolor, severity, smooth_noise, to_lab
 from data.table import load_dataset
+from tools.make_recolorings import BEST, WORST, recolorings, scene_names
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 # faults of the whole picture, which more strength always makes worse
@@ -166,7 +166,7 @@ def test_the_script_writes_recolorings_and_a_table_that_training_reads(photo, tm
     Image.fromarray(photo[..., 0]).save(photos / "gray.png")
     (photos / "broken.jpg").write_bytes(b"no picture")
     arguments = ("--per-photo", 3, "--longest-side", 32, "--workers", 1)
-    done = run("data/make_recolorings.py", photos, out, *arguments)
+    done = run("tools/make_recolorings.py", photos, out, *arguments)
     assert done.code == 0, done.err
     assert "8 pictures of 2 photos" in done.out
     assert "left out: gray.png has no color" in done.out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.make_samples import attribution
+from tools.make_samples import attribution
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 

@@ -391,7 +391,7 @@ def test_labels_that_change_nothing_are_said_to(run, staged, weights, rated, obj
 
 def test_a_color_prior_of_another_network_is_refused(run, rated, color_prior, weights, tmp_path):
     command = ["train_SCC.py", "--data", rated, "--output", tmp_path / "run", *QUICK, "--object-prior", "none"]
-    again = "; train one with data/train_color_prior.py, or pass --prior none"
+    again = "; train one with tools/train_color_prior.py, or pass --prior none"
     message = f"--prior {color_prior} was trained with --backbone test_efficientnet, not test_resnet{again}"
     with pytest.raises(ValueError, match=re.escape(message)):
         run(*command, "--prior", color_prior, "--backbone", "test_resnet")
@@ -402,7 +402,7 @@ def test_a_color_prior_of_another_network_is_refused(run, rated, color_prior, we
     with pytest.raises(FileNotFoundError, match=r"no weights at .*absent\.pt"):
         run(*command, "--prior", tmp_path / "absent.pt")
     command[-1] = tmp_path / "absent.npz"
-    with pytest.raises(FileNotFoundError, match=r"no object prior .*absent\.npz; make one with data/build_color_prior\.py"):
+    with pytest.raises(FileNotFoundError, match=r"no object prior .*absent\.npz; make one with tools/build_color_prior\.py"):
         run(*command, "--prior", color_prior)
     command[-1] = color_prior
     with pytest.raises(ValueError, match=r"best\.pt cannot be read as an object prior"):

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from baselines.pictures import Originals
-from data import make_icqa2k_standin
 from data.icqa2k import load_icqa2k
-from data.make_icqa2k_standin import SCENES, make
-from data.make_samples import PHOTOS
+from tools import make_icqa2k_standin
+from tools.make_icqa2k_standin import SCENES, make
+from tools.make_samples import PHOTOS
 
 PREFIXES = {"BIG", "CIC", "CT2", "DDC", "GCP"}
 DIMENSIONS = ["CF", "SCC", "PR"]
@@ -26,7 +26,7 @@ SPLITS = ("train", "test")
 def made(run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The stand-in, made once by the script, and what that printed."""
     out = tmp_path_factory.mktemp("standin") / "out"
-    result = run("data/make_icqa2k_standin.py", out)
+    result = run("tools/make_icqa2k_standin.py", out)
     assert result.code == 0
     return out, result.out
 
@@ -261,6 +261,6 @@ def test_the_script_prints_counts_and_commands_of_scripts_that_exist(made, repo)
 
 def test_the_script_refuses_in_one_line(run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    refused = run("data/make_icqa2k_standin.py", tmp_path)
+    refused = run("tools/make_icqa2k_standin.py", tmp_path)
     assert refused.code == 1
     assert re.fullmatch(r"error: .* give a new or empty folder\n", refused.err)

@@ -1,4 +1,4 @@
-"""data/train_color_prior.py as a user runs it: which photographs it uses, what it writes, and that stopping changes nothing."""
+"""tools/train_color_prior.py as a user runs it: which photographs it uses, what it writes; stopping changes nothing."""
 
 import argparse
 import copy
@@ -20,15 +20,15 @@ from PIL import Image
 from skimage.color import rgb2lab
 from torch import Tensor
 
-from data import train_color_prior as script
 from models import load_model
 from models.color_prior import LEVELS, ColorPriorNet, ab_bins
 from models.preprocessing import Preprocess
+from tools import train_color_prior as script
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id
 from utils.images import read_rgb
 
-SCRIPT = "data/train_color_prior.py"
+SCRIPT = "tools/train_color_prior.py"
 NETWORK = ["--backbone", "test_efficientnet", "--random-init", "--size", 64, "--width", 16, "--device", "cpu"]
 QUICK = [*NETWORK, "--workers", 0, "--batch-size", 4]
 FORMS = {"views": ["--views", 2], "streaming": ["--views", 0], "late stages": ["--views", 2, "--late"]}
@@ -108,7 +108,7 @@ def test_one_epoch_writes_weights_report_and_history(train, photos, tmp_path, fo
     assert content["dimension"] == "prior"
     prior = {"width": 16, "dropout": 0.1, "late": "--late" in form}
     assert content["config"] == {"backbone": "test_efficientnet", "size": 64, "ranking": 0.0, "prior": prior}
-    assert content["command"].startswith(f"python data/train_color_prior.py {photos} --output")
+    assert content["command"].startswith(f"python tools/train_color_prior.py {photos} --output")
     assert content["photographs"] == 13
     assert {v.dtype for v in content["model"].values()} == {torch.float16, torch.int64}
 

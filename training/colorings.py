@@ -20,7 +20,7 @@ from utils.choices import DIMENSIONS
 from utils.tables import csv_rows, finite_number
 
 ORIGINAL = "original"  # method of the photograph
-TOP = 0.8  # level of a photograph; that of recolorings is in their table (data/make_recolorings.py)
+TOP = 0.8  # level of a photograph; that of recolorings is in their table (tools/make_recolorings.py)
 
 _SMALLEST_CROP = 0.55  # share of the area
 _STRETCH = 0.1  # of the aspect ratio of a crop, as a logarithm, at most

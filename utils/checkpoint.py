@@ -184,7 +184,7 @@ def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
 
 
 def load_prior(weights: str | Path) -> nn.Module:
-    """Load the network of a color prior, from a file of data/train_color_prior.py or from an SCC network, which has one.
+    """Load the network of a color prior, from a file of tools/train_color_prior.py or from an SCC network, which has one.
 
     Raises:
         FileNotFoundError: If there is no such file.

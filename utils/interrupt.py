@@ -14,7 +14,7 @@ def is_script() -> bool:
     """Tell whether this process was started for a script of ours; a test, a notebook, ``-c`` and ``-m`` are not."""
     script = os.path.realpath(sys.argv[0] if sys.argv else "")
     root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    folders = [root, *(os.path.join(root, name) for name in ("data", "docs", "benchmarks"))]
+    folders = [root, *(os.path.join(root, name) for name in ("data", "docs", "tools", "benchmarks"))]
     ours = os.path.dirname(script) in folders and os.path.isfile(script)
     return ours and script in map(os.path.realpath, sys.orig_argv[1:])
 

@@ -1,7 +1,7 @@
 """Make a training set of colorizations: each photograph beside what colorizers of our own make of its gray version.
 
-    python data/make_colorizations.py PHOTOS OUT                                  # every photograph, 6 outputs of each
-    python data/make_colorizations.py data/samples /tmp/colorizations --epochs 1  # a check of a minute
+    python tools/make_colorizations.py PHOTOS OUT                                  # every photograph, 6 outputs of each
+    python tools/make_colorizations.py data/samples /tmp/colorizations --epochs 1  # a check of a minute
 
 No person rated these images: all that is known is which one is the photograph. Six colorizers take part:
 
@@ -63,11 +63,11 @@ from scipy import ndimage
 from torch import Tensor, multiprocessing, nn
 from tqdm import tqdm
 
-from data.make_recolorings import scene_names
 from data.recolor import from_lab, smooth_noise, to_lab
 from data.splits import excluded_names
 from models.base import to_tensor
 from models.color_prior import ColorPriorNet, Refine, class_weights, soft_encode
+from tools.make_recolorings import scene_names
 from utils.checkpoint import load_prior
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
