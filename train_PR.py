@@ -42,6 +42,7 @@ if __name__ == "__main__":
 import numpy as np
 import pandas as pd
 
+from data.table import load_data
 from training.engine import fit
 from training.runs import (
     clear_folder,
@@ -49,7 +50,6 @@ from training.runs import (
     divide,
     finish,
     forget_features,
-    load_data,
     one_line_errors,
     run_folder,
     settle_scenes,

@@ -43,9 +43,9 @@ if __name__ == "__main__":
 import torch
 
 from models import SemanticConsistencyNet
+from models.loading import load_prior
 from models.object_prior import ObjectPrior
 from training.runs import one_line_errors, start_model, start_ranker, train_branch
-from utils.checkpoint import load_prior
 
 
 def make_model(args: argparse.Namespace) -> SemanticConsistencyNet:

@@ -154,29 +154,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from baselines.afine import STAGES
+from baselines.afine import STAGES, learning_rate
 from baselines.command import load_baseline
 from baselines.dpam import SUPERPIXELS
 from baselines.label_files import load_foreign, recognize
-from baselines.pictures import REFERENCE, check_originals, with_originals
+from baselines.pictures import check_originals, with_originals
 from baselines.scorer import Baseline
-from data.table import load_dataset
+from baselines.train import baseline_maker
+from data.table import REFERENCE, counted, join_data, load_dataset, rated, spread, with_paths
 from models.base import ScoreNet
 from training.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
-from training.pictures import with_paths
 from training.runs import (
     Part,
     check_ratings,
-    counted,
     divide,
     features_folder,
-    join_data,
     one_line_errors,
-    rated,
     run_folder,
     settle_scenes,
     settle_seed,
-    spread,
     train_and_test,
 )
 from utils import distributed
@@ -328,7 +324,7 @@ def fit_stages(
             if stage == 2 and room and isinstance(train_set, OwnViews):
                 sets = [s and encode_moments(args, model.to(device), s, f"{output.name}_{i}") for i, s in enumerate(sets)]
         print(f"stage {stage} of {len(stages)}: {own.epochs} epochs, rate {own.lr:g}, batches of {own.batch_size}")
-        model = fit(model, *sets, own, output / f"stage{stage}", record)
+        model = fit(model, *sets, own, output / f"stage{stage}", record, learning_rate)
         if stage == 1:
             model.set_stage(1)
             if isinstance(train_set, OwnViews):
@@ -385,7 +381,7 @@ def train(args: argparse.Namespace) -> None:
     fit_all = fit_stages
     if args.system != "afine":
         fit_all, args.epochs = fit_at_own_rate, args.epochs[0]
-    train_and_test(args, frame, parts, partial(make_model, args, columns), fit_all)
+    train_and_test(args, frame, parts, partial(make_model, args, columns), fit_all, baseline_maker)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from baselines.scorer import Baseline, official_columns
-from models.published import published_dimension
+from models.loading import build_model
 from utils.arguments import settings_of
-from utils.checkpoint import build_model, described, is_own, read_weights, seen_by
+from utils.checkpoint import described, is_own, published_dimension, read_weights, seen_by
+from utils.choices import SYSTEMS
 from utils.files import sha256
 
 
@@ -34,7 +35,7 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
     if is_own(content):
         if content.get("preset") != "baseline" or content.get("dimension") != args.system:
             raise ValueError(f"{path} holds {described(content)}; {expected}")
-        model = build_model(content, str(path))
+        model = build_model(content, str(path), dict.fromkeys(SYSTEMS, Baseline))
         if columns is not None and columns != model.columns:
             raise ValueError(f"{path} scores {', '.join(model.columns)}, not {', '.join(columns)}; see --target and --columns")
         if settings.pop("full_reference", None) is False:

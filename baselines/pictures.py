@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from baselines.scorer import Baseline
-from data.table import relative_image
+from data.table import REFERENCE, picture_paths, relative_image
 from models.base import Inputs
 from training.engine import OwnViews, epoch_generator
-from training.pictures import kept, kept_file, make_lacking, picture_paths
+from training.pictures import kept, kept_file, make_lacking
 from utils.images import list_images, read_rgb
 from utils.tables import csv_rows
-
-REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
 
 
 class Originals:

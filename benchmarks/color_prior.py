@@ -45,8 +45,8 @@ from benchmarks.hecd import interval
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
 from models.color_prior import COMPARISONS, ColorPriorNet
+from models.loading import load_model, load_prior
 from training.engine import command_line
-from utils.checkpoint import load_model, load_prior
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
 from utils.labels import ObjectLabels, no_curves, object_mask

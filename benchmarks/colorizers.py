@@ -52,7 +52,7 @@ from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
 from inference.scoring import Scorer, worker_count
-from utils.checkpoint import load_model
+from models.loading import load_model
 from utils.files import write_atomic
 from utils.images import read_rgb
 from utils.metrics import srcc

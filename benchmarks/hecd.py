@@ -51,11 +51,13 @@ from tqdm import tqdm
 
 from data.hecd import load_hecd
 from data.splits import scene_folds
+from data.table import load_data
 from models.base import ScoreNet
+from models.loading import build_model
 from training.engine import FeatureSet, command_line, encode_set, fit, predict
-from training.runs import load_data, pictures
+from training.runs import pictures
 from utils.arguments import training_parser
-from utils.checkpoint import build_model, read_checkpoint
+from utils.checkpoint import read_checkpoint
 from utils.files import write_atomic
 from utils.metrics import correlations, within_scene_srcc
 

@@ -64,6 +64,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from benchmarks.hecd import interval, recipe
+from data.table import load_data
 from models import SemanticConsistencyNet
 from models.base import Inputs, color_effect
 from models.object_prior import MEASURES, OBJECT_COMPARISONS, ObjectPrior
@@ -71,7 +72,7 @@ from models.semantic import pooled
 from train_SCC import make_model
 from training.engine import FeatureSet, collate, command_line, fit, predict
 from training.pictures import RatedPictures
-from training.runs import labeled_objects, load_data
+from training.runs import labeled_objects
 from utils.color import gray_version, rgb_to_lab
 from utils.files import write_atomic
 

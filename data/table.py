@@ -1,10 +1,12 @@
 """Any dataset: a CSV table of images and scores, or a folder whose layout is recognized."""
 
 import math
+import os
 import posixpath
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from data.hecd import find_ratings, load_hecd
@@ -15,6 +17,7 @@ from utils.tables import csv_rows, finite_number, separator_hint
 
 _COLUMNS = ("image", "scene", "method", *DIMENSIONS)
 _UNIT_RANGE = (-1.0, 1.0)
+REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
 
 
 def load_table(
@@ -218,3 +221,89 @@ def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
         return math.nan
     value = finite_number(cell, f"{where} is", "expected a number, or an empty cell where the image was not rated")
     return unit_mos(value, mos_range, where)
+
+
+def picture_paths(frame: pd.DataFrame) -> list[str]:
+    """Absolute path of each picture of a MOS table, or of several tables joined (which carry ``path``)."""
+    if "path" in frame:
+        return list(frame["path"])
+    return [str(Path(frame.attrs["root"]) / name) for name in frame["image"]]
+
+
+def with_paths(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with the absolute path of each picture as a column, which survives joining tables."""
+    return frame.assign(path=picture_paths(frame))
+
+
+def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
+    """The MOS tables of one or several data sets as one, see ``join_data``."""
+    frames = []
+    for named in sources:
+        source, most = counted(named)
+        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
+        frames.append((str(source), frame if most is None else spread(frame, most)))
+    return join_data(frames, [dimension])
+
+
+def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.DataFrame:
+    """MOS tables as one, pictures without a rating included.
+
+    Args:
+        frames: Where a table comes from, and the table, which has ``path``.
+        columns: The ratings that are wanted.
+
+    Returns:
+        MOS table with ``path``, the absolute path of each picture; ``image`` is relative to the folder above them all.
+
+    Raises:
+        ValueError: If nothing is rated in one of the columns, or a picture comes twice.
+    """
+    for source, frame in frames:
+        counts = ", ".join(f"{int(frame[c].notna().sum()) if c in frame else 0} with a {c} rating" for c in columns)
+        print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {counts}")
+    joined = pd.concat([frame for _, frame in frames], ignore_index=True)
+    for column in columns:
+        if column not in joined or joined[column].isna().all():
+            raise ValueError(f"no picture in {', '.join(source for source, _ in frames)} has a {column} rating")
+    joined["path"] = [os.path.abspath(p) for p in joined["path"]]
+    root = os.path.commonpath([os.path.dirname(p) for p in joined["path"]])
+    joined["image"] = [Path(os.path.relpath(p, root)).as_posix() for p in joined["path"]]
+    repeated = joined["image"][joined["image"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{repeated.iloc[0]} is in the data twice; give each data set once")
+    joined = joined.sort_values("image", ignore_index=True)
+    joined.attrs = {"root": root, "name": " + ".join(f.attrs.get("name", "") for _, f in frames)}
+    return joined
+
+
+def counted(source: Path) -> tuple[Path, int | None]:
+    """Path and number of pictures of ``PATH:N``; None for all of them."""
+    path, colon, number = str(source).rpartition(":")
+    if colon and number.isdigit() and not source.exists():
+        if int(number) < 1:
+            raise ValueError(f"{source}: expected at least 1 picture after the colon")
+        return Path(path), int(number)
+    return source, None
+
+
+def rated(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The rows that have a rating in one of the columns."""
+    rows = frame[frame[columns].notna().any(axis=1)].reset_index(drop=True)
+    rows.attrs = frame.attrs
+    return rows
+
+
+def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """At most ``count`` rows, evenly spaced."""
+    if len(frame) <= count:
+        return frame
+    rows = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)].reset_index(drop=True)
+    rows.attrs = frame.attrs
+    return rows
+
+
+def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
+    """The chosen rows as a MOS table of its own."""
+    chosen = frame[rows].reset_index(drop=True)
+    chosen.attrs = frame.attrs
+    return chosen

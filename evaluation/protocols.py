@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 
 from data.splits import split_by_scene, write_split
-from data.table import load_dataset
+from data.table import load_dataset, with_paths
 from evaluation.agreement import METHOD_MEAN, NETWORK, as_markdown, as_text, join, read_predictions
-from training.pictures import with_paths
 from utils.files import picture_id, write_atomic
 from utils.metrics import correlations, within_scene_srcc
 from utils.scores import DIMENSIONS

@@ -24,8 +24,8 @@ import torch
 from tqdm import tqdm
 
 from models.base import CompactNet, Inputs, Maps, ScoreNet
+from models.loading import find_published, load_model
 from utils import distributed, interrupt, startup
-from utils.checkpoint import find_published, load_model
 from utils.files import picture_id, sha256
 from utils.images import ImageList, ImageReadError, is_gray, list_images, printable, read_rgb, read_rgb_as_published
 from utils.labels import LabelError, ObjectLabels, no_curves, read_color_curves

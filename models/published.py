@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from models.backbone import UnreachableError, read_state
 from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
 from models.preprocessing import check_picture
+from utils.checkpoint import PUBLISHED_BACKBONE_NAMES, published_dimension, unwrapped
 from utils.choices import PRECISIONS, SPELLINGS
 from utils.color import linear_to_lab, srgb_to_linear
 
@@ -399,18 +400,8 @@ def object_inputs(objects: np.ndarray | Tensor | None, used: int | None) -> Inpu
 
 
 NETWORKS: dict[str, type[PublishedNet]] = {net.dimension: net for net in (PublishedCF, PublishedSCC, PublishedPR)}
-# a tensor that only the file of this dimension has
-_MARKS = {"CF": "chroma_head.0.weight", "SCC": "class_embedding.weight", "PR": "score_fc.0.weight"}
 PUBLISHED_BACKBONES = {"CF": "vit_base_patch16_384", "SCC": "resnet18", "PR": "resnet50"}
 _HUB_TAGS = {"vit_base_patch16_384": "vit_base_patch16_384.orig_in21k_ft_in1k"}  # timm's default is another training of it
-_BACKBONE_NAMES = {"CF": "vit", "SCC": "backbone", "PR": "naturalness_extractor"}
-
-
-def published_dimension(content: Any) -> str | None:
-    """CF, SCC or PR if this is the content of a published weight file, else None."""
-    state = _unwrapped(content)
-    found = [dimension for dimension, key in _MARKS.items() if state is not None and key in state]
-    return found[0] if len(found) == 1 and any(k.startswith(f"{_BACKBONE_NAMES[found[0]]}.") for k in state) else None
 
 
 def from_published(
@@ -433,11 +424,11 @@ def from_published(
     dimension = published_dimension(content)
     if dimension is None:
         raise ValueError(f"{source} holds no published CF, SCC or PR network")
-    state = _unwrapped(content)
+    state = unwrapped(content)
     with torch.device("meta"):  # the weights come from the file
         model = NETWORKS[dimension](**config)
     check_layout(state, dimension, source)
-    prefix = _BACKBONE_NAMES[dimension] + "."
+    prefix = PUBLISHED_BACKBONE_NAMES[dimension] + "."
     backbone = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     own = {k: v for k, v in state.items() if not k.startswith(prefix)}
     own |= {f"backbone.{k}": v for k, v in (vit_to_timm(backbone) if dimension == "CF" else backbone).items()}
@@ -487,22 +478,9 @@ def to_published(model: PublishedNet, spelling: str = "classic") -> dict[str, Te
     own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     if model.dimension == "CF":
         backbone = vit_from_timm(backbone, spelling)
-    name = _BACKBONE_NAMES[model.dimension]
+    name = PUBLISHED_BACKBONE_NAMES[model.dimension]
     published = {f"{name}.{k}": v for k, v in backbone.items()} | own
     return {k: v.clone(memory_format=torch.contiguous_format) for k, v in published.items()}
-
-
-def _unwrapped(content: Any) -> dict[str, Tensor] | None:
-    """A plain state dict without wrapper and DataParallel's prefix; None if there is none in it."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        return None
-    if all(isinstance(k, str) and k.startswith("module.") for k in content):
-        content = {k.removeprefix("module."): v for k, v in content.items()}
-    return dict(content)
 
 
 # --- Start weights for training
@@ -579,7 +557,7 @@ def _read_backbone(path: Path, model: PublishedNet) -> dict[str, Tensor]:
             raise FileNotFoundError(f"no model.safetensors or pytorch_model.bin in {path}; expected a folder of transformers")
         path = files[0]
     state = read_state(path, model.config["backbone"])
-    for prefix in ("module.", f"{_BACKBONE_NAMES[model.dimension]}.", "backbone."):
+    for prefix in ("module.", f"{PUBLISHED_BACKBONE_NAMES[model.dimension]}.", "backbone."):
         if any(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if model.dimension != "CF":

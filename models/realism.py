@@ -79,7 +79,7 @@ class PerceptualRealismNet(CompactNet):
         items, single = as_list(pictures)
         given = sub_score_lists(len(items), cf, scc)
         if None in given and self.branches is None:
-            from models import load_model  # here, not above: models imports this module
+            from models.loading import load_model  # here, not above: loading imports this module
 
             # a plain tuple, so that the two networks are no part of this one's state
             self.branches = (load_model("CF", device=self.device), load_model("SCC", device=self.device))

@@ -26,12 +26,14 @@ from baselines import afine
 from baselines.dpam import SUPERPIXELS
 from baselines.pictures import REFERENCE, BaselinePictures, Originals, with_originals
 from baselines.scorer import SYSTEMS, Baseline
+from baselines.train import baseline_maker
 from data.splits import read_split
+from data.table import load_data
 from models.backbone import UnreachableError
-from training import runs
+from models.loading import build_model
 from training.engine import Batches, EpochSampler
 from utils import distributed
-from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
 from utils.scores import ScoreWriter, read_scores
 
@@ -111,7 +113,7 @@ def infer(run: Runner, system: str, images: Path, output: Path, *options: object
 
 
 def load(path: Path) -> Baseline:
-    return build_model(read_checkpoint(path), str(path)).eval()
+    return build_model(read_checkpoint(path), str(path), dict.fromkeys(SYSTEMS, Baseline)).eval()
 
 
 def numbers(rows: dict[str, dict[str, str]], columns: list[str]) -> list[list[float]]:
@@ -298,7 +300,7 @@ def test_originals_from_a_table_give_the_scores_of_those_from_a_folder(run, trai
     folder, table = (infer(run, "afine", data / "pictures", tmp_path / f"{n}.csv", *own, data / n) for n in names)
     assert folder == table
     assert len(table) == 32
-    frames = [runs.load_data([data / "table.csv"], "PR", (-1, 1)) for _ in range(2)]
+    frames = [load_data([data / "table.csv"], "PR", (-1, 1)) for _ in range(2)]
     found = [list(with_originals(frame, data / name)[REFERENCE]) for frame, name in zip(frames, names, strict=True)]
     assert found[0] == found[1] == [str(data / "originals" / f"{scene}.png") for scene in frames[0]["scene"]]
 
@@ -360,7 +362,7 @@ def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, s
     args.columns, args.epochs = columns, args.epochs[0]
     model = train_baseline.make_model(args, columns)
     before = training_srcc(model.eval(), frame)
-    train_set = runs.baseline_maker(args, model, frame)(frame, True)
+    train_set = baseline_maker(args, model, frame)(frame, True)
     model = train_baseline.fit_at_own_rate(model, train_set, None, args, None, {})
     after = training_srcc(model, frame)
     assert after >= 0.95
@@ -378,7 +380,7 @@ def test_sixteen_pictures_are_learned_by_heart_in_the_stages_of_afine(run, sixte
         output = tmp_path / name
         result = run("train_baseline.py", "afine", "--data", sixteen / f"{name}.csv", *quick(output), *common, *more)
         assert result.code == 0
-        frame = with_originals(runs.load_data([sixteen / f"{name}.csv"], "PR", (-1, 1)), sixteen / "originals")
+        frame = with_originals(load_data([sixteen / f"{name}.csv"], "PR", (-1, 1)), sixteen / "originals")
         assert training_srcc(load(output / "best.pt"), frame) >= 0.95
         for stage in sorted(output.glob("stage*")):
             losses = [float(row["loss"]) for row in history_of(stage)]
@@ -1113,7 +1115,7 @@ def test_a_table_of_ratings_may_name_originals_itself(tmp_path):
 def picture_set(
     data: Path, cache: Path, system: str = "dpam", rows: slice = slice(None), seed: int = 0, **changes: Any
 ) -> BaselinePictures:
-    frame = with_originals(runs.load_data([data / "table.csv"], "PR", (-1, 1)), data / "originals").iloc[rows]
+    frame = with_originals(load_data([data / "table.csv"], "PR", (-1, 1)), data / "originals").iloc[rows]
     reader = Baseline(system, ["PR"], tiny(system, **changes)).reader()
     return BaselinePictures(frame.reset_index(drop=True), reader, ["PR"], torch.arange(len(frame)), seed, cache)
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet, load_model
 from models.color_prior import ColorPriorNet
-from utils.checkpoint import FORMAT, build_model, read_checkpoint, save_checkpoint
+from models.loading import build_model
+from utils.checkpoint import FORMAT, read_checkpoint, save_checkpoint
 from utils.files import sha256
 
 NETWORKS = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)
@@ -144,7 +145,8 @@ def test_another_dimension_than_the_caller_needs_is_refused(saved):
 
 
 def test_a_missing_file_is_named_with_the_folder_of_the_shipped_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.checkpoint.SHIPPED", tmp_path / "weights")
+    for module in ("models.loading", "utils.checkpoint"):
+        monkeypatch.setattr(f"{module}.SHIPPED", tmp_path / "weights")
     shipped = re.escape(str(tmp_path / "weights"))
     with pytest.raises(FileNotFoundError, match=rf"no weights at .*absent\.pt; the shipped ones lie in {shipped} and "):
         load_model(tmp_path / "absent.pt")
@@ -174,7 +176,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are(saved):
 
 
 def test_a_dimension_names_the_shipped_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.checkpoint.SHIPPED", tmp_path)
+    monkeypatch.setattr("models.loading.SHIPPED", tmp_path)
     net = build(SemanticConsistencyNet)
     save_checkpoint(tmp_path / "SCC.pt", net)
     assert score(load_model("SCC")) == score(net)

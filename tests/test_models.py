@@ -467,6 +467,6 @@ def test_sub_scores_beside_a_path_are_refused_rather_than_ignored(pr_net):
 
 
 def test_pr_without_shipped_weights_says_where_they_were_looked_for(pr_net, monkeypatch, tmp_path):
-    monkeypatch.setattr("utils.checkpoint.SHIPPED", tmp_path)
+    monkeypatch.setattr("models.loading.SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match=re.escape(f"no weights at {Path(tmp_path / 'CF.pt')}")):
         copy.deepcopy(pr_net).score(picture())

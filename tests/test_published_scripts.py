@@ -18,10 +18,9 @@ from readers import meta_of, rows_of
 from scipy import stats
 
 from inference import scoring
-from models import load_model
+from models import load_model, loading
 from models.published import PublishedCF, PublishedPR
 from tools.make_icqa2k_standin import make
-from utils import checkpoint
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256
 from utils.labels import ObjectLabels, read_color_curves
@@ -261,7 +260,7 @@ def test_a_picture_scores_the_same_alone_and_in_company(run, home, objects, scor
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """The current folder, in a world where no published file lies beside the scripts."""
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "repository" / "weights")
+    monkeypatch.setattr(loading, "SHIPPED", tmp_path / "repository" / "weights")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"

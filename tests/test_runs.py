@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data.table import counted, load_data, spread
 from models import ChromaticFidelityNet
-from training.runs import counted, load_data, one_line_errors, spread, sub_scores, training_record
+from training.runs import one_line_errors, sub_scores, training_record
 from utils.checkpoint import save_checkpoint
 from utils.images import ImageReadError
 

@@ -20,9 +20,10 @@ from PIL import Image
 from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
+from data.table import load_data
 from inference import scoring
 from models import load_model
-from training.runs import load_data, training_objects
+from training.runs import training_objects
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
 from utils.scores import fingerprint, read_scores

@@ -33,8 +33,8 @@ if __name__ == "__main__":
 
 import torch
 
+from models.loading import load_model
 from models.published import to_published
-from utils.checkpoint import load_model
 from utils.files import write_atomic
 
 

@@ -67,8 +67,8 @@ from data.recolor import from_lab, smooth_noise, to_lab
 from data.splits import excluded_names
 from models.base import to_tensor
 from models.color_prior import ColorPriorNet, Refine, class_weights, soft_encode
+from models.loading import load_prior
 from tools.make_recolorings import scene_names
-from utils.checkpoint import load_prior
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
 

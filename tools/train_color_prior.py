@@ -99,6 +99,7 @@ from data.splits import excluded_names
 from models.backbone import load_pretrained
 from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
+from models.loading import build_model
 from training.engine import (
     command_line,
     epoch_generator,
@@ -110,7 +111,7 @@ from training.engine import (
 )
 from training.runs import clear_folder, features_folder, forget_features, one_line_errors, run_folder
 from utils import distributed
-from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id, write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
 from utils.scores import fingerprint

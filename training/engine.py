@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
-from baselines.afine import learning_rate
 from models.base import Inputs, ScoreNet, stack
+from models.loading import build_model
 from utils import distributed
-from utils.checkpoint import build_model, read_checkpoint, save_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256, write_atomic
 from utils.metrics import correlations
 
@@ -331,6 +332,7 @@ def fit(
     args: argparse.Namespace,
     output: Path | None,
     record: dict[str, Any],
+    restarts: Callable[[int, int, float], float] | None = None,
 ) -> ScoreNet:
     """Train a network, keep the weights of the epoch with the best validation SRCC.
 
@@ -342,6 +344,7 @@ def fit(
         output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files; None writes and
             prints nothing.
         record: What the checkpoint says of its training, beside metrics and command.
+        restarts: Gives the rate of a step, of all steps, for a peak rate, where ``args.schedule`` is "restarts".
 
     Returns:
         The network of the best epoch, in evaluation mode.
@@ -381,7 +384,7 @@ def fit(
         if args.schedule == "constant":
             return 1.0
         if args.schedule == "restarts":
-            return learning_rate(step, steps, 1.0)
+            return restarts(step, steps, 1.0)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -526,7 +529,7 @@ def fit(
     distributed.barrier()
     content = read_checkpoint(output / "best.pt")
     check_best(output, best_hash)  # of what was read, even if it has been replaced since
-    model = build_model(content, str(output / "best.pt")).to(device).eval()
+    model = build_model(content, str(output / "best.pt"), {model.dimension: type(model)}).to(device).eval()
     model.weights_hash = best_hash
     return model
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from data.table import picture_paths
 from models.base import Inputs
 from models.preprocessing import Preprocess
 from models.published import object_inputs, resized, unit_range
@@ -200,15 +201,3 @@ def collect(files: list[Path]) -> None:
         left = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > _AN_HOUR  # a younger one may be in use
         if old or left:
             Path(entry.path).unlink(missing_ok=True)
-
-
-def picture_paths(frame: pd.DataFrame) -> list[str]:
-    """Absolute path of each picture of a MOS table, or of several tables joined (which carry ``path``)."""
-    if "path" in frame:
-        return list(frame["path"])
-    return [str(Path(frame.attrs["root"]) / name) for name in frame["image"]]
-
-
-def with_paths(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with the absolute path of each picture as a column, which survives joining tables."""
-    return frame.assign(path=picture_paths(frame))

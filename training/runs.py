@@ -18,26 +18,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from baselines.pictures import REFERENCE, BaselinePictures
-from baselines.scorer import Baseline
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
-from data.table import load_dataset
+from data.table import REFERENCE, counted, load_data, rated, select, spread
 from models import SemanticConsistencyNet
 from models.backbone import UnreachableError, load_pretrained
 from models.base import CompactNet, Inputs, ScoreNet
+from models.loading import load_model, networks_of
 from models.published import load_start_weights
 from models.ranker import shipped_ranker
-from training.engine import NEXT, FeatureSet, agreement, encode_set, fit, predict, write_results
-from training.pictures import PublishedPictures, RatedPictures, with_paths
+from training.engine import NEXT, FeatureSet, OwnViews, agreement, encode_set, fit, predict, write_results
+from training.pictures import PublishedPictures, RatedPictures
 from utils import distributed, interrupt
-from utils.checkpoint import load_model, networks_of, read_checkpoint, read_weights, seen_by
+from utils.checkpoint import read_checkpoint, read_weights, seen_by
 from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
 from utils.labels import ObjectLabels, no_curves, read_color_curves
 from utils.metrics import within_scene_srcc
 from utils.names import match_names
 from utils.scores import ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
 
-_VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
+VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
 
 def one_line_errors(advice: str = "run the same command again with --resume to go on") -> None:
@@ -124,64 +123,6 @@ def clear_folder(args: argparse.Namespace) -> None:
     if args.overwrite and distributed.is_main():
         for path in earlier_files(args.output):
             path.unlink()
-
-
-def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
-    """The MOS tables of one or several data sets as one, see ``join_data``."""
-    frames = []
-    for named in sources:
-        source, most = counted(named)
-        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
-        frames.append((str(source), frame if most is None else spread(frame, most)))
-    return join_data(frames, [dimension])
-
-
-def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.DataFrame:
-    """MOS tables as one, pictures without a rating included.
-
-    Args:
-        frames: Where a table comes from, and the table, which has ``path``.
-        columns: The ratings that are wanted.
-
-    Returns:
-        MOS table with ``path``, the absolute path of each picture; ``image`` is relative to the folder above them all.
-
-    Raises:
-        ValueError: If nothing is rated in one of the columns, or a picture comes twice.
-    """
-    for source, frame in frames:
-        counts = ", ".join(f"{int(frame[c].notna().sum()) if c in frame else 0} with a {c} rating" for c in columns)
-        print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {counts}")
-    joined = pd.concat([frame for _, frame in frames], ignore_index=True)
-    for column in columns:
-        if column not in joined or joined[column].isna().all():
-            raise ValueError(f"no picture in {', '.join(source for source, _ in frames)} has a {column} rating")
-    joined["path"] = [os.path.abspath(p) for p in joined["path"]]
-    root = os.path.commonpath([os.path.dirname(p) for p in joined["path"]])
-    joined["image"] = [Path(os.path.relpath(p, root)).as_posix() for p in joined["path"]]
-    repeated = joined["image"][joined["image"].duplicated()]
-    if len(repeated):
-        raise ValueError(f"{repeated.iloc[0]} is in the data twice; give each data set once")
-    joined = joined.sort_values("image", ignore_index=True)
-    joined.attrs = {"root": root, "name": " + ".join(f.attrs.get("name", "") for _, f in frames)}
-    return joined
-
-
-def counted(source: Path) -> tuple[Path, int | None]:
-    """Path and number of pictures of ``PATH:N``; None for all of them."""
-    path, colon, number = str(source).rpartition(":")
-    if colon and number.isdigit() and not source.exists():
-        if int(number) < 1:
-            raise ValueError(f"{source}: expected at least 1 picture after the colon")
-        return Path(path), int(number)
-    return source, None
-
-
-def rated(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The rows that have a rating in one of the columns."""
-    rows = frame[frame[columns].notna().any(axis=1)].reset_index(drop=True)
-    rows.attrs = frame.attrs
-    return rows
 
 
 def settle_scenes(args: argparse.Namespace, frame: pd.DataFrame) -> pd.DataFrame:
@@ -275,15 +216,6 @@ def check_ratings(frame: pd.DataFrame, columns: list[str], of: str = "") -> None
     )
 
 
-def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
-    """At most ``count`` rows, evenly spaced."""
-    if len(frame) <= count:
-        return frame
-    rows = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)].reset_index(drop=True)
-    rows.attrs = frame.attrs
-    return rows
-
-
 def settle_seed(args: argparse.Namespace) -> None:
     """Where ``--seed none`` asks for another seed each time, draw one; a resumed run keeps its own."""
     if args.seed is None:
@@ -374,7 +306,7 @@ def labeled_objects(
     return lambda index, rgb: model.object_inputs(rgb, rows[index])
 
 
-Part = RatedPictures | PublishedPictures | BaselinePictures | FeatureSet
+Part = RatedPictures | PublishedPictures | OwnViews | FeatureSet
 Sets = Callable[[pd.DataFrame, bool, np.ndarray | None], Part | None]
 
 
@@ -392,12 +324,10 @@ def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame
     """
     if args.preset == "published":
         return published_maker(args, model, frame)
-    if args.preset == "baseline":
-        return baseline_maker(args, model, frame)
     if args.backbone_lr > 0:
         return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
     device = torch.device(args.device)
-    views = _VIEWS if args.augment else 1
+    views = VIEWS if args.augment else 1
     dataset, keep = pictures(args, model, frame), features_folder(args, model, frame)
     encoded = encode_set(model.to(device), dataset, device, views, args.seed, args.workers, keep)
     if distributed.is_main():
@@ -455,38 +385,6 @@ def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFra
         if made:
             print(f"{made} pictures resized to {model.size} pixels, {resize}; cache: {folder_size(cache)}")
         return pictures
-
-    return make
-
-
-def baseline_maker(args: argparse.Namespace, model: Baseline, frame: pd.DataFrame) -> Sets:
-    """``dataset_maker`` for a published system used as a baseline."""
-    names = sorted(set(frame["scene"]))
-    number = {scene: i for i, scene in enumerate(names)}
-    cache = args.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
-
-    def plain(part: pd.DataFrame) -> BaselinePictures:
-        scenes = torch.tensor([number[scene] for scene in part["scene"]])
-        return BaselinePictures(part, model.reader(), model.columns, scenes, args.seed, cache)
-
-    pictures = plain(frame)
-    made = pictures.fill() if distributed.is_main() else 0
-    distributed.barrier()
-    if made:
-        print(f"superpixels of {made} pictures found; cache: {folder_size(cache)}")
-    if args.backbone_lr != 0 or not model.keeps_features:
-        return lambda part, train, scores=None: None if part.empty else plain(part)
-    device = torch.device(args.device)
-    views = _VIEWS if args.augment else 1
-    keep = features_folder(args, model, frame)
-    encoded = encode_set(model.to(device), pictures, device, views, args.seed, args.workers, keep)
-    if distributed.is_main():
-        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
-    row_of = {image: row for row, image in enumerate(frame["image"])}
-
-    def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
-        rows = np.array([row_of[image] for image in part["image"]], dtype=int)
-        return encoded.subset(rows, pictures.mos.numpy()[rows], None, encoded.views if train else 1) if len(rows) else None
 
     return make
 
@@ -606,6 +504,7 @@ def train_and_test(
     parts: dict[str, pd.DataFrame],
     make_model: Callable[[], ScoreNet],
     train: Callable[..., ScoreNet] = fit,
+    make_sets: Callable[[argparse.Namespace, Any, pd.DataFrame], Sets] = dataset_maker,
 ) -> None:
     """Train a network on its split, score the test part once, write out-of-fold predictions if asked.
 
@@ -615,6 +514,7 @@ def train_and_test(
         parts: "train", "val" and "test" of them, or a test part from elsewhere.
         make_model: A network with its start weights, the same at every call.
         train: What trains it, with the arguments of ``fit``.
+        make_sets: What turns parts into datasets, with the arguments of ``dataset_maker``.
     """
     if args.limit is None:
         used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
@@ -624,7 +524,7 @@ def train_and_test(
     model = make_model()
     folds = fold_parts(args, rest, model.columns) if args.folds else []  # which would fail after the training
     needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
-    make_set = dataset_maker(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
+    make_set = make_sets(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
     sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
     clear_folder(args)
     model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, model.columns))
@@ -665,13 +565,6 @@ def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_s
     write_results(args.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
     shown = "  ".join(f"{k} {v:.4f}" for k, v in results.items())
     print(f"test, {len(test)} pictures of {test['scene'].nunique()} scenes: {shown}")
-
-
-def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
-    """The chosen rows as a MOS table of its own."""
-    chosen = frame[rows].reset_index(drop=True)
-    chosen.attrs = frame.attrs
-    return chosen
 
 
 def fold_parts(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> list[dict[str, pd.DataFrame]]:
