@@ -1,1 +1,13 @@
-"""Published systems as baselines, one a file: trained and run like our own branches."""
+"""Published systems, one a file, trained and run like our own branches.
+
+afine: A-FINE
+aigciqa: NR-AIGCIQA and FR-AIGCIQA
+command: the weights that a system starts from
+delegate_transformer: Delegate Transformer
+dpam: DPAM
+label_files: label files of the systems, as MOS tables
+loading: weight files of the authors
+pictures: images and originals as a system reads them
+scorer: the systems behind the interface of our branches
+train: what turns tables into sets to train on
+"""

@@ -1,1 +1,8 @@
-"""How scores and people agree; without torch."""
+"""How well scores agree with people. This room imports data and utils, and no torch.
+
+agreement: what evaluate.py joins, measures and writes
+compare: is one predictor better than another
+pairs: pairwise accuracy, and two areas under a ROC curve
+protocols: train and test again and again
+ratings: from ratings and choices to scores: screening, MOS, reliability
+"""

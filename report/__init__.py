@@ -1,1 +1,4 @@
-"""One page that shows scores."""
+"""Scores as one HTML page.
+
+page: what the page shows; its template is report.html.jinja
+"""
