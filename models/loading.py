@@ -55,7 +55,8 @@ def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Modu
         from models.published import NETWORKS  # slow to import, and few need it
 
         return NETWORKS
-    raise ValueError(f"{source}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+    hint = "; infer_baseline.py scores with files of train_baseline.py" if preset == "baseline" else ""
+    raise ValueError(f"{source}: preset is {preset!r}, expected one of {', '.join(PRESETS)}{hint}")
 
 
 def find_published(name: str, *also: Path) -> Path:
