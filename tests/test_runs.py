@@ -52,7 +52,7 @@ def test_pictures_that_an_earlier_training_did_not_record_stay_unknown(rated, tm
     start = ChromaticFidelityNet("test_efficientnet", 64)
     save_checkpoint(tmp_path / "start.pt", start, seen=earlier, seen_is_all=complete)
     frame = load_data([rated], "CF", (-1, 1))
-    args = Namespace(data=[rated], preset="compact", init=tmp_path / "start.pt", seed=0)
+    args = Namespace(data=[rated], preset="compact", init=tmp_path / "start.pt", seed=0, ranker="none")
     record = training_record(args, {"train": frame[:4], "val": frame[4:6]}, ["CF"])
     assert record["seen_is_all"] is complete
     assert len(record["seen"]) == 7
