@@ -2,6 +2,7 @@
 
     python train_ranker.py --data runs/recolorings/table.csv runs/colorizations/index.csv --output runs/ranker
     python train_ranker.py --data data/samples/samples.csv --output runs/try --steps 2          # a check of a minute, CPU
+    python train_ranker.py --data ... --output runs/dino --backbone vit_small_patch14_dinov2.lvd142m         # from timm's hub
 
 ``--data`` takes tables of images (image, scene, method), paths relative to the table: "original" is the photograph, and
 every other method is worse. Where a table has the columns CF, SCC and PR (tools/make_recolorings.py), images of a scene are
@@ -10,7 +11,8 @@ colorizers beside their photographs). No rating takes part.
 
 A step looks at a few scenes (training/colorings.py). Images of a scene are compared pair by pair, photographs and their
 colorings between scenes too, and two encodings of one image should rank the same. ``best.pt`` is for ``--ranker`` of
-train_CF.py, train_SCC.py and train_PR.py.
+train_CF.py, train_SCC.py and train_PR.py, which need the same --backbone. Larger networks than the default one (DINOv2, CLIP)
+come from timm's hub, or from a file (--backbone-weights); they were tried with random weights only.
 """
 
 import argparse

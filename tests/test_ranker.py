@@ -182,6 +182,16 @@ def test_a_branch_keeps_its_ranker_or_takes_another_one(tmp_path):
         ranked.take_ranker(tmp_path / "bare.pt", 0.2)
 
 
+@pytest.mark.parametrize(("backbone", "size"), [("vit_small_patch14_dinov2", 56), ("vit_base_patch16_clip_224", 32)])
+def test_larger_backbones_rank_too(backbone, size):
+    """Random weights; those of the hub are for whoever can reach it."""
+    torch.manual_seed(0)
+    ranks = Ranker(backbone, size, width=8).eval()(torch.rand(2, 3, size, size))
+    assert ranks.shape == (2, 3)
+    assert torch.isfinite(ranks).all()
+    assert not torch.equal(ranks[0], ranks[1])
+
+
 def test_training_compares_what_the_head_alone_says():
     torch.manual_seed(0)
     net = ChromaticFidelityNet(BACKBONE, 64, dropout=0.0, ranking=0.5)

@@ -20,6 +20,7 @@ import pytest
 from data.table import load_table
 from utils.scores import (
     NO_ROW,
+    VERSION,
     ScoreWriter,
     fingerprint,
     in_sample,
@@ -656,3 +657,9 @@ def test_an_image_with_an_error_stops_the_join_with_its_reason(tmp_path: Path) -
         join_scores(["1.jpg", "2.jpg", "3.jpg"], frame, "CF", "cf.csv")
     assert missing_scores(["3.jpg"], frame, "CF") == {"3.jpg": "its score is empty"}
     assert missing_scores(["1.jpg"], frame, "CF") == {}
+
+
+def test_the_version_is_said_alike_everywhere():
+    root, said = Path(__file__).parents[1], VERSION["project"]
+    assert f"version: {said}\n" in (root / "CITATION.cff").read_text()
+    assert (root / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(f"{said}, ")
