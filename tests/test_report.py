@@ -99,7 +99,7 @@ def test_a_difference_is_real_when_its_interval_excludes_zero(pictures: Path) ->
     assert (board["POOR"]["better"], board["POOR"]["worse"], board["POOR"]["compared"]) == (0, 2, 2)
 
 
-@pytest.mark.parametrize(("difference", "scenes", "verdict"), [(0.027, 200, 0), (0.1, 200, 0), (0.3, 200, 1), (-0.3, 4, -1)])
+@pytest.mark.parametrize(("difference", "scenes", "verdict"), [(0.027, 200, 0), (0.1, 200, 0), (0.6, 200, 1), (-0.6, 4, -1)])
 def test_a_verdict_counts_the_bias_of_the_score_beside_the_sampling_of_scenes(difference, scenes, verdict) -> None:
     noise = np.linspace(-0.02, 0.02, scenes)
     names = [str(k) for k in range(scenes)]
