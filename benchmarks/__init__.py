@@ -1,4 +1,4 @@
-"""Measurements behind the numbers of the README and of the pages in this folder; each is run by its path.
+"""Measurements behind the numbers and figures of the README and of the pages here and in docs/; each is run by its path.
 
 baselines: cost and agreement of the published systems
 color_prior: what the color prior knows
@@ -6,9 +6,13 @@ colorizers: outputs of real colorizers
 gpu: speed of the published networks on CUDA
 hecd: agreement with people on HECD
 image_metrics: other people's measures of an image
+make_figure: the figure of the README, docs/samples.jpg
+make_map_figure: the figure of surprise maps, docs/maps.jpg
+make_percentiles: scores of real photographs, weights/percentiles.json
 measure: what speed and memory benchmarks share
 memory: peak memory for large images
 metrics: agreement of other metrics on HECD
+power: noise, images needed to tell two colorizers apart, worst failures
 precision: scores in bfloat16
 prior_ablation: what the priors are worth to SCC
 reference: the published way of scoring, as a yardstick

@@ -225,7 +225,7 @@ def write_report(
         index: Table with the columns image, scene and method, in place of what names say; None for ``index.csv`` in ``root``,
             if there is one.
         date: For the footer. It is not looked up, so that the same input gives the same page.
-        percentiles: What docs/make_percentiles.py wrote.
+        percentiles: What benchmarks/make_percentiles.py wrote.
 
     Returns:
         ``path``.
@@ -384,11 +384,11 @@ def read_percentiles(path: str | Path, origins: Mapping[str, Origin], dimensions
     """Percentiles of the scores of photographs, if they are of the same weights.
 
     Returns:
-        What docs/make_percentiles.py wrote and an empty text; or nothing, and why.
+        What benchmarks/make_percentiles.py wrote and an empty text; or nothing, and why.
     """
     omitted = "Percentiles among real photos are left out: "
     if not Path(path).is_file():
-        return {}, omitted + "there is no weights/percentiles.json; docs/make_percentiles.py writes it."
+        return {}, omitted + "there is no weights/percentiles.json; benchmarks/make_percentiles.py writes it."
     reference = json.loads(Path(path).read_text(encoding="utf-8"))
     for dimension in dimensions:
         origin = origins.get(dimension, Origin())
@@ -685,7 +685,7 @@ def sample_notes(origins: Mapping[str, Origin]) -> list[str]:
 
 
 def read_biases(path: str | Path = METHOD_BIAS) -> dict[str, Any]:
-    """Read what scores have for or against a method, whatever the scene, as docs/power.py estimates it on rated pictures.
+    """Read what scores have for or against a method, whatever the scene, as benchmarks/power.py estimates it on rated pictures.
 
     Returns:
         By dimension ``sd``, the standard deviation of the bias of a pair of methods, in the unit of the scores, with ``low``

@@ -23,7 +23,7 @@ PROTOCOLS = ("official", "scene", "colorizer", "cross")
 NOISE = 0.1  # standard error of a MOS where nobody says it, in [-1, 1]: that of 16 ratings whose standard deviation is 0.4
 P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlation with the MOS,
 P910_OF_METHODS = 0.8  # and, as a second criterion, between the mean scores of methods
-METHOD_BIAS = SHIPPED / "method_bias.json"  # by docs/power.py
+METHOD_BIAS = SHIPPED / "method_bias.json"  # by benchmarks/power.py
 
 # The prior of object categories, chosen by the log-likelihood of objects of COCO under the prior of all other pictures, which
 # changes little nearby.

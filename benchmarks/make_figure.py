@@ -1,6 +1,6 @@
 """Make the figure of the README: sample pictures with their three scores by the shipped weights.
 
-python docs/make_figure.py          # writes docs/samples.jpg
+python benchmarks/make_figure.py          # writes docs/samples.jpg
 """
 
 import argparse

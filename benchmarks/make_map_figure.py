@@ -1,6 +1,6 @@
 """Make the figure of surprise maps of the README, from sample pictures and the shipped SCC weights.
 
-python docs/make_map_figure.py          # writes docs/maps.jpg
+python benchmarks/make_map_figure.py          # writes docs/maps.jpg
 """
 
 import argparse
