@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
@@ -34,7 +35,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--reuse", action="store_true", help="take the values from benchmarks/hecd_metrics.csv")
     parser.add_argument("--write", action="store_true", help="write the page, and the values if they are new")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.reuse and find_spec("piq") is None:
+        parser.error("MS-SSIM needs the package piq: pip install -r requirements-metrics.txt")
+    return args
 
 
 if __name__ == "__main__":
@@ -166,7 +170,7 @@ def packaged_metrics(names: list[str]) -> tuple[dict[str, PackagedMetric], list[
 def versions(packaged: Iterable[str]) -> dict[str, str]:
     """Of torch and of the packages that these metrics come from."""
     packages = {"LPIPS": "lpips", "DISTS": "DISTS-pytorch", "pyiqa": "pyiqa"}
-    used = dict.fromkeys(packages[name.partition(":")[0]] for name in packaged)
+    used = dict.fromkeys(["scikit-image", "piq", *(packages[name.partition(":")[0]] for name in packaged)])
     return {"torch": str(torch.__version__)} | {package: version(package) for package in used}
 
 
