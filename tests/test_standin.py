@@ -15,7 +15,7 @@ from baselines.pictures import Originals
 from data.icqa2k import load_icqa2k
 from tools import make_icqa2k_standin
 from tools.make_icqa2k_standin import SCENES, make
-from tools.make_samples import PHOTOS
+from tools.make_samples import read_photos
 
 PREFIXES = {"BIG", "CIC", "CT2", "DDC", "GCP"}
 DIMENSIONS = ["CF", "SCC", "PR"]
@@ -242,13 +242,13 @@ def test_it_says_that_it_is_not_icqa2k(root):
 def test_every_photograph_is_attributed_as_in_the_samples(root, pictures, repo):
     text = (root / "ATTRIBUTION.md").read_text(encoding="utf-8")
     samples = (repo / "data" / "samples" / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    for photo in PHOTOS:
+    for photo in read_photos():
         for fact in (f"| {photo.shows} | {photo.author} | {photo.license} |", f"({photo.source})", photo.statement):
             assert fact in text
             assert fact in samples
     for scene in itertools.chain(*(pictures[split] for split in SPLITS)):
         (row,) = [line for line in text.splitlines() if line.startswith("|") and scene in line]
-        assert PHOTOS[int(scene) // 100 - 1].shows in row
+        assert read_photos()[int(scene) // 100 - 1].shows in row
 
 
 def test_the_script_prints_counts_and_commands_of_scripts_that_exist(made, repo):
