@@ -76,6 +76,7 @@ def run(command: Sequence[str | Path]) -> Run:
     other = _busy_seconds()
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
@@ -100,7 +101,7 @@ def infer_command(
         published: Folder with what benchmarks/weights.py writes, for the published preset; None for the shipped weights.
         precision: Arithmetic of the published networks.
     """
-    command = [sys.executable, ROOT / "infer_PR.py", images, "-o", output, "--overwrite", "--device", "cpu"]
+    command: list[str | Path] = [sys.executable, ROOT / "infer_PR.py", images, "-o", output, "--overwrite", "--device", "cpu"]
     if published is None:
         return command
     command += ["--preset", "published", "--precision", precision]

@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=12, help="of training, as published (default: %(default)s)")
     parser.add_argument("--limit", type=int, nargs="+", default=[24], help="images to train on (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="write a section of benchmarks/memory.md")
-    parser.limits |= {"train": (1, 10**6), "workers": (1, 10**4)}
+    parser.limits["train"] = (1, 10**6)
     return parser.parse_args()
 
 
@@ -145,8 +145,9 @@ def enlarge(data: Path, count: int) -> None:
 
 def training_command(data: Path, folder: Path, batch_size: int, limit: int, checkpointed: bool) -> list[str | Path]:
     """train_CF.py for one epoch; its output and its cache go to ``folder``."""
-    command = [sys.executable, ROOT / "train_CF.py", "--preset", "published", "--data", data, "--output", folder / "output"]
-    command += ["--cache", folder / "cache", "--random-init", "--batch-size", str(batch_size), "--epochs", "1", "--folds", "0"]
+    command: list[str | Path] = [sys.executable, ROOT / "train_CF.py", "--preset", "published", "--data", data]
+    command += ["--output", folder / "output", "--cache", folder / "cache", "--random-init", "--batch-size", str(batch_size)]
+    command += ["--epochs", "1", "--folds", "0"]
     command += ["--val", "0", "--limit", str(limit), "--workers", "0", "--device", "cpu", "--seed", "0", "--overwrite"]
     return [*command, "--checkpoint-activations"] if checkpointed else command
 

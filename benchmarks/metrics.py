@@ -93,7 +93,8 @@ colorizers, of {scenes} scenes. In brackets: 95 % interval of a bootstrap over s
 - *reference*: whether the original photograph is needed.
 - *ms*: median CPU time of a picture of 481 x 321 pixels, on one thread, without reading it.
 - Our networks have not seen the scene that they score (hecd_predictions.csv); their times are in
-  [throughput.md](throughput.md). CF and SCC were trained on kinds of picture that stand in for them, and are asked about all kinds here.
+  [throughput.md](throughput.md). CF and SCC were trained on kinds of picture that stand in for them, and are asked about all
+  kinds here.
 - *method mean* knows what was done to a picture, and predicts how that was rated in the other scenes.
 
 {main_table}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,24 @@ class TorchEngine:
         self, branches: dict[str, ScoreNet], device: str = "cpu", labels: ObjectLabels | None = None, precision: str = "float32"
     ) -> None:
         self.device, self.precision, self.workers = device, precision, worker_count([device])
-        self._branches = {dimension: branch.to(device) for dimension, branch in branches.items()}
+        self._branches: dict[str, Any] = {dimension: branch.to(device) for dimension, branch in branches.items()}
         self._scorer = Scorer(self._branches, [device], labels)
         # The same networks, which find their inputs prepared where they expect pixels.
         prepared = {dimension: copy.copy(branch) for dimension, branch in self._branches.items()}
         for branch in prepared.values():
-            branch.prepare = lambda inputs, key=branch.input_key: inputs[key]
+            setattr(branch, "prepare", itemgetter(branch.input_key))  # noqa: B010
         self._forward = Scorer(prepared, [device], labels)
 
     @classmethod
     def of_compact(cls, device: str) -> "TorchEngine":
         """Return an engine of the shipped weights."""
-        return cls({dimension: load_model(dimension) for dimension in DIMENSIONS}, device)
+        branches: dict[str, Any] = {dimension: load_model(dimension) for dimension in DIMENSIONS}
+        return cls(branches, device)
 
     @classmethod
     def of_published(cls, files: Path, device: str, precision: str) -> "TorchEngine":
         """Return an engine of the published networks, with the files that benchmarks/weights.py wrote."""
-        branches = {d: load_model(files / f"{d}.pth", dimension=d, preset="published") for d in DIMENSIONS}
+        branches: dict[str, Any] = {d: load_model(files / f"{d}.pth", dimension=d, preset="published") for d in DIMENSIONS}
         for branch in branches.values():
             branch.set_precision(precision)
         return cls(branches, device, ObjectLabels(files / "labels", read_color_curves(files / "color_.json")), precision)
@@ -89,7 +91,7 @@ class TorchEngine:
 
     def forward(self, prepared: Prepared, name: str) -> dict[str, float]:
         """Score prepared inputs by all networks."""
-        return self._forward.row(prepared, {}, name, False).scores
+        return self._forward.row(prepared, {}, name, False).scores  # type: ignore[arg-type]
 
     def score(self, path: Path, name: str) -> dict[str, float]:
         """Do all of the work on one image.

@@ -21,7 +21,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def speed_table(runs: dict[str, Sequence[Run]], count: int) -> str:
+def speed_table(runs: Mapping[str, Sequence[Run]], count: int) -> str:
     """Return what the processes took, in Markdown: the runs of each program by its name."""
     lines = [
         "| | median s | s per run | pictures per s | CPU s | peak MiB | CPU s of other processes |",
@@ -140,7 +140,8 @@ def main() -> int:
         made_up = files if published else None
         if on_cpu:
             commands = {name: infer_command("IMAGES", output, made_up, precision) for precision, name in ours.items()}
-            commands[REFERENCE] = [sys.executable, ROOT / REFERENCE, "IMAGES", *(["--weights", files] if published else [])]
+            commands[REFERENCE] = [sys.executable, ROOT / REFERENCE, "IMAGES"]
+            commands[REFERENCE] += ["--weights", files] if published else []
             runs = time_processes(commands, images, one, args.runs)
             for precision, name in ours.items():
                 pair = {program: runs[program] for program in (name, REFERENCE)}

@@ -33,7 +33,7 @@ from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
 from utils.choices import PERCENTILES
 from utils.images import ImageReadError, is_gray, read_rgb
-from utils.labels import LabelError, ObjectLabels
+from utils.labels import LabeledObject, LabelError, ObjectLabels
 
 _SIDES = ((300, 320), (1000, 224), (math.inf, 160))  # most pictures, and the long side of their thumbnails in pixels
 _QUALITY = 70  # of JPEG
@@ -79,8 +79,8 @@ def choose_maps(
     """Which pictures get a surprise map, by which network, and what is to be said of it."""
     if maps == 0:
         return set(), None, ""
-    scc = load_model("SCC") if scc is None else scc
-    if not isinstance(scc, ColorPriorNet):
+    network = load_model("SCC") if scc is None else scc
+    if not isinstance(network, ColorPriorNet):
         return set(), None, "No surprise maps: the published SCC network has no color prior for each place."
     main = dimensions[0]
     worst = frame[frame["error"] == ""].sort_values([main, "image"])["image"]
@@ -89,14 +89,14 @@ def choose_maps(
     count = "All scored pictures" if len(chosen) == len(worst) else f"The {len(chosen)} pictures with the lowest {main}"
     note = (
         f"{count} have a surprise map (point at a picture or tap it): how much more improbable its colors are than is to be "
-        f"expected for what the gray version shows there, by the color prior of the SCC weights {scc.weights_hash[:12]}, as a "
-        "percentile among the places in real photos. A frame is around the most surprising region: connected places above the "
+        f"expected for what the gray version shows there, by the color prior of the SCC weights {str(network.weights_hash)[:12]}, "
+        "as a percentile among the places in real photos. A frame is around the most surprising region: connected places above the "
         f"{LEVEL:g}th percentile that fill {100 * REGION_SHARE:g} % of the picture or more. It is not an object and has no "
-        f"name, and it need not be wrong: {_share_of_photos(scc)} have one too. A gray patch is seldom surprising."
+        f"name, and it need not be wrong: {_share_of_photos(network)} have one too. A gray patch is seldom surprising."
     )
     if named:
-        note += _objects_note(scc)
-    return chosen, scc, note
+        note += _objects_note(network)
+    return chosen, network, note
 
 
 def _knows_categories(scc: ColorPriorNet) -> bool:
@@ -157,7 +157,8 @@ def make_thumbnails(
         shown = Thumbnail(_data_uri("jpeg", file.getvalue()), *small.size, gray=is_gray(pixels))
         if scc is None or name not in chosen:
             return shown
-        objects, label_error = (), ""
+        objects: Sequence[LabeledObject] = ()
+        label_error = ""
         if labels is not None:
             try:
                 objects = labels.objects(name)

@@ -95,7 +95,7 @@ def moved_to(path: Path) -> str | None:
 
 def test_a_script_that_moved_says_where(run):
     moved = {path.relative_to(REPO).as_posix(): moved_to(path) for path in FILES if moved_to(path)}
-    assert len(moved) == 9
+    assert len(moved) == 10
     for old, new in moved.items():
         assert (REPO / new).is_file()
         done = run(old, "--some", "arguments")

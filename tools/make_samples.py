@@ -20,6 +20,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ from data.recolor import recolor
 
 _SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
 _LONG_SIDE = 400  # pixels, at most
-_JPEG = {"quality": 88, "subsampling": 0, "optimize": True}  # 4:4:4, since color is what is judged
+_JPEG: dict[str, Any] = {"quality": 88, "subsampling": 0, "optimize": True}  # 4:4:4, since color is what is judged
 _SEED = 25  # picked out of 25, so that no fault falls where it is hard to see
 
 _METHODS = {

@@ -48,7 +48,6 @@ _STRICT: dict[str, Any] = {
 
 # Least and most of every number that a script takes, by argument name; ``ScriptParser.limits`` holds those of one script.
 LIMITS: dict[str, tuple[float, float]] = {
-    "batch": (1, 10**6),
     "batch_size": (1, 10**6),
     "backbone_lr": (0, 10),
     "cache_gb": (0, 10**6),
