@@ -86,11 +86,12 @@ def choose_maps(
     worst = frame[frame["error"] == ""].sort_values([main, "image"])["image"]
     most = maps if maps is not None else len(frame) if len(frame) <= _MAPS_ALL else _MAPS_WORST
     chosen = set(worst[:most])
+    digest = str(network.weights_hash)[:12]
     count = "All scored pictures" if len(chosen) == len(worst) else f"The {len(chosen)} pictures with the lowest {main}"
     note = (
         f"{count} have a surprise map (point at a picture or tap it): how much more improbable its colors are than is to be "
-        f"expected for what the gray version shows there, by the color prior of the SCC weights {str(network.weights_hash)[:12]}, "
-        "as a percentile among the places in real photos. A frame is around the most surprising region: connected places above the "
+        f"expected for what the gray version shows there, by the color prior of the SCC weights {digest}, as a "
+        "percentile among the places in real photos. A frame is around the most surprising region: connected places above the "
         f"{LEVEL:g}th percentile that fill {100 * REGION_SHARE:g} % of the picture or more. It is not an object and has no "
         f"name, and it need not be wrong: {_share_of_photos(network)} have one too. A gray patch is seldom surprising."
     )
