@@ -5,8 +5,7 @@ color_prior: what the color prior knows
 colorizers: outputs of real colorizers
 hecd: agreement with people on HECD
 image_metrics: other people's measures of an image
-make_figure: the figure of the README, docs/samples.jpg
-make_map_figure: the figure of surprise maps, docs/maps.jpg
+make_figures: the figures of the README and of docs/networks.md
 make_percentiles: scores of real photographs, weights/percentiles.json
 measure: what speed and memory benchmarks share
 memory: peak memory of scoring large images and of training the published CF network
