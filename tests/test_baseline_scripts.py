@@ -747,7 +747,7 @@ def test_a_converted_table_has_what_its_label_file_has_to_the_bit(run, labeled, 
             assert frame[column].tolist() == [f"{folder}/{path}" if path else "" for path in labels[column]]
         assert ("within_scenes" in frame) == within
         assert (with_originals(with_paths(frame), None)[REFERENCE] != "").sum() == (labels["reference"] != "").sum()
-    with pytest.raises(ValueError, match="at least one of CF, SCC, PR, spelled so; train_baseline.py learns .* by --target"):
+    with pytest.raises(ValueError, match=r"at least one of CF, SCC, PR, spelled so; train_baseline\.py learns .* by --target"):
         load_table(table)
 
 
