@@ -146,7 +146,7 @@ from evaluation.agreement import (
     sample_of,
 )
 from evaluation.compare import compact_comparison, compare, comparison_notes
-from tools.compute_mos import HECD_RAW, hecd_noise
+from evaluation.mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.labels import ObjectLabels, no_curves
