@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.agreement import MIN_SCENES, agreement, logistic_fit, method_table
+from evaluation.agreement import MIN_SCENES, logistic_fit, measure_agreement, method_table
 from utils.choices import METHOD_BIAS
 
 RESAMPLES, _SEED = 2000, 0
@@ -197,7 +197,7 @@ def scatter(scored: pd.DataFrame, dimension: str) -> dict[str, Any] | None:
     grid = np.linspace(pred.min(), pred.max(), _CURVE_POINTS)
     mapped, why_not = logistic_fit(pred, mos, grid)
     curve = [] if why_not else list(zip(place(grid), place(mapped), strict=True))
-    measured = agreement(pred, mos, rows["scene"].to_numpy(str)).set_index("metric")
+    measured = measure_agreement(pred, mos, rows["scene"].to_numpy(str)).set_index("metric")
     step = 0.5 if high - low > 1.2 else 0.2
     steps = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
     return {
