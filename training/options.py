@@ -143,6 +143,11 @@ def training_parser(description: str | None) -> ScriptParser:
     add("--stop-loss", type=float, metavar="LOSS", help="mean training loss of an epoch to stop at")
     add("--augment", action=argparse.BooleanOptionalAction, help="flips and mild crops")
 
+    parser.replaced(
+        ("--optimizer", "--schedule", "--patience", "--correlation-weight", "--ranking", "--cache-gb"),
+        "the number stands in the recipe at the top of the script",
+    )
+
     add_run_arguments(parser)
     add = parser.groups["run"].add_argument
     add("--checkpoint-activations", action="store_true", help="published CF: less memory, a third more time")
