@@ -23,33 +23,33 @@ from training.options import Recipe, TrainOptions, parse_training, training_pars
 # --strict-recipe, leaves out. None: not part of it, or fixed by the published network.
 # fmt: off
 RECIPE: Recipe = {
-    #                      compact    published  strict
-    "backbone":           ("tf_efficientnet_lite0", None, None),
-    "size":               (224,       None,      None),        # side of what the backbone sees, in pixels
-    "width":              (64,        None,      None),        # of the head
-    "dropout":            (0.5,       None,      None),        # share of inputs of the head
-    "ranking":            (0.3,       0.3,       0.3),         # weight of the ranker beside the head (compact only)
-    "val":                (0.15,      0.15,      0.0),         # share of the scenes that choose the epoch
-    "test":               (0.2,       0.2,       0.2),         # share of the scenes that are tested on, if none are given
-    "out_of_fold":        (False,     True,      False),       # refuse sub-scores of training images that are not out-of-fold
-    "shared_scenes":      ("refuse",  "refuse",  "keep"),      # if given train and test images share some
-    "optimizer":          ("adamw",   "adam",    "adam"),
-    "lr":                 (1e-3,      1e-4,      1e-4),        # peak rate of the head
-    "backbone_lr":        (0,         1e-4,      1e-4),        # of the backbone; 0 freezes it
-    "weight_decay":       (0.05,      0.0,       0.0),
-    "schedule":           ("cosine",  "constant", "constant"),  # after the warm-up
-    "warmup":             (0.1,       0.0025,    0.0),         # share of the steps with rising rate
-    "clip":               (1.0,       1.0,       0.0),         # largest gradient norm; 0 for any
-    "epochs":             (20,        500,       500),
-    "batch_size":         (24,        32,        32),          # images per step and process
-    "patience":           (8,         None,      None),        # epochs without a better one to stop after
-    "stop_loss":          (None,      0.001,     0.001),       # mean training loss of an epoch to stop at
-    "best_epoch":         (True,      True,      False),       # keep the best epoch, not the last
-    "correlation_weight": (0.2,       0.0,       0.0),         # of 1 - PLCC beside the squared error
-    "augment":            (True,      False,     False),       # flips and mild crops
-    "views":              (4,         1,         1),           # of each training image, where the backbone is frozen
-    "seed":               (0,         0,         None),
-    "amp":                (True,      True,      False),       # mixed precision on CUDA
+    #                      compact                  published   --strict-recipe
+    "backbone":           ("tf_efficientnet_lite0", None,       None),
+    "size":               (224,                     None,       None),       # side of what the backbone sees, in pixels
+    "width":              (64,                      None,       None),       # of the head
+    "dropout":            (0.5,                     None,       None),       # share of inputs of the head
+    "ranking":            (0.3,                     0.3,        0.3),        # weight of the ranker beside the compact head
+    "val":                (0.15,                    0.15,       0.0),        # share of the scenes that choose the epoch
+    "test":               (0.2,                     0.2,        0.2),        # share that are tested on, if none are given
+    "out_of_fold":        (False,                   True,       False),      # refuse other CF and SCC of training images
+    "shared_scenes":      ("refuse",                "refuse",   "keep"),     # if given train and test images share some
+    "optimizer":          ("adamw",                 "adam",     "adam"),     # betas 0.9 and 0.999
+    "lr":                 (1e-3,                    1e-4,       1e-4),       # peak rate of the head
+    "backbone_lr":        (0,                       1e-4,       1e-4),       # of the backbone; 0 freezes it
+    "weight_decay":       (0.05,                    0.0,        0.0),
+    "schedule":           ("cosine",                "constant", "constant"), # after the warm-up
+    "warmup":             (0.1,                     0.0025,     0.0),        # share of the steps with rising rate
+    "clip":               (1.0,                     1.0,        0.0),        # largest gradient norm; 0 for any
+    "epochs":             (20,                      500,        500),
+    "batch_size":         (24,                      32,         32),         # images per step and process
+    "patience":           (8,                       None,       None),       # epochs without a better one to stop after
+    "stop_loss":          (None,                    0.001,      0.001),      # mean training loss of an epoch to stop at
+    "best_epoch":         (True,                    True,       False),      # keep the best epoch, not the last
+    "correlation_weight": (0.2,                     0.0,        0.0),        # of 1 - PLCC beside the squared error
+    "augment":            (True,                    False,      False),      # flips, and crops of up to 12 % of a side
+    "views":              (4,                       1,          1),          # per training image, if the backbone is frozen
+    "seed":               (0,                       0,          None),
+    "amp":                (True,                    True,       False),      # mixed precision on CUDA
 }
 # fmt: on
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.base import ScoreNet
@@ -201,13 +201,14 @@ def reason_to_stop(epoch: int, checkpoint: Checkpoint, options: TrainOptions) ->
 
 def start_epoch(loader: DataLoader, epoch: int, options: TrainOptions) -> None:
     """Set every source of random numbers for an epoch: order, views, and dropout, of which each process draws its own."""
-    train_set, sampler, seed = loader.dataset, loader.batch_sampler.sampler, options.seed
-    sampler.epoch = epoch
+    train_set, batches, seed = loader.dataset, loader.batch_sampler, options.seed
+    assert isinstance(batches, Batches)
+    batches.sampler.epoch = epoch
     if isinstance(train_set, OwnViews):
         train_set.epoch.fill_(epoch if options.augment else 0)
     torch.manual_seed(int(epoch_generator(seed, epoch, stream=10 + distributed.rank()).initial_seed()))
     if distributed.world_size() > 1 and isinstance(train_set, FeatureSet) and train_set.views > 1:
-        train_set.draw(list(sampler), epoch_generator(seed, epoch, stream=10))
+        train_set.draw(list(batches.sampler), epoch_generator(seed, epoch, stream=10))
 
 
 def train_one_epoch(
@@ -266,7 +267,7 @@ def train_one_epoch(
 
 
 @torch.inference_mode()
-def predict(model: ScoreNet, dataset: Dataset, device: torch.device, workers: int = 0) -> Tensor:
+def predict(model: ScoreNet, dataset: Any, device: torch.device, workers: int = 0) -> Tensor:
     """Return the scores of a dataset in its order, by the network in evaluation mode, shape (N,), or (N, K) of K columns."""
     model.eval()
     loader = DataLoader(dataset, model.scoring_batch, num_workers=workers, collate_fn=collate)

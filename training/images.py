@@ -474,6 +474,7 @@ def with_object_files(options: TrainOptions) -> TrainOptions:
 def published_objects(options: TrainOptions, frame: pd.DataFrame) -> ObjectLabels:
     """Return the labels and the color prior of a data set, see ``with_object_files``."""
     assert options.labels
+    assert options.color_prior
     labels = Path(options.labels[0])
     objects = ObjectLabels(None if labels == Path("none") else labels, read_color_curves(options.color_prior))
     for image in frame["image"]:

@@ -307,7 +307,7 @@ def ranker_of(options: TrainOptions) -> Path | None:
         return None
     if options.ranker or options.init is not None or options.random_init:
         return Path(options.ranker) if options.ranker else None
-    return shipped_ranker(options.backbone, options.size)
+    return shipped_ranker(str(options.backbone), int(options.size or 0))
 
 
 def start_ranker(options: TrainOptions, model: CompactNet) -> None:
@@ -320,7 +320,7 @@ def start_ranker(options: TrainOptions, model: CompactNet) -> None:
     if path is None and options.ranker != "none":
         return
     try:
-        model.take_ranker(path, options.ranking)
+        model.take_ranker(path, options.ranking or 0.0)
     except ValueError as error:
         raise ValueError(f"--ranker {error}") from error
     print(f"ranker: {f'{path}, weight {options.ranking:g}' if path else 'none'}")

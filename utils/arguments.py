@@ -99,12 +99,13 @@ class ScriptParser(argparse.ArgumentParser):
         self.groups = {title: self.add_argument_group(title) for title in groups}
         self.limits: dict[str, tuple[float, float]] = {}
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments and refuse numbers out of range, before any work."""
         known, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             given = getattr(known, action.dest, None)
-            values = [v for v in (given if isinstance(given, list | tuple) else [given]) if type(v) in (int, float)]
+            several: list[Any] = [*given] if isinstance(given, list | tuple) else [given]
+            values = [value for value in several if type(value) in (int, float)]
             name = "/".join(action.option_strings)
             least, most = self.limits.get(action.dest, LIMITS.get(action.dest, (-math.inf, math.inf)))
             for value in values:
