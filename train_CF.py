@@ -70,7 +70,6 @@ from training.runs import (
     apply_shared_scenes_policy,
     clear_folder,
     fold_parts,
-    one_line_errors,
     open_run,
     out_of_fold,
     score_test_part,
@@ -81,7 +80,6 @@ from training.runs import (
 
 
 def main() -> None:
-    one_line_errors()
     with open_run(parse_args(), "CF") as options:
         # Data: a row per image, with its MOS
         frame = apply_shared_scenes_policy(options, load_data(options.data, "CF", options.mos_range))

@@ -77,7 +77,6 @@ from training.images import image_sets, sets_of
 from training.runs import (
     apply_shared_scenes_policy,
     clear_folder,
-    one_line_errors,
     open_run,
     score_test_part,
     split_parts,
@@ -88,7 +87,6 @@ from training.runs import (
 
 
 def main() -> None:
-    one_line_errors()
     with open_run(parse_args(), "PR") as options:
         # Data: a row per image, with its MOS
         frame = apply_shared_scenes_policy(options, load_data(options.data, "PR", options.mos_range))

@@ -84,7 +84,6 @@ from training.runs import (
     apply_shared_scenes_policy,
     clear_folder,
     fold_parts,
-    one_line_errors,
     open_run,
     out_of_fold,
     score_test_part,
@@ -96,7 +95,6 @@ from training.runs import (
 
 
 def main() -> None:
-    one_line_errors()
     with open_run(parse_args(), "SCC") as options:
         options = with_object_files(options)
 
@@ -138,11 +136,10 @@ def make_model(options: TrainOptions) -> ScoreNet:
     """Return a network with its start weights and its priors, the same at every call."""
     if options.preset == "published" or options.init is not None:
         return start_model(options, "SCC")
-    if options.prior in (None, "none"):
-        model: Any = start_model(options, "SCC")
+    trained = options.prior not in (None, "none")
+    model: Any = start_from_prior(options) if trained else start_model(options, "SCC")
+    if not trained:
         print("color prior: starts untrained and is not trained; expect little of it")
-    else:
-        model = start_from_prior(options)
     if options.object_prior not in (None, "none"):
         model.set_object_prior(ObjectPrior.load(Path(options.object_prior)))
         print(f"object prior: {options.object_prior}")

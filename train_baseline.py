@@ -128,7 +128,7 @@ def parse_args() -> BaselineOptions:
     add_run_arguments(parser)
     add = parser.groups["run"].add_argument
     add("--cache", type=Path, metavar="DIR", help="of superpixels (default: runs/cache)")
-    parser.replaced(("--patience", "--optimizer", "--cache-gb"), "the recipes at the top of the script say it")
+    parser.replaced(("--patience", "--optimizer"), "change the recipes at the top of the script")
     parser.set_defaults(**_COMMON)
     known, _ = parser.parse_known_args()
     parser.set_defaults(**_RECIPES[known.system])
@@ -190,7 +190,6 @@ from training.runs import (
     check_ratings,
     clear_folder,
     fold_parts,
-    one_line_errors,
     open_run,
     out_of_fold,
     score_test_part,
@@ -379,7 +378,6 @@ def encode_moments(options: BaselineOptions, model: Baseline, images: OwnViews, 
 
 
 def main() -> None:
-    one_line_errors()
     options = parse_args()
     with open_run(options, str(options.system)) as options:
         # Data: a row per image, with its ratings

@@ -70,9 +70,8 @@ from models.base import Inputs, color_effect
 from models.object_prior import MEASURES, OBJECT_COMPARISONS, ObjectPrior
 from models.semantic import pooled
 from train_SCC import make_model
-from training.batches import collate
 from training.engine import predict
-from training.images import FeatureSet, RatedPictures, labeled_objects
+from training.images import FeatureSet, RatedPictures, collate, labeled_objects
 from training.records import command_line
 from utils.color import gray_version, rgb_to_lab
 from utils.files import write_atomic

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from models.base import Inputs, stack
+from models.base import Inputs
 from utils import distributed
 
 _CROP = 0.12  # at most this share of each side is cropped away
@@ -90,11 +90,6 @@ class Batches(Sampler[list[int]]):
             batch = order[i * size :] if last else order[i * size : (i + 1) * size]
             share = len(batch) if world == 1 else max(math.ceil(len(batch) / world), min(2, len(batch)))
             yield (batch * 2 * world)[: share * world][distributed.rank() :: world]
-
-
-def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Tensor, Tensor, Tensor]:
-    inputs, mos, scores, index = zip(*items, strict=True)
-    return stack(list(inputs)), torch.stack(mos), torch.stack(scores), torch.tensor(index)
 
 
 def augment(inputs: Inputs, generator: torch.Generator, rank: int = 0, world: int = 1) -> Inputs:

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.base import ScoreNet
-from training.batches import Batches, EpochSampler, OwnViews, augment, collate, epoch_generator, to_device
-from training.images import FeatureSet, Sets
+from training.batches import Batches, EpochSampler, OwnViews, augment, epoch_generator, to_device
+from training.images import FeatureSet, Sets, collate
 from training.options import TrainOptions
 from training.records import Checkpoint, Log
 from utils import distributed

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from data.splits import PARTS
 from data.table import REFERENCE, counted, picture_paths
 from models import SemanticConsistencyNet
-from models.base import CompactNet, Inputs, ScoreNet
+from models.base import CompactNet, Inputs, ScoreNet, stack
 from models.preprocessing import Preprocess
 from models.published import PublishedNet, object_inputs, resized, unit_range
-from training.batches import OwnViews, augment, collate, epoch_generator, to_device
+from training.batches import OwnViews, augment, epoch_generator, to_device
 from training.options import TrainOptions
 from utils import distributed
 from utils.files import sha256, write_atomic
@@ -187,6 +187,12 @@ class FeatureSet(Dataset):
             view = int(torch.randint(self.views, ()) if self.drawn is None else self.drawn[index])
         item = {k: v[view, index] for k, v in self.features.items()}
         return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
+
+
+def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Tensor, Tensor, Tensor]:
+    """Return items of image sets as one batch."""
+    inputs, mos, scores, index = zip(*items, strict=True)
+    return stack(list(inputs)), torch.stack(mos), torch.stack(scores), torch.tensor(index)
 
 
 def kept_file(folder: Path, path: Path, key: str = "") -> Path:

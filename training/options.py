@@ -143,10 +143,8 @@ def training_parser(description: str | None) -> ScriptParser:
     add("--stop-loss", type=float, metavar="LOSS", help="mean training loss of an epoch to stop at")
     add("--augment", action=argparse.BooleanOptionalAction, help="flips and mild crops")
 
-    parser.replaced(
-        ("--optimizer", "--schedule", "--patience", "--correlation-weight", "--ranking", "--cache-gb"),
-        "the number stands in the recipe at the top of the script",
-    )
+    constants = ("--optimizer", "--schedule", "--patience", "--correlation-weight", "--ranking")
+    parser.replaced(constants, "change the recipe at the top of the script")
 
     add_run_arguments(parser)
     add = parser.groups["run"].add_argument
@@ -191,6 +189,7 @@ def add_run_arguments(parser: ScriptParser) -> None:
     add("--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)")
     add("--amp", action=argparse.BooleanOptionalAction, help="mixed precision on CUDA")
     add("--half", action="store_true", help="store the weights as float16")
+    parser.replaced(("--cache-gb",), "up to 8 GB of prepared images are kept in memory (training/options.py)")
 
 
 def _seed(text: str) -> int | None:

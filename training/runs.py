@@ -70,10 +70,13 @@ def one_line_errors(advice: str = "run the same command again with --resume to g
 def open_run(options: TrainOptions, dimension: str) -> Iterator[TrainOptions]:
     """Join the other processes, hold the folder of the run, and give the options with device and seed as they are used.
 
+    Wrong input and Ctrl-C end the process with one line from here on.
+
     Raises:
         BlockingIOError: If another run holds the folder.
         ValueError: If the device cannot be used, or see ``run_folder``.
     """
+    one_line_errors()
     options = replace(options, device=distributed.setup(options.device))
     with run_folder(options.output, dimension, options.resume, options.overwrite):
         yield draw_seed_if_none(options)
