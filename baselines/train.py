@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from baselines.pictures import BaselinePictures
 from baselines.scorer import Baseline
-from training.images import ImageSet, ImageSets, encode_set, features_folder, folder_size
+from training.images import ImageSets, encoded_sets, folder_size
 from training.options import TrainOptions
 from utils import distributed
 
@@ -30,16 +29,4 @@ def baseline_sets(options: TrainOptions, model: Baseline, tables: list[pd.DataFr
         print(f"superpixels of {made} pictures found; cache: {folder_size(cache)}")
     if options.backbone_lr != 0 or not model.keeps_features:
         return lambda part, train=False, scores=None: None if part.empty else plain(part)
-    views = options.views if options.augment else 1
-    keep = features_folder(options.output, model, frame, [options.seed, []])
-    device = torch.device(options.device)
-    encoded = encode_set(model.to(device), pictures, device, views, options.seed, options.workers, keep)
-    if distributed.is_main():
-        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
-    row_of = {image: row for row, image in enumerate(frame["image"])}
-
-    def make(part: pd.DataFrame, train: bool = False, scores: np.ndarray | None = None) -> ImageSet | None:
-        rows = np.array([row_of[image] for image in part["image"]], dtype=int)
-        return encoded.subset(rows, encoded.views if train else 1) if len(rows) else None
-
-    return make
+    return encoded_sets(options, model, frame, pictures)

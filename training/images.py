@@ -373,11 +373,21 @@ def image_sets(options: TrainOptions, model: ScoreNet, tables: list[pd.DataFrame
         return published_image_sets(options, model, frame)
     if options.backbone_lr != 0:
         return lambda part, train=False, scores=None: None if part.empty else rated_images(options, model, part, scores)
-    device = torch.device(options.device)
-    views = options.views if options.augment else 1
+    return encoded_sets(options, model, frame, rated_images(options, model, frame))
+
+
+def encoded_sets(options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, images: ImageSet) -> ImageSets:
+    """Return what makes sets of features: the frozen part of the network looks at all images now.
+
+    Args:
+        options: What the script is asked to do.
+        model: A network with the start weights of the run.
+        frame: All images that any part will have.
+        images: The set of them.
+    """
     sources = [content_of(source) for source in object_sources(options)]
     keep = features_folder(options.output, model, frame, [options.seed, sources])
-    images = rated_images(options, model, frame)
+    device, views = torch.device(options.device), options.views if options.augment else 1
     encoded = encode_set(model.to(device), images, device, views, options.seed, options.workers, keep)
     if distributed.is_main():
         print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
