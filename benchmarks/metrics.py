@@ -55,7 +55,7 @@ from benchmarks import image_metrics
 from benchmarks.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes
 from data.hecd import load_hecd
 from evaluation.agreement import measure_agreement, method_means
-from training.engine import command_line
+from training.records import command_line
 from utils.files import write_atomic
 from utils.images import read_rgb
 from utils.metrics import srcc

@@ -89,7 +89,8 @@ def load_table(
             for dimension, names in noise_columns.items()
         }
         handed_on = {name: row[name] for name in others}
-        records.append({"image": image, "scene": scene, "method": row.get("method", ""), **scores, **errors, **handed_on})
+        names_of: dict[str, object] = {"image": image, "scene": scene, "method": row.get("method", "")}
+        records.append(names_of | scores | errors | handed_on)
 
     if "scene" not in header:
         warnings.warn(
@@ -258,7 +259,7 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
     frames = []
     for named in sources:
         source, most = counted(named)
-        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
+        frame = with_paths(load_dataset(source, mos_range=mos_range))
         frames.append((str(source), frame if most is None else spread(frame, most)))
     return join_data(frames, [dimension])
 

@@ -28,13 +28,13 @@ from baselines import afine
 from baselines.dpam import DPAM, SUPERPIXELS
 from baselines.pictures import REFERENCE, BaselinePictures, Originals, with_originals
 from baselines.scorer import SYSTEMS, Baseline
-from baselines.train import baseline_maker
+from baselines.train import baseline_sets
 from data.splits import read_split
 from data.table import load_data, load_table, with_paths
 from models.backbone import UnreachableError
 from models.loading import build_model
 from tools.label_files import _FORMS, load_foreign
-from training.engine import Batches, EpochSampler
+from training.batches import Batches, EpochSampler
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
@@ -171,7 +171,7 @@ def assert_usage(result: Any, *words: str) -> None:
 def _without_curves():
     """Drawing them, which test_scripts.py looks at, would take a seventh of the time here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.engine.plot_curves", lambda *_: None)
+        patch.setattr("training.records.plot_curves", lambda *_: None)
         yield
 
 
@@ -360,13 +360,12 @@ def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, s
     command = ["train_baseline.py", system, "--data", sixteen / "better.csv", "--random-init", *settings(system)]
     command += [*originals_of(system, sixteen), *quick(tmp_path), "--no-augment", *options]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    args = train_baseline.parse_args()
-    frame, columns = train_baseline.load_rated(args.data, args.reference, None, args.mos_range)
-    args.columns, args.epochs = columns, args.epochs[0]
-    model = train_baseline.make_model(args, columns)
+    options = train_baseline.parse_args()
+    frame, columns = train_baseline.load_rated(options.data, options.reference, None, options.mos_range)
+    model = train_baseline.make_model(options, columns)
     before = training_srcc(model.eval(), frame)
-    train_set = baseline_maker(args, model, frame)(frame, True)
-    model = train_baseline.fit_at_own_rate(model, train_set, None, args, None, {})
+    sets = {"train": baseline_sets(options, model, [frame])(frame, True), "val": None}
+    model = train_baseline.train(options, model, sets, None, {})
     after = training_srcc(model, frame)
     assert after >= 0.95
     assert before < 0.9
@@ -889,11 +888,11 @@ def test_the_rate_of_a_checkpoint_is_that_of_its_backbone(tmp_path, monkeypatch)
     torch.manual_seed(0)
     model = Baseline("nr_aigciqa", ["PR"], {"backbone": "vit_l_16", "size": 32, "depths": [1]})
     rates = []
-    monkeypatch.setattr(train_baseline, "fit", lambda model, train, val, args, *more: rates.append((args.lr, args.backbone_lr)))
-    args = train_baseline.argparse.Namespace(lr=None, backbone_lr=None)
-    train_baseline.fit_at_own_rate(model, None, None, args, tmp_path, {})
-    args.lr, args.backbone_lr = 0.5, 0
-    train_baseline.fit_at_own_rate(model, None, None, args, tmp_path, {})
+    monkeypatch.setattr(train_baseline, "fit", lambda *values: rates.append((values[4].lr, values[4].backbone_lr)))
+    for words in ([], ["--lr", 0.5, "--backbone-lr", 0]):
+        command = ["train_baseline.py", "nr_aigciqa", "--data", "x", "--output", tmp_path, "--device", "cpu", *words]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+        train_baseline.train(train_baseline.parse_args(), model, {}, tmp_path, {})
     assert rates == [(1e-5, 1e-5), (0.5, 0)]
 
 

@@ -18,7 +18,8 @@ from benchmarks import baselines, hecd, measure, memory, precision, reference, s
 from benchmarks.weights import color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
 from models import load_model
-from utils.arguments import add_fold_arguments, parse_training, training_parser
+from train_CF import RECIPE
+from training.options import add_fold_arguments, parse_training, training_parser
 from utils.images import list_images
 from utils.labels import read_yolo
 
@@ -237,7 +238,7 @@ def test_train_cf_takes_the_command_that_is_measured(
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in command[1:]])
     parser = training_parser(None)
     add_fold_arguments(parser)
-    args = parse_training(parser, "CF")
+    args = parse_training(parser, "CF", RECIPE)
     assert (args.preset, args.batch_size, args.limit, args.epochs, args.folds) == ("published", 12, 24, 1, 0)
     assert args.cache == tmp_path / "run" / "cache"
     assert args.checkpoint_activations == checkpointed

@@ -1,6 +1,5 @@
 """The six scripts as a user runs them: what they write, what they refuse, and that stopping them changes nothing."""
 
-import argparse
 import csv
 import json
 import os
@@ -10,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,9 @@ from data.splits import PARTS, read_split
 from data.table import load_data
 from inference import scoring
 from models import load_model
-from training.runs import training_objects
+from train_SCC import RECIPE
+from training.images import published_objects, with_object_files
+from training.options import add_object_arguments, parse_training, training_parser
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
 from utils.scores import fingerprint, read_scores
@@ -420,15 +422,17 @@ def test_without_a_color_prior_the_script_says_what_to_expect(run, rated, tmp_pa
 def test_the_published_network_reads_one_folder_of_labels(rated, objects, tmp_path, capsys):
     frame = load_data([rated], "SCC", (-1, 1))
     (tmp_path / "color_.json").write_text('{"2": {"r": {"7": 1.0}}}')
-    args = argparse.Namespace(data=[rated], labels=[str(objects / "pictures")], color_prior=tmp_path / "color_.json")
-    found = training_objects(args, frame)
+    parser = training_parser(None)
+    add_object_arguments(parser)
+    words = ["--preset", "published", "--data", rated, "--output", tmp_path / "run", "--color-prior", tmp_path / "color_.json"]
+    options = parse_training(parser, "SCC", RECIPE, [*map(str, words), "--labels", str(objects / "pictures")])
+    found = published_objects(with_object_files(options), frame)
     assert "objects: 2 of 32 pictures have a label file" in capsys.readouterr().out
     assert found.slots("pictures/SWAP_s1.png")[1] == 1
-    args.labels.append(str(objects / "scenes"))
+    two = replace(options, labels=[str(objects / "pictures"), str(objects / "scenes")])
     with pytest.raises(ValueError, match="--labels of a published network is one folder, got 2"):
-        training_objects(args, frame)
-    args.labels = ["none"]
-    assert training_objects(args, frame).folder is None
+        with_object_files(two)
+    assert published_objects(with_object_files(replace(options, labels=["none"])), frame).folder is None
 
 
 # --- out-of-fold predictions and PR

@@ -180,7 +180,7 @@ def test_a_prior_without_late_stages_of_its_own_serves_any_backbone(run, photos,
 
 def test_the_photographs_that_weights_and_percentiles_were_made_from_are_known_by_content(train, photos, tmp_path):
     train(photos, tmp_path, "--epochs", 1, "--views", 1, "--held-out", 0.2)
-    parts = script.divide(arguments(photos, "--held-out", 0.2))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     assert {k: len(v) for k, v in parts.items()} == {"test": 3, "calibration": 3, "train": 8, "apart": 0}
     used = [photos / name for name in parts["train"] + parts["calibration"]]
     expected = {(path.stat().st_size, picture_id(path)) for path in used}
@@ -357,16 +357,16 @@ def test_too_few_photographs_end_the_script_with_one_line(repo, tmp_path):
 
 def test_parts_share_no_photograph_and_hold_all(photos):
     everything = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
-    parts = script.divide(arguments(photos, "--held-out", 0.2))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     assert sorted(name for names in parts.values() for name in names) == sorted(everything)
-    assert script.divide(arguments(photos, "--held-out", 0.2)) == parts
-    assert script.divide(arguments(photos, "--held-out", 0.2, "--seed", 1)) != parts
-    assert sum(map(len, script.divide(arguments(photos, "--limit", 7)).values())) == 7
+    assert script.split_photographs(arguments(photos, "--held-out", 0.2)) == parts
+    assert script.split_photographs(arguments(photos, "--held-out", 0.2, "--seed", 1)) != parts
+    assert sum(map(len, script.split_photographs(arguments(photos, "--limit", 7)).values())) == 7
 
 
 def test_folders_are_held_out_as_a_whole(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--test-folder", "street")
-    parts = script.divide(arguments(photos, "--test-folder", "street"))
+    parts = script.split_photographs(arguments(photos, "--test-folder", "street"))
     assert parts["apart"] == sorted(f"street/{path.name}" for path in (photos / "street").iterdir())
     assert not any(name.startswith("street/") for part in ("train", "test", "calibration") for name in parts[part])
     report = report_of(tmp_path)
@@ -374,7 +374,7 @@ def test_folders_are_held_out_as_a_whole(train, photos, tmp_path):
     assert report["apart"]["cross-entropy in nats"]["all"]["photographs"] == 4
     assert set(report["apart"]["share above percentile"]) == set(report["test"]["share above percentile"])
     with pytest.raises(ValueError, match="--test-folder stree holds no photograph below"):
-        script.divide(arguments(photos, "--test-folder", "stree"))
+        script.split_photographs(arguments(photos, "--test-folder", "stree"))
 
 
 def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_path, capsys):
@@ -382,7 +382,7 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     shutil.copytree(photos, root)
     for name in ("15004.jpg", "street/376001.png", "s1.2.png"):  # BSDS500 does not fill numbers up with zeros, HECD does
         Image.fromarray(make_picture(7, 40, 50)).save(root / name)
-    everything = {name for names in script.divide(arguments(root)).values() for name in names}
+    everything = {name for names in script.split_photographs(arguments(root)).values() for name in names}
 
     (tmp_path / "list.txt").write_text("\ufeffp05.jpg\n\n  some/folder/p01.png \nelsewhere.png\n", encoding="utf-8")
     (tmp_path / "table").mkdir()
@@ -405,17 +405,17 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     }
     capsys.readouterr()
     for source, gone in expected.items():
-        parts = script.divide(arguments(root, "--exclude", source))
+        parts = script.split_photographs(arguments(root, "--exclude", source))
         assert everything - {name for names in parts.values() for name in names} == gone
         unknown = {"list.txt": 1}.get(source.name, 0)  # elsewhere.png
         said = f"2 of 17 photographs are excluded by name; {unknown} names of --exclude are of none"
         assert said in capsys.readouterr().out
-    parts = script.divide(arguments(root, "--exclude", *expected))
+    parts = script.split_photographs(arguments(root, "--exclude", *expected))
     assert everything - {name for names in parts.values() for name in names} == set.union(*expected.values())
     with pytest.raises(FileNotFoundError, match=r"no file .*absent\.txt; expected a text file of pictures to leave out"):
-        script.divide(arguments(root, "--exclude", tmp_path / "absent.txt"))
+        script.split_photographs(arguments(root, "--exclude", tmp_path / "absent.txt"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        script.divide(arguments(root, "--exclude", tmp_path / "nowhere"))
+        script.split_photographs(arguments(root, "--exclude", tmp_path / "nowhere"))
 
 
 def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, photos, tmp_path):
@@ -455,7 +455,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 def test_the_cross_entropies_without_a_network_are_those_of_a_plain_count(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--held-out", 0.2)
-    parts = script.divide(arguments(photos, "--held-out", 0.2))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     bands, cells = 20, len(ab_bins()[0])
     counts = np.full((bands, cells), 0.5 / bands)
     for name in parts["train"]:
@@ -488,7 +488,7 @@ def test_the_cross_entropies_without_a_network_are_those_of_a_plain_count(train,
 def test_the_cross_entropy_of_the_prior_is_that_of_the_file(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--held-out", 0.2, "--half")
     loaded = load_model(tmp_path / "best.pt")
-    names = script.divide(arguments(photos, "--held-out", 0.2))["test"]
+    names = script.split_photographs(arguments(photos, "--held-out", 0.2))["test"]
     found = []
     for name in names:
         with torch.no_grad():
@@ -505,7 +505,7 @@ def test_the_cross_entropy_of_the_prior_is_that_of_the_file(train, photos, tmp_p
 def test_5_percent_of_the_calibration_photographs_lie_above_the_95th_percentile(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--held-out", 0.3)
     loaded = load_model(tmp_path / "best.pt")
-    parts = script.divide(arguments(photos, "--held-out", 0.3))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.3))
     photographs = script.Photographs([photos / name for name in parts["calibration"]], loaded, 0)
     counts = torch.ones(20, len(loaded.prior.centers), dtype=torch.float64)
     measured = script.measure(loaded, script.Encoder(loaded, CPU, 0), photographs, counts)
@@ -524,7 +524,7 @@ def test_5_percent_of_the_calibration_photographs_lie_above_the_95th_percentile(
 def test_two_processes_train_one_prior_even_if_one_has_fewer_usable_photographs(repo, photos, tmp_path):
     for path in photos.rglob("*.png"):
         shutil.copy(path, tmp_path / path.name)
-    for name in script.divide(arguments(tmp_path))["train"][1:8:2]:  # what the second process is given
+    for name in script.split_photographs(arguments(tmp_path))["train"][1:8:2]:  # what the second process is given
         gray = make_picture(3, 40, 50).mean(2).astype(np.uint8)
         Image.fromarray(gray).save(tmp_path / name)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
