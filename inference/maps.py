@@ -296,7 +296,8 @@ def scale_colors(count: int) -> np.ndarray:
 def swatch(lightness: float, ab: Sequence[float]) -> tuple[int, int, int]:
     """sRGB of a CIELAB color, 0 to 255 each."""
     rgb = lab_to_rgb(torch.tensor([lightness, *ab], dtype=torch.float64).view(1, 3, 1, 1)).flatten()
-    return tuple(int(x) for x in (rgb * 255).round())
+    red, green, blue = (int(x) for x in (rgb * 255).round())
+    return red, green, blue
 
 
 # --- one picture
@@ -459,8 +460,11 @@ def _draw_scale(image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int
 # --- a folder of pictures
 
 
-def check_maps(folder: Path, images: Path, net: ScoreNet) -> None:
+def check_maps(folder: Path, images: Path, net: ScoreNet) -> ColorPriorNet:
     """Refuse what cannot work before the scoring.
+
+    Returns:
+        The network, which has a color prior.
 
     Raises:
         ValueError: If the network has no color prior, or the maps would lie among the pictures.
@@ -471,6 +475,7 @@ def check_maps(folder: Path, images: Path, net: ScoreNet) -> None:
         raise ValueError(f"--maps {folder} is a file; expected a folder, which is made if it is not there")
     if images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"--maps {folder} lies in {images}, so that the maps would be scored as pictures; name another folder")
+    return net
 
 
 def write_maps(
@@ -580,7 +585,8 @@ def _recorded(path: Path, made_from: dict[str, Any]) -> list[Finding] | None:
         return None
     if record["made from"] != made_from:
         return None
-    return [
-        Finding(**{key: tuple(value) if isinstance(value, list) else value for key, value in finding.items()})
-        for finding in record["found"]
-    ]
+    findings = []
+    for finding in record["found"]:
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in finding.items()}
+        findings.append(Finding(**values))
+    return findings

@@ -42,7 +42,7 @@ from inference.maps import (
     swatch,
     words,
 )
-from inference.scoring import worker_count
+from inference.scorer import worker_count
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
