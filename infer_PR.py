@@ -45,46 +45,12 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
-from inference.command import (
-    Branch,
-    check_json,
-    chosen_settings,
-    find_objects,
-    load_branch,
-    make_scorer,
-    open_writer,
-    output_path,
-    parse_devices,
-    print_summary,
-    run_script,
-)
-from inference.scorer import SubScores, score_images, worker_count
+from inference import command
+from inference.scorer import score_images, worker_count
+from inference.sub_scores import SubScores
 from utils.files import sha256
-from utils.images import ImageList, list_images
+from utils.images import list_images
 from utils.labels import ObjectLabels
-from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
-
-
-def read_sub_scores(images: ImageList, path: Path, dimension: str, given: SubScores) -> None:
-    """Add the CF or SCC in a file to the scores that are given; of an image whose row is an error, the reason.
-
-    Raises:
-        ValueError: If an image has no row, or its row was made from a file of another size.
-    """
-    names = images.names
-    frame = read_scores(path, dimension)
-    recorded = frame.attrs.get("meta", {}).get("files", {})
-    for name, row in row_names(names, frame).items():
-        size = recorded.get(row, "").partition("-")[0]
-        if size and size != fingerprint(images.path(name)).partition("-")[0]:
-            raise ValueError(
-                f"{path} holds the {dimension} of another file named {name}; run infer_{dimension}.py on {images.root}"
-            )
-    missing = missing_scores(names, frame, dimension)
-    given.errors |= {name: f"no {dimension} score: {reason}" for name, reason in missing.items() if reason != NO_ROW}
-    scored = [name for name in names if missing.get(name, NO_ROW) == NO_ROW]
-    for name, score in zip(scored, join_scores(scored, frame, dimension, path).tolist(), strict=True):
-        given.scores.setdefault(name, {})[dimension] = score
 
 
 def main() -> int:
@@ -92,40 +58,40 @@ def main() -> int:
     # what is wrong with an option must be known before the scoring
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
     images = list_images(args.images)
-    path = output_path(args.output, args.images, images.root, "PR")
+    path = command.output_path(args.output, args.images, images.root, "PR")
 
-    branches: dict[str, Branch] = {}
-    given, sources, settings = SubScores(), {}, chosen_settings(args)
+    branches: dict[str, command.Branch] = {}
+    given, sources, settings = SubScores(), {}, command.chosen_settings(args)
     for dimension, file, weights in (("CF", args.cf, args.cf_weights), ("SCC", args.scc, args.scc_weights)):
         if file is not None:
-            read_sub_scores(images, file, dimension, given)
+            given.read(file, dimension, images)
             sources[f"{dimension} file"] = sha256(file)
             continue
-        model = load_branch(args, dimension, weights)
+        model = command.load_branch(args, dimension, weights)
         sources[dimension] = model.weights_hash
         # beside the PR file, whose own name tells them from those of other folders
         sub_path = path.with_name(f"{path.stem.removesuffix('_PR')}_{dimension}.csv")
-        branches[dimension] = Branch(model, sub_path, [dimension], {dimension: model.weights_hash}, settings)
+        branches[dimension] = command.Branch(model, sub_path, [dimension], {dimension: model.weights_hash}, settings)
         shipped = weights == dimension and args.preset != "published"
         print(f"no --{dimension.lower()}: {dimension} is computed with {'the shipped weights' if shipped else model.source}")
     if args.attention is not None and "SCC" not in branches:
         raise ValueError("--attention is for computing SCC, but --scc gives it")
-    model = load_branch(args, "PR", args.weights)
-    if args.weights == "PR" and args.preset == "published":
-        print(f"PR weights: {model.source}")
-    graph = branches["SCC"].model.preprocessing().get("attention") if "SCC" in branches else None
-    of_scc = {"attention": graph} if graph else {}
-    branches["PR"] = Branch(model, path, ["PR", "CF", "SCC"], {"PR": model.weights_hash} | sources, settings | of_scc)
-    objects = find_objects(args, branches.get("SCC", branches["PR"]).model, images)
+    model = command.load_branch(args, "PR", args.weights)
+    if "SCC" in branches and "attention" in (of_scc := branches["SCC"].model.preprocessing()):
+        settings = settings | {"attention": of_scc["attention"]}
+    branches["PR"] = command.Branch(model, path, ["PR", "CF", "SCC"], {"PR": model.weights_hash} | sources, settings)
+    objects = command.find_objects(args, branches.get("SCC", branches["PR"]).model, images)
     branches |= {d: branch.with_objects(objects) for d, branch in branches.items() if d != "CF"}
-    check_json(args.json, [branch.path for branch in branches.values()])
+    command.check_json(args.json, [branch.path for branch in branches.values()])
 
-    devices = parse_devices(args.device)
-    scorer = make_scorer(args, [branch.model for branch in branches.values()], devices, objects.labels if objects else None)
+    devices = command.parse_devices(args.device)
+    scorer = command.make_scorer(args, branches.values(), devices, objects)
     with contextlib.ExitStack() as stack:
-        writers = {d: stack.enter_context(open_writer(branch, images, args.overwrite)) for d, branch in branches.items()}
+        writers = {}
+        for dimension, branch in branches.items():
+            writers[dimension] = stack.enter_context(command.open_writer(branch, images, args.overwrite))
         score_images(scorer, images, writers, args.workers or worker_count(devices), given)
-    status = print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
+    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
     if args.report is not None:
         if labels is None and objects is not None and objects.labels.folder is not None:
             labels = objects.labels
@@ -133,15 +99,15 @@ def main() -> int:
     return status
 
 
-def write_page(args: argparse.Namespace, scores: Path, scc: Branch | None, labels: ObjectLabels | None) -> None:
+def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | None, labels: ObjectLabels | None) -> None:
     """The page that ``--report`` asks for."""
     from report.page import report_scores  # only here, for it is slow to load
 
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     network, maps = scc.model if scc else None, None if args.maps else 0
-    report_scores(scores, args.report, command, scc=network, maps=maps, labels=labels, index=args.index)
+    report_scores(scores, args.report, line, scc=network, maps=maps, labels=labels, index=args.index)
     print(f"report: {args.report}")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    command.run_script(main)

@@ -16,19 +16,7 @@ parser = inference_parser(__doc__, "SCC")
 if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
-from inference.command import (
-    Branch,
-    check_json,
-    chosen_settings,
-    find_objects,
-    load_branch,
-    make_scorer,
-    open_writer,
-    output_path,
-    parse_devices,
-    print_summary,
-    run_script,
-)
+from inference import command
 from inference.scorer import score_images, worker_count
 from utils.images import list_images
 
@@ -36,30 +24,27 @@ from utils.images import list_images
 def main() -> int:
     args = parser.parse_args()
     images = list_images(args.images)
-    model = load_branch(args, "SCC", args.weights)
-    if args.weights == "SCC" and model.preset == "published":
-        print(f"SCC weights: {model.source}")
-    objects = find_objects(args, model, images)
-    path = output_path(args.output, args.images, images.root, "SCC")
-    check_json(args.json, [path])
-    branch = Branch(model, path, ["SCC"], {"SCC": model.weights_hash}, chosen_settings(args)).with_objects(objects)
+    model = command.load_branch(args, "SCC", args.weights)
+    objects = command.find_objects(args, model, images)
+    path = command.output_path(args.output, args.images, images.root, "SCC")
+    command.check_json(args.json, [path])
+    branch = command.Branch(model, path, ["SCC"], {"SCC": model.weights_hash}, command.chosen_settings(args))
 
-    devices = parse_devices(args.device)
+    devices = command.parse_devices(args.device)
     workers = args.workers or worker_count(devices)
-    labels = objects.labels if objects else None
     if args.maps is not None:
         from inference.maps import check_maps, write_maps  # only here, for they are slow to load
 
         mapper = check_maps(args.maps, args.images, model)
-    scorer = make_scorer(args, [model], devices, labels)
-    with open_writer(branch, images, args.overwrite) as writer:
+    scorer = command.make_scorer(args, [branch], devices, objects)
+    with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
         score_images(scorer, images, {"SCC": writer}, workers)
-    status = print_summary([branch], ["SCC"], args.json, args.published_quirks, images.left_out)
+    status = command.print_summary([branch], ["SCC"], args.json, args.published_quirks, images.left_out)
     if args.maps is None:
         return status
-    failed = write_maps(args.maps, mapper.to(devices[0]), images, path, labels, workers)
+    failed = write_maps(args.maps, mapper.to(devices[0]), images, path, objects.labels if objects else None, workers)
     return 1 if failed else status
 
 
 if __name__ == "__main__":
-    run_script(main)
+    command.run_script(main)

@@ -53,7 +53,7 @@ import torch
 from baselines.command import load_baseline, random_baseline
 from baselines.pictures import check_originals, find_originals, pixels_of
 from baselines.scorer import Baseline
-from inference.command import Branch, check_json, open_writer, output_path, parse_devices, print_summary, run_script
+from inference import command
 from inference.scorer import ImageResult, Replicas, Scorer, round_score, score_images, worker_count
 from utils.images import list_images
 
@@ -100,16 +100,16 @@ def main() -> int:
         paths = [images.path(name) for name in images.names]
         originals = find_originals(args.reference, images.names, paths)
         check_originals(args.reference, paths, [originals.get(name, "") for name in images.names])
-    path = output_path(args.output, args.images, images.root, args.system)
-    check_json(args.json, [path])
-    branch = Branch(model, path, model.columns, {args.system: model.weights_hash}, beside=originals)
+    path = command.output_path(args.output, args.images, images.root, args.system)
+    command.check_json(args.json, [path])
+    branch = command.Branch(model, path, model.columns, {args.system: model.weights_hash}, beside=originals)
 
-    devices = parse_devices(args.device)
+    devices = command.parse_devices(args.device)
     scorer = Scorer(BaselineEngine(model, originals, devices))
-    with open_writer(branch, images, args.overwrite) as writer:
+    with command.open_writer(branch, images, args.overwrite) as writer:
         score_images(scorer, images, {args.system: writer}, args.workers or worker_count(devices))
-    return print_summary([branch], model.columns, args.json, left_out=images.left_out)
+    return command.print_summary([branch], model.columns, args.json, left_out=images.left_out)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    command.run_script(main)

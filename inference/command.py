@@ -64,6 +64,8 @@ def load_branch(args: argparse.Namespace, dimension: str, weights: str) -> Score
     attention = args.attention if dimension == "SCC" else None
     model = load_model(weights, dimension=dimension, preset=args.preset, attention=attention)
     model.set_precision(args.precision)
+    if args.weights == dimension and model.preset == "published":
+        print(f"{dimension} weights: {model.source}")
     return model
 
 
@@ -342,8 +344,9 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, str]:
 
 
 def make_scorer(
-    args: argparse.Namespace, models: Iterable[ScoreNet], devices: list[str], labels: ObjectLabels | None = None
+    args: argparse.Namespace, branches: Iterable[Branch], devices: list[str], objects: Objects | None = None
 ) -> Scorer:
-    """A scorer of these networks with the settings of the command line."""
-    engine = Networks({model.dimension: model for model in models}, devices, labels)
+    """A scorer of the networks of these branches, with the settings of the command line."""
+    networks = {branch.model.dimension: branch.model for branch in branches}
+    engine = Networks(networks, devices, objects.labels if objects else None)
     return Scorer(engine, read_rgb_as_published if args.published_quirks else None)

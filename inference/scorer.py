@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from inference.sub_scores import SubScores
 from models.base import CompactNet, Inputs, Maps, MissingScoreError, ScoreNet
 from utils.images import ImageList, ImageReadError, is_gray, read_rgb
 from utils.labels import LabelError, ObjectLabels
@@ -180,19 +181,6 @@ def worker_count(devices: list[str]) -> int:
     """One thread per core, or three per GPU, so that images are read while others are scored."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if devices == ["cpu"] else 3 * len(devices)
-
-
-@dataclass
-class SubScores:
-    """CF and SCC that are given, for PR.
-
-    Attributes:
-        scores: By image, then by dimension.
-        errors: Why an image has none, of those whose row in a file of sub-scores is an error.
-    """
-
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
 
 
 def score_images(
