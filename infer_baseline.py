@@ -48,13 +48,15 @@ if __name__ == "__main__":
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from baselines.command import load_baseline, random_baseline
 from baselines.pictures import check_originals, find_originals, pixels_of
 from baselines.scorer import Baseline
 from inference import command
-from inference.scorer import ImageResult, Replicas, Scorer, round_score, score_images, worker_count
+from inference.networks import Replicas
+from inference.scorer import ImageResult, Scorer, round_score, score_images, worker_count
 from utils.images import list_images
 
 
@@ -71,14 +73,14 @@ class BaselineEngine:
         self.replicas, self.originals = Replicas({model.dimension: model}, devices), originals
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor, name: str, known: Mapping[str, float]) -> ImageResult:
-        """Scores of one image, sRGB, uint8, shape (3, H, W)."""
+    def __call__(self, pixels: np.ndarray, name: str, known: Mapping[str, float]) -> ImageResult:
+        """Scores of one image, sRGB, uint8, shape (H, W, 3)."""
         (model,) = self.replicas.of_thread().values()
         assert isinstance(model, Baseline)
         path = self.originals.get(name)
         if path is None and model.needs_reference:
             return ImageResult({}, f"{name}: its original is not in --reference")
-        inputs = model.prepare(pixels, None if path is None else pixels_of(path))
+        inputs = model.prepare(torch.from_numpy(pixels).permute(2, 0, 1), None if path is None else pixels_of(path))
         return ImageResult({column: round_score(score) for column, score in model.score_columns(inputs).items()})
 
 

@@ -54,7 +54,8 @@ from benchmarks.image_metrics import colorfulness, mean_chroma
 from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
-from inference.scorer import Networks, Scorer, worker_count
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models.loading import load_model
 from utils.files import write_atomic
 from utils.images import read_rgb

@@ -43,7 +43,8 @@ from tqdm import tqdm
 from benchmarks.measure import ROOT, bfloat16_support, command_line, machine, write_section
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels
 from inference.command import parse_devices
-from inference.scorer import Networks, Scorer, worker_count
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models.published import NETWORKS, from_published
 from utils.images import list_images
 from utils.labels import ObjectLabels, read_color_curves

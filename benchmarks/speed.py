@@ -57,7 +57,8 @@ def import_time() -> float:
 
 def compact_scorer(weights_dir: Path | None) -> Any:
     """What does the work of infer_PR.py with the compact networks."""
-    from inference.scorer import Networks, Scorer
+    from inference.networks import Networks
+    from inference.scorer import Scorer
     from models import load_model  # not above: the processes that are measured must be started by a small one
 
     files = {d: d if weights_dir is None else weights_dir / f"{d}.pt" for d in DIMENSIONS}
@@ -71,7 +72,8 @@ def published_scorer(files: Path, precision: str) -> Any:
         files: Folder with what benchmarks/weights.py writes.
         precision: Arithmetic of the networks.
     """
-    from inference.scorer import Networks, Scorer
+    from inference.networks import Networks
+    from inference.scorer import Scorer
     from models import load_model
     from utils.labels import ObjectLabels, read_color_curves
 

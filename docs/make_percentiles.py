@@ -30,7 +30,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from inference.maps import surprising_region
-from inference.scorer import Networks, Scorer, worker_count
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models import load_model
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb

@@ -2,6 +2,7 @@
 
 command: what the inference scripts need around the scoring: options, score files, the summary
 maps: where colors are improbable, and which ones would be plausible
+networks: our own networks as what turns pixels into scores
 scorer: how an image is scored, and a folder: each image read once, a row for every image
 sub_scores: CF and SCC from files, for PR
 """

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from inference.scorer import Networks, Scorer
+from inference.networks import Networks
+from inference.scorer import Scorer
 from models.base import ScoreNet
 from models.loading import find_published, load_model
 from models.semantic import SemanticConsistencyNet

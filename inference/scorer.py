@@ -3,13 +3,11 @@
 Images are worked on side by side, one thread per image, each in a batch of its own with the arithmetic on one thread: a score
 then depends on the image and the weights only, not on its company, the number of cores or the number of threads.
 
-``Scorer`` reads an image and hands its pixels to an engine, which turns them into scores: ``Networks`` here, another one in
-infer_baseline.py.
+``Scorer`` reads an image and hands its pixels to an engine, which turns them into scores: that of our own networks is in
+inference/networks.py, that of the published systems in infer_baseline.py. Nothing here needs torch.
 """
 
 import contextlib
-import copy
-import hashlib
 import itertools
 import os
 import threading
@@ -20,15 +18,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from inference.sub_scores import SubScores
-from models.base import CompactNet, Inputs, Maps, MissingScoreError, ScoreNet
 from utils.images import ImageList, ImageReadError, is_gray, read_rgb
-from utils.labels import LabelError, ObjectLabels
-from utils.scores import DIMENSIONS, ScoreWriter
+from utils.scores import ScoreWriter
 
 # Larger images are worked on, and larger files read, one at a time, for the sake of memory.
 _ALONE_PIXELS = 16_000_000
@@ -52,78 +46,9 @@ class ImageResult:
     gray: bool = False
 
 
-# Pixels (3, H, W), uint8, the name of the image and the scores that are given, to the result but for ``gray``. It is called
-# from many threads, and raises what one image can cause: RuntimeError, ValueError, OSError or MemoryError.
-Engine: TypeAlias = Callable[[Tensor, str, Mapping[str, float]], ImageResult]
-
-
-class Replicas:
-    """Networks on the devices that are used; each thread has one of them.
-
-    Args:
-        networks: By dimension, in evaluation mode.
-        devices: Where to run; every device gets a copy.
-    """
-
-    def __init__(self, networks: Mapping[str, ScoreNet], devices: list[str]) -> None:
-        self.networks, self.devices = dict(networks), devices
-        self._thread = threading.local()
-        self._counter = itertools.count()
-        self._lock = threading.Lock()
-        torch.set_num_threads(1)  # cores are filled with images, not with parts of one
-        tf32 = any(network.precision == "tf32" for network in networks.values())
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-    def of_thread(self) -> dict[str, ScoreNet]:
-        """The networks on the device of this thread."""
-        if not hasattr(self._thread, "networks"):
-            torch.set_num_threads(1)  # OpenMP keeps this for each thread
-            with self._lock:
-                device = torch.device(self.devices[next(self._counter) % len(self.devices)])
-                if next(iter(self.networks.values())).device == device:
-                    self._thread.networks = self.networks
-                else:
-                    self._thread.networks = {k: copy.deepcopy(b).to(device) for k, b in self.networks.items()}
-        return self._thread.networks
-
-
-class Networks:
-    """Our own networks as an engine. Work that they share is done once per image.
-
-    Args:
-        networks: By dimension, in evaluation mode.
-        devices: Where to run; every device gets a copy.
-        labels: The objects of the images, for an SCC network.
-    """
-
-    def __init__(self, networks: Mapping[str, ScoreNet], devices: list[str], labels: ObjectLabels | None = None) -> None:
-        self.replicas = Replicas(networks, devices)
-        self.labels = labels
-        self._backbones = {d: backbone_key(network) for d, network in networks.items() if isinstance(network, CompactNet)}
-
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor, name: str, known: Mapping[str, float]) -> ImageResult:
-        networks = self.replicas.of_thread()
-        prepared: dict[tuple, Inputs] = {}
-        maps: dict[str | None, Maps | None] = {None: None}  # by backbone; None for a network that shares none
-        scores, errors = dict(known), {}
-        for dimension in (d for d in DIMENSIONS if d in networks):  # PR last, for it reads the others
-            network, backbone = networks[dimension], self._backbones.get(dimension)
-            if network.input_key not in prepared:
-                prepared[network.input_key] = network.prepare(pixels)
-            try:
-                inputs = network.inputs_of(prepared[network.input_key], name, self.labels, scores)
-            except LabelError as error:
-                errors[dimension] = str(error)
-                continue
-            except MissingScoreError as error:
-                errors[dimension] = f"{error}: {errors.get(error.dimension, 'it is not given')}"
-                continue
-            if isinstance(network, CompactNet) and backbone not in maps:
-                maps[backbone] = network.backbone_maps({"rgb": inputs["rgb"][None]})
-            scores[dimension] = round_score(network.score_prepared(inputs, maps[backbone]))
-        return ImageResult(scores, errors=errors)
+# From sRGB, uint8, shape (H, W, 3), the name of the image and the scores that are given, to the result but for ``gray``. It is
+# called from many threads, and raises what one image can cause: RuntimeError, ValueError, OSError or MemoryError.
+Engine: TypeAlias = Callable[[np.ndarray, str, Mapping[str, float]], ImageResult]
 
 
 class Scorer:
@@ -156,20 +81,11 @@ class Scorer:
                 gray = is_gray(pixels)
             large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
             with self._large if large else contextlib.nullcontext():
-                return replace(self.engine(torch.from_numpy(pixels).permute(2, 0, 1), name, known), gray=gray)
+                return replace(self.engine(pixels, name, known), gray=gray)
         except ImageReadError as error:
             return ImageResult({}, str(error))
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
             return ImageResult({}, f"{path.name}: {type(error).__name__}: {error}")
-
-
-def backbone_key(model: CompactNet) -> str:
-    """Equal for networks whose backbones and rankers see the same image alike, so that one of them need look."""
-    digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
-    for part in filter(None, (model.backbone, model.ranker)):
-        for tensor in part.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def round_score(score: float) -> float:

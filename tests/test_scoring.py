@@ -25,7 +25,8 @@ from inference.command import (
     run_script,
     seen_images,
 )
-from inference.scorer import ImageResult, Networks, Scorer, score_images, worker_count
+from inference.networks import Networks
+from inference.scorer import ImageResult, Scorer, score_images, worker_count
 from models import load_model
 from models.base import ScoreNet
 from utils.arguments import inference_parser

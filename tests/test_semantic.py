@@ -12,7 +12,8 @@ from conftest import BROCCOLI, CAR, make_picture
 from PIL import Image
 from torch import Tensor
 
-from inference.scorer import Networks, Scorer
+from inference.networks import Networks
+from inference.scorer import Scorer
 from models import SemanticConsistencyNet, load_model
 from models.base import Inputs, stack
 from models.color_prior import COMPARISONS
