@@ -149,7 +149,7 @@ from evaluation.compare import compact_comparison, compare_predictors, compariso
 from evaluation.mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
-from utils.labels import ObjectLabels, no_curves
+from utils.labels import ObjectLabels
 from utils.names import amount
 from utils.scenes import read_index
 
@@ -430,7 +430,7 @@ def write_page(
 def main() -> None:
     args = parse_args()
     # what is wrong with an option must be known before the work
-    labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
+    labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
     if args.images is not None:
         args.predictions = score(args.images, args.output, args.flags)
     with warnings.catch_warnings():

@@ -4,23 +4,22 @@ Each stage runs on as many threads as infer_PR.py uses, over images that wait fo
 measured by a class with the methods of :class:`TorchEngine`.
 """
 
-import copy
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference.scoring import Scorer, worker_count
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models import load_model
 from models.base import Inputs, ScoreNet
 from utils.choices import DIMENSIONS
@@ -50,13 +49,8 @@ class TorchEngine:
         self, branches: dict[str, ScoreNet], device: str = "cpu", labels: ObjectLabels | None = None, precision: str = "float32"
     ) -> None:
         self.device, self.precision, self.workers = device, precision, worker_count([device])
-        self._branches: dict[str, Any] = {dimension: branch.to(device) for dimension, branch in branches.items()}
-        self._scorer = Scorer(self._branches, [device], labels)
-        # The same networks, which find their inputs prepared where they expect pixels.
-        prepared = {dimension: copy.copy(branch) for dimension, branch in self._branches.items()}
-        for branch in prepared.values():
-            setattr(branch, "prepare", itemgetter(branch.input_key))  # noqa: B010
-        self._forward = Scorer(prepared, [device], labels)
+        self._networks = Networks({dimension: branch.to(device) for dimension, branch in branches.items()}, [device], labels)
+        self._scorer = Scorer(self._networks)
 
     @classmethod
     def of_compact(cls, device: str) -> "TorchEngine":
@@ -72,26 +66,22 @@ class TorchEngine:
             branch.set_precision(precision)
         return cls(branches, device, ObjectLabels(files / "labels", read_color_curves(files / "color_.json")), precision)
 
-    def decode(self, path: Path) -> Tensor:
-        """Read the pixels of a file, uint8, shape (3, H, W)."""
+    def decode(self, path: Path) -> np.ndarray:
+        """Read the pixels of a file, uint8, shape (H, W, 3)."""
         pixels = read_rgb(path)
         is_gray(pixels)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return pixels
 
-    @torch.inference_mode()
-    def prepare(self, pixels: Tensor) -> Prepared:
+    def prepare(self, pixels: np.ndarray) -> Prepared:
         """Make the inputs of all networks."""
-        prepared: Prepared = {}
-        for branch in self._branches.values():
-            if branch.input_key not in prepared:
-                prepared[branch.input_key] = branch.prepare(pixels)
+        prepared = self._networks.prepare(pixels)
         if self.device != "cpu":
             torch.cuda.synchronize(self.device)
         return prepared
 
     def forward(self, prepared: Prepared, name: str) -> dict[str, float]:
         """Score prepared inputs by all networks."""
-        return self._forward.row(prepared, {}, name, False).scores  # type: ignore[arg-type]
+        return dict(self._networks.compute(prepared, name, {}).scores)
 
     def score(self, path: Path, name: str) -> dict[str, float]:
         """Do all of the work on one image.

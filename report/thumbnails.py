@@ -24,10 +24,10 @@ from inference.maps import (
     heat,
     heat_colors,
     in_percent,
+    short_reason,
     swatch,
-    words,
 )
-from inference.scoring import worker_count
+from inference.scorer import worker_count
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
@@ -187,7 +187,7 @@ def make_thumbnails(
 
 def wrong_objects(objects: Sequence[Finding]) -> str:
     """The objects with unusual colors in words, the most unusual first; empty if there are none."""
-    unusual = [f"{finding.what} ({words(finding).partition(';')[0]})" for finding in objects if finding.unusual]
+    unusual = [f"{finding.what} ({short_reason(finding).partition(';')[0]})" for finding in objects if finding.unusual]
     more = f"; {len(unusual) - _NAMED} more" if len(unusual) > _NAMED else ""
     return "; ".join(unusual[:_NAMED]) + more
 
@@ -220,7 +220,7 @@ def finding_of(finding: Finding) -> dict[str, Any]:
         "has": has,
         "expected": lacks,
         "percent": in_percent(finding.percentile) if known else "",
-        "why": words(finding) if finding.reason else "",
+        "why": short_reason(finding) if finding.reason else "",
     }
 
 

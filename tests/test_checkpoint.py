@@ -117,6 +117,13 @@ def test_a_checkpoint_holds_all_it_takes_and_no_code(saved):
     assert content["preprocessing"]["size"] == 64
 
 
+@pytest.mark.parametrize("needed", [{}, {"dimension": "CF"}, {"preset": "compact"}])
+def test_a_checkpoint_of_a_baseline_says_which_script_scores_with_it(saved, tmp_path, needed):
+    torch.save(torch.load(saved, weights_only=True) | {"preset": "baseline", "dimension": "dpam"}, tmp_path / "dpam.pt")
+    with pytest.raises(ValueError, match=r"dpam\.pt: preset is 'baseline'.*infer_baseline\.py scores with files"):
+        load_model(tmp_path / "dpam.pt", **needed)
+
+
 def test_loading_needs_no_network_and_no_start_weights(saved, monkeypatch):
     def refuse(*args, **kwargs) -> None:
         raise AssertionError("looked for weights elsewhere than in the checkpoint")

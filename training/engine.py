@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from models.base import ScoreNet
+from models.base import LoadedBatches, ScoreNet
 from training.batches import Batches, EpochSampler, OwnViews, augment, epoch_generator, to_device
 from training.images import FeatureSet, Sets, collate
 from training.options import TrainOptions
@@ -126,7 +126,8 @@ def fit(
     checkpoint = Checkpoint(model, stepper.parts, options, output, record)
     checkpoint.resume()
     judged = can_choose(val_set, options, output)
-    wrapped = distributed.wrap(model, stepper.device)
+    batches = LoadedBatches(model, isinstance(sets["train"], FeatureSet))
+    wrapped = distributed.wrap(batches, stepper.device)
     log = Log(output if distributed.is_main() else None, model.dimension, checkpoint.epoch + 1, options.epochs)
 
     for epoch in range(checkpoint.epoch + 1, options.epochs + 1):
@@ -271,8 +272,9 @@ def predict(model: ScoreNet, dataset: Any, device: torch.device, workers: int = 
     """Return the scores of a dataset in its order, by the network in evaluation mode, shape (N,), or (N, K) of K columns."""
     model.eval()
     loader = DataLoader(dataset, model.scoring_batch, num_workers=workers, collate_fn=collate)
+    net = LoadedBatches(model, isinstance(dataset, FeatureSet))
     parts = [
-        model(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
+        net(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
         for inputs, _, scores, _ in loader
     ]
     return torch.cat(parts)

@@ -24,13 +24,13 @@ from data.table import REFERENCE, counted, picture_paths
 from models import SemanticConsistencyNet
 from models.base import CompactNet, Inputs, ScoreNet, stack
 from models.preprocessing import Preprocess
-from models.published import PublishedNet, object_inputs, resized, unit_range
+from models.published import PublishedNet, resized, slot_inputs, unit_range
 from training.batches import OwnViews, augment, epoch_generator, to_device
 from training.options import TrainOptions
 from utils import distributed
 from utils.files import sha256, write_atomic
 from utils.images import ImageReadError, read_rgb
-from utils.labels import ObjectLabels, no_curves, read_color_curves
+from utils.labels import ObjectLabels, read_color_curves
 from utils.scores import fingerprint
 
 _ENCODING_BATCH = 8  # on a CPU larger ones are slower: the system hands out their memory anew each time
@@ -149,7 +149,7 @@ class PublishedPictures(Dataset):
         """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         item = {"rgb": unit_range(self.levels(index))}
         if self.objects is not None:
-            item |= object_inputs(*self.objects.slots(self.names[index]))
+            item |= slot_inputs(*self.objects.slots(self.names[index]))
         return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
 
 
@@ -425,7 +425,7 @@ def published_image_sets(options: TrainOptions, model: PublishedNet, frame: pd.D
     out-of-fold) is read as in scoring.
     """
     cache = options.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
-    objects = published_objects(options, frame) if model.reads_objects else None
+    objects = published_objects(options, frame) if model.dimension == "SCC" else None
 
     def make(part: pd.DataFrame, train: bool = False, scores: np.ndarray | None = None) -> PublishedPictures | None:
         if part.empty:
@@ -459,7 +459,7 @@ def labeled_objects(
         return None
     if model.object_prior is None:
         raise ValueError("--labels need an object prior to compare with; pass --object-prior, or --labels none")
-    folders = [ObjectLabels(Path(folder), no_curves()) for folder in labels or ()]
+    folders = [ObjectLabels(Path(folder)) for folder in labels or ()]
     rows = []
     for image, scene in zip(frame["image"], frame["scene"], strict=True):
         # recolorings of one photograph show the same objects

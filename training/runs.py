@@ -36,7 +36,7 @@ from utils.checkpoint import read_checkpoint, read_weights, seen_by
 from utils.files import give_lock, picture_id, take_lock, write_atomic
 from utils.metrics import column_correlations, within_scene_srcc
 from utils.names import match_names
-from utils.scores import ScoreWriter, join_scores, missing_scores, read_scores
+from utils.scores import Provenance, ScoreWriter, join_scores, missing_scores, read_scores
 
 Parts = dict[str, pd.DataFrame]  # MOS tables "train", "val" and "test"
 
@@ -488,12 +488,14 @@ def out_of_fold(
         target,
         model.columns,
         list(frame["image"]),
-        root=frame.attrs["root"],
-        weights={f"{model.dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
-        preprocessing=model.preprocessing(),
-        sample="out-of-fold",
+        Provenance(
+            root=frame.attrs["root"],
+            weights={f"{model.dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
+            preprocessing=model.preprocessing(),
+            sample="out-of-fold",
+            unbounded=options.preset == "baseline",
+        ),
         overwrite=True,
-        unbounded=options.preset == "baseline",
     ) as writer:
         for name, scores in zip(frame["image"], predictions, strict=True):
             writer.add(name, dict(zip(model.columns, scores.tolist(), strict=True)), gray=False)
