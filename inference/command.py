@@ -346,4 +346,4 @@ def make_scorer(
     """A scorer of the networks of these branches, with the settings of the command line."""
     networks = {branch.model.dimension: branch.model for branch in branches}
     engine = Networks(networks, devices, objects.labels if objects else None)
-    return Scorer(engine if args.published_quirks else None)
+    return Scorer(engine)
