@@ -23,7 +23,6 @@ from benchmarks.image_metrics import (
     MetricUnavailable,
     ab_entropy,
     ciede2000,
-    colorfulness,
     delta_e_2000,
     mean_chroma,
     ms_ssim,
@@ -33,7 +32,7 @@ from benchmarks.image_metrics import (
     ssim,
 )
 from data.hecd import load_hecd
-from utils.color import hue, lab_to_rgb
+from utils.color import colorfulness, hue, lab_to_rgb
 
 HECD = REPO.parent / "shared" / "data" / "hecd"
 needs_hecd = pytest.mark.skipif(not HECD.is_dir(), reason=f"no copy of HECD in {HECD}")
