@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -160,7 +161,7 @@ def _by_scene(originals: dict[str, Path], by_method: Mapping[str, dict[str, Path
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
     """The last parts of paths, as many as it takes to tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     if len(set(parts)) < len(parts):
         raise ValueError(f"--images names a folder twice: {', '.join(map(str, folders))}")
     names: list[str] = []
