@@ -5,6 +5,7 @@ requirements. LPIPS and FID come from packages of requirements-metrics.txt, whic
 """
 
 import copy
+import importlib.util
 import socket
 import warnings
 from collections.abc import Callable
@@ -163,6 +164,8 @@ class FrechetDistances:
     says = "Inception of torch-fidelity, 2048 features, 299 x 299 pixels by a bilinear filter, as in pytorch-fid"
 
     def __init__(self, methods: int, inception: torch.nn.Module | None = None, device: str = "cpu") -> None:
+        if inception is None and importlib.util.find_spec("torch_fidelity") is None:  # known before what is slow to load
+            raise ModuleNotFoundError("no torch_fidelity")
         from torchmetrics.image.fid import FrechetInceptionDistance  # not among our requirements
 
         first = FrechetInceptionDistance(2048 if inception is None else inception).to(device)

@@ -62,6 +62,7 @@ _NORMAL_95 = 1.959963984540054  # half-width of a 95 % interval in standard devi
 _FEW_FOR_FID = 10_000
 _EXAMPLES = 3  # names in a message
 _SHOWN = 10  # images left out that the console names
+_PAIRED = "Paired differences: first less second, on the same images"
 _MOST_PAIRS = 6  # of methods, on the console
 _AT_ONCE = 16  # images of each method that LPIPS and FID look at together
 _LATEX = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "|": r"$|$", "∞": r"$\infty$"}
@@ -133,7 +134,8 @@ def join_index(folder: Path, index: Path | None, originals: Path | None) -> Join
     for name, (scene, method) in places.items():
         of_method = by_method.setdefault(method, {})
         if scene in of_method:
-            raise ValueError(f"{folder}: {method} has two images of the scene {scene}, {of_method[scene].name} and {name}")
+            other = of_method[scene].relative_to(images.root)
+            raise ValueError(f"{folder}: {method} has two images of the scene {scene}, {other} and {name}")
         of_method[scene] = images.path(name)
     photographs = [method for method in by_method if method.casefold() in ORIGINALS]
     if (originals is not None) + len(photographs) != 1:
@@ -490,7 +492,7 @@ def tables_of(means: pd.DataFrame, differences: pd.DataFrame) -> list[Table]:
         | {method: _shown(values.get((method, kind.name)), kind, interval=True) for method in methods}
         for kind in kinds
     ]
-    tables = [Table("Means", pd.DataFrame(lines), best), Table("Means with intervals", pd.DataFrame(with_intervals))]
+    tables = [Table("Means", pd.DataFrame(lines), best), Table("Means with 95 % intervals", pd.DataFrame(with_intervals))]
     if len(differences):
         by_name = {kind.name: kind for kind in MEASURES}
         compared = [
@@ -503,7 +505,7 @@ def tables_of(means: pd.DataFrame, differences: pd.DataFrame) -> list[Table]:
             }
             for row in differences.itertuples()
         ]
-        tables.append(Table("Paired differences", pd.DataFrame(compared)))
+        tables.append(Table(_PAIRED, pd.DataFrame(compared)))
     return tables
 
 
@@ -630,7 +632,7 @@ def write_paper_table(args: argparse.Namespace) -> int:
     remarks = measured.skipped + warnings_of(measured, args.crop)
 
     for table in tables:
-        if table.title == "Paired differences" and len(table.cells) > _MOST_PAIRS * len(MEASURES):
+        if table.title == _PAIRED and len(table.cells) > _MOST_PAIRS * len(MEASURES):
             where = f"see {args.output / 'paper_differences.csv'}" if args.output else "--output writes them"
             print(f"\n{table.title}\n{amount(differences.groupby(['first', 'second']).ngroups, 'pair')} of methods: {where}")
             continue
