@@ -255,19 +255,29 @@ class Measured:
     skipped: list[str]
 
 
-def measure_all(joined: Joined, names: Sequence[str], crop: bool, scorer: Scorer) -> Measured:
+Score = Callable[[np.ndarray], Mapping[str, float]]  # uint8 (H, W, 3) to CF, SCC and PR, from many threads
+
+
+def make_score(branches: Mapping[str, Any], devices: list[str]) -> Score:
+    """Return what scores an image by our networks, on the devices named."""
+    scorer = Scorer(branches, devices)
+    return lambda rgb: scorer.row(torch.from_numpy(rgb).permute(2, 0, 1), {}, "", False).scores
+
+
+def measure_all(joined: Joined, names: Sequence[str], crop: bool, score: Score, devices: list[str]) -> Measured:
     """Read and measure every image once.
 
     Args:
         joined: All images.
         names: The originals to look at.
         crop: See :func:`report.image_measures.prepare`.
-        scorer: For CF, SCC and PR.
+        score: For CF, SCC and PR.
+        devices: Where networks run; LPIPS and FID on the first.
 
     Raises:
         ValueError: If no original is left.
     """
-    methods, device = list(joined.methods), scorer.devices[0]
+    methods, device = list(joined.methods), devices[0]
     lpips, said_of_lpips = make_or_skip("LPIPS", ("lpips",), lambda: PerceptualDistance(device=device))
     fid, said_of_fid = make_or_skip(
         "FID", ("torchmetrics", "torch-fidelity"), lambda: FrechetDistances(len(methods), device=device)
@@ -284,9 +294,9 @@ def measure_all(joined: Joined, names: Sequence[str], crop: bool, scorer: Scorer
     small = 0
 
     def look(name: str) -> Seen:
-        return see(name, [joined.originals[name], *(joined.methods[method][name] for method in methods)], crop, scorer)
+        return see(name, [joined.originals[name], *(joined.methods[method][name] for method in methods)], crop, score)
 
-    workers = worker_count(scorer.devices)
+    workers = worker_count(devices)
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(names), unit="scene", disable=None, leave=False) as bar:
         for some in _chunks(_in_order(pool, look, names, 2 * workers + _AT_ONCE), _AT_ONCE):
             bar.update(len(some))
@@ -311,7 +321,7 @@ def measure_all(joined: Joined, names: Sequence[str], crop: bool, scorer: Scorer
     return Measured(pd.DataFrame(rows), distances, failed, small, caption, skipped)
 
 
-def see(name: str, paths: Sequence[Path], crop: bool, scorer: Scorer) -> Seen:
+def see(name: str, paths: Sequence[Path], crop: bool, score: Score) -> Seen:
     """Read an original and its colorizations, bring them to one size and measure them; if one fails, all of them do."""
     pixels: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
@@ -321,16 +331,15 @@ def see(name: str, paths: Sequence[Path], crop: bool, scorer: Scorer) -> Seen:
             stored = read_rgb(path)
             small |= min(stored.shape[:2]) < SIDE
             rgb = prepare(stored, crop)
-            gray = is_gray(rgb)
             row: dict[str, Any] = measure(rgb, pixels[0]) if pixels else {COLORFULNESS.name: colorfulness_of(rgb)}
-            scores = scorer.row(torch.from_numpy(rgb).permute(2, 0, 1), {}, path.name, gray)
+            scores = score(rgb)
         except ImageReadError as error:
             return Seen(name, error=str(error))
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
             return Seen(name, error=f"{path}: {type(error).__name__}: {error}")
-        row |= {SCORES[dimension].name: scores.scores[dimension] for dimension in SCORES if dimension in scores.scores}
+        row |= {kind.name: scores[dimension] for dimension, kind in SCORES.items()}
         pixels.append(rgb)
-        rows.append(row | {"luma correlation": luma_correlation(rgb, pixels[0]), "gray": gray})
+        rows.append(row | {"luma correlation": luma_correlation(rgb, pixels[0]), "gray": is_gray(rgb)})
     return Seen(name, np.stack(pixels), rows, small)
 
 
@@ -617,7 +626,8 @@ def write_paper_table(args: argparse.Namespace) -> int:
         joined = join_folders(args.images, args.originals)
     names, left_out = keep_common(joined, args.allow_missing)
     branches: dict[str, Any] = {dimension: load_model(dimension) for dimension in DIMENSIONS}
-    measured = measure_all(joined, names, args.crop, Scorer(branches, devices_of(None)))
+    devices = devices_of(None)
+    measured = measure_all(joined, names, args.crop, make_score(branches, devices), devices)
     biases = {dimension: found["sd"] for dimension, found in json.loads(METHOD_BIAS.read_text(encoding="utf-8")).items()}
     draws = Resamples(measured.frame["image"].nunique(), args.resamples, args.seed)
     means, differences = means_of(measured, draws), differences_of(measured, draws, biases)
