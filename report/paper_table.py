@@ -63,7 +63,8 @@ _FEW_FOR_FID = 10_000
 _EXAMPLES = 3  # names in a message
 _SHOWN = 10  # images left out that the console names
 _PAIRED = "Paired differences: first less second, on the same images"
-_MOST_PAIRS = 6  # of methods, on the console
+_MOST_ROWS = 80  # of differences on the console
+_MOST_COLUMNS = 6  # of methods side by side
 _AT_ONCE = 16  # images of each method that LPIPS and FID look at together
 _LATEX = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "|": r"$|$", "∞": r"$\infty$"}
 
@@ -446,7 +447,7 @@ def _mean(column: np.ndarray, draws: Resamples, kind: Measure) -> tuple[float, f
     if not finite.any():
         return float(column[0]), math.nan, math.nan
     value = float(column[finite].mean())
-    counts = draws.counts[:, finite]
+    counts = draws.counts if finite.all() else draws.counts[:, finite]
     with np.errstate(invalid="ignore"):  # a draw of images without a finite value
         sample = (counts @ column[finite]) / counts.sum(1)
     low, high, _ = draws.interval(value, sample, int(finite.sum()))
@@ -486,22 +487,25 @@ def tables_of(means: pd.DataFrame, differences: pd.DataFrame) -> list[Table]:
     kinds = [kind for kind in MEASURES if kind.name in set(means["measure"])]
     values = {(row.method, row.measure): row for row in means.itertuples()}
     methods = list(dict.fromkeys(means["method"]))
-    lines, best = [], []
-    for method in methods:
-        cells = {kind.name + _ARROWS[kind.better]: _shown(values.get((method, kind.name)), kind) for kind in kinds}
-        lines.append({"method": method, **cells})
+    heads = [kind.name + _ARROWS[kind.better] for kind in kinds]
+
+    def cells(interval: bool) -> pd.DataFrame:
+        texts = [[_shown(values.get((method, kind.name)), kind, interval) for kind in kinds] for method in methods]
+        return pd.DataFrame(texts, methods, heads)
+
+    best = []
     for column, kind in enumerate(kinds, start=1):
         judged = -1 if kind is CHANGE else kind.better
         found = {m: values[m, kind.name].value for m in methods if m != ORIGINAL and (m, kind.name) in values}
         ranked = {m: judged * round(abs(v) if kind is CHANGE else v, kind.decimals) for m, v in found.items()}
         if judged and len(ranked) > 1:
             best += [(methods.index(m), column) for m, v in ranked.items() if v == max(ranked.values())]
-    with_intervals = [
-        {"measure": kind.name + _ARROWS[kind.better]}
-        | {method: _shown(values.get((method, kind.name)), kind, interval=True) for method in methods}
-        for kind in kinds
+    wide = len(methods) > _MOST_COLUMNS
+    with_intervals = cells(True) if wide else cells(True).T
+    tables = [
+        Table("Means", cells(False).rename_axis("method").reset_index(), best),
+        Table("Means with 95 % intervals", with_intervals.rename_axis("method" if wide else "measure").reset_index()),
     ]
-    tables = [Table("Means", pd.DataFrame(lines), best), Table("Means with 95 % intervals", pd.DataFrame(with_intervals))]
     if len(differences):
         by_name = {kind.name: kind for kind in MEASURES}
         compared = [
@@ -642,7 +646,7 @@ def write_paper_table(args: argparse.Namespace) -> int:
     remarks = measured.skipped + warnings_of(measured, args.crop)
 
     for table in tables:
-        if table.title == _PAIRED and len(table.cells) > _MOST_PAIRS * len(MEASURES):
+        if table.title == _PAIRED and len(table.cells) > _MOST_ROWS:
             where = f"see {args.output / 'paper_differences.csv'}" if args.output else "--output writes them"
             print(f"\n{table.title}\n{amount(differences.groupby(['first', 'second']).ngroups, 'pair')} of methods: {where}")
             continue
@@ -676,6 +680,7 @@ def write_files(
 ) -> None:
     """Write the numbers as CSV, and the tables with their caption as Markdown and LaTeX, where remarks are comments."""
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    caption = [*caption, "Bold: the best mean of a column, told apart from the others or not."]
     remarks = [*remarks, *(f"{name}: {reason}" for name, reason in measured.failed.items())]
     markdown = f"# Colorizations beside their originals\n\n```\n{command}\n```\n"
     for table in tables:
