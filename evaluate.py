@@ -7,6 +7,7 @@
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
     python evaluate.py --predictions pr.csv --mos mos.csv --versus niqe.csv --versus-range 0 100 --lower-is-better
     python evaluate.py --predictions pr.csv --dataset cin25 --ratings Results_raw_all.csv
+    python evaluate.py --images METHOD_A METHOD_B --originals PHOTOS --paper-table            # the table of a paper, no ratings
 
 Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
 path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
@@ -15,6 +16,9 @@ For each dimension the tables set the network beside a trivial predictor, the me
 --output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
 predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at. With --images
 all other flags go on to infer_PR.py. cross_validate.py trains and tests.
+
+--paper-table is another task: methods beside the originals, by FID, colorfulness, PSNR, SSIM, LPIPS and our scores, with the
+intervals of means and of paired differences (docs/paper_table.md).
 """
 
 from utils import interrupt  # first, so that Ctrl-C is heard
@@ -37,14 +41,21 @@ from utils.choices import CIN25_RANGE, DIMENSIONS, NOISE, SPLITS
 
 NOT_IN_TRAIN = "scenes not in train"
 METHOD_MEAN = "method-mean"  # as a second predictor
+PAPER_OPTIONS = ("paper_table", "images", "originals", "index", "crop", "allow_missing", "resamples", "seed", "output")
 _MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimensions
 
 
 def parse_args() -> argparse.Namespace:
     usage = "%(prog)s --predictions FILE (--mos CSV | --dataset NAME --root DIR) [options]"
-    parser = ScriptParser(__doc__, usage, ("data", "measures", "run"), allow_abbrev=False)
+    parser = ScriptParser(__doc__, usage, ("data", "measures", "table of a paper", "run"), allow_abbrev=False)
     add = parser.groups["data"].add_argument
-    add("--images", type=Path, metavar="FOLDER", help="score these pictures first, in place of --predictions; needs --output")
+    add(
+        "--images",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="score these pictures first, in place of --predictions; needs --output; --paper-table: a folder for each method",
+    )
     add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
     source = parser.groups["data"].add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
@@ -60,6 +71,10 @@ def parse_args() -> argparse.Namespace:
     add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
     add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
     add("--lower-is-better", action="store_true", help="the scores of --versus fall as pictures get better")
+    add = parser.groups["table of a paper"].add_argument
+    add("--paper-table", action="store_true", help="--images beside --originals: FID, PSNR, SSIM, LPIPS, our scores, ...")
+    add("--originals", type=Path, metavar="FOLDER", help="photographs (default: the method original of --images, by --index)")
+    add("--crop", action="store_true", help="keep the middle square of an image (default: squeeze the whole into 256 x 256)")
     add = parser.groups["run"].add_argument
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
@@ -74,7 +89,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.replaced(("--score-options",), "pass the flags of infer_PR.py as they are, with --images")
     args, args.flags = parser.parse_known_args()
-    check_arguments(parser, args)
+    (check_paper_table if args.paper_table else check_arguments)(parser, args)
     args.split = args.split or "test"
     args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
     return args
@@ -82,6 +97,12 @@ def parse_args() -> argparse.Namespace:
 
 def check_arguments(parser: ScriptParser, args: argparse.Namespace) -> None:
     """Refuse arguments that do not go together, in one line."""
+    if args.originals or args.crop:
+        parser.error("--originals and --crop are for --paper-table")
+    if args.images is not None:
+        if len(args.images) > 1:
+            parser.error(f"--images takes one folder, got {len(args.images)}; several are for --paper-table")
+        args.images = args.images[0]
     if args.flags and not args.images:
         parser.error(f"unrecognized arguments: {' '.join(args.flags)}")
     if bool(args.predictions) == bool(args.images) or not (args.mos or args.dataset):
@@ -108,6 +129,23 @@ def check_arguments(parser: ScriptParser, args: argparse.Namespace) -> None:
         parser.error(f"--index takes a table image, scene, method, got {args.index}")
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
+
+
+def check_paper_table(parser: ScriptParser, args: argparse.Namespace) -> None:
+    """Refuse what does not go with ``--paper-table``, in one line."""
+    given = [name for name, value in vars(args).items() if name != "flags" and value != parser.get_default(name)]
+    unknown = [*args.flags, *(f"--{name.replace('_', '-')}" for name in given if name not in PAPER_OPTIONS)]
+    if unknown:
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in PAPER_OPTIONS[1:])
+        parser.error(f"--paper-table goes with {known}, and not with {unknown[0]}")
+    if args.images is None:
+        parser.error("--paper-table needs --images, a folder for each method")
+    if len(args.images) > 1 and (args.originals is None or args.index is not None):
+        parser.error("--images of several folders needs --originals; --index is for one folder with the images of all methods")
+    if args.index is not None and not args.index.is_file():
+        parser.error(f"--index takes a table image, scene, method, got {args.index}")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output must be a folder, {args.output} is a file")
 
 
 if __name__ == "__main__":
@@ -429,6 +467,12 @@ def write_page(
 
 def main() -> None:
     args = parse_args()
+    if args.paper_table:
+        from report.paper_table import write_paper_table  # only here, for it is slow to load
+
+        if status := write_paper_table(args):
+            raise SystemExit(status)
+        return
     # what is wrong with an option must be known before the work
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
     if args.images is not None:
@@ -506,5 +550,6 @@ if __name__ == "__main__":
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         interrupt.deafen()
-        print("interrupted: run the same command again; what it scored is kept", file=sys.stderr)
+        kept = "nothing was written" if "--paper-table" in sys.argv else "what it scored is kept"
+        print(f"interrupted: run the same command again; {kept}", file=sys.stderr)
         interrupt.leave(130)

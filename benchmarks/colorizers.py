@@ -50,13 +50,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.image_metrics import colorfulness, mean_chroma
+from benchmarks.image_metrics import mean_chroma
 from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
 from inference.networks import Networks
 from inference.scorer import Scorer, worker_count
 from models.loading import load_model
+from utils.color import colorfulness
 from utils.files import write_atomic
 from utils.images import read_rgb
 from utils.metrics import srcc

@@ -44,25 +44,6 @@ def _require_pictures(rgb: Tensor, reference: Tensor | None = None) -> None:
 # No reference
 
 
-def colorfulness(rgb: Tensor) -> Tensor:
-    """Spread and mean of the opponent colors.
-
-    Args:
-        rgb: sRGB in [0, 1], shape (B, 3, H, W).
-
-    Returns:
-        At least 0, which is gray; the authors call 33 moderately and 109 extremely colorful. Shape (B,). More is not better.
-
-    Reference:
-        Hasler and Suesstrunk, "Measuring colourfulness in natural images", Proc. SPIE 5007, 2003: the third measure.
-    """
-    _require_pictures(rgb)
-    red, green, blue = (255 * rgb).flatten(2).unbind(1)
-    opponents = torch.stack((red - green, (red + green) / 2 - blue), dim=1)  # (B, 2, HW)
-    spread = opponents.var(2, correction=0).sum(1).sqrt()
-    return spread + 0.3 * opponents.mean(2).square().sum(1).sqrt()
-
-
 def mean_chroma(rgb: Tensor) -> Tensor:
     """Mean CIELAB chroma.
 

@@ -56,6 +56,7 @@ from benchmarks.image_metrics import SPACES, MetricUnavailable, PackagedMetric, 
 from data.hecd import load_hecd
 from evaluation.agreement import measure_agreement, method_means
 from training.records import command_line
+from utils.color import colorfulness
 from utils.files import write_atomic
 from utils.images import read_rgb
 from utils.metrics import srcc
@@ -140,7 +141,7 @@ class Metric:
 def own_metrics() -> dict[str, Metric]:
     """The metrics that need no weights, by name."""
     found = {
-        "colorfulness": Metric(lambda rgb, _: image_metrics.colorfulness(rgb), False),
+        "colorfulness": Metric(lambda rgb, _: colorfulness(rgb), False),
         "mean chroma": Metric(lambda rgb, _: image_metrics.mean_chroma(rgb), False),
         "entropy of ab": Metric(lambda rgb, _: image_metrics.ab_entropy(rgb), False),
     }

@@ -24,7 +24,6 @@ from benchmarks.image_metrics import (
     MetricUnavailable,
     ab_entropy,
     ciede2000,
-    colorfulness,
     mean_chroma,
     ms_ssim,
     packaged_metric,
@@ -33,7 +32,7 @@ from benchmarks.image_metrics import (
     ssim,
 )
 from data.hecd import load_hecd
-from utils.color import hue, lab_to_rgb
+from utils.color import colorfulness, hue, lab_to_rgb
 
 HAS_PIQ = importlib.util.find_spec("piq") is not None
 needs_piq = pytest.mark.skipif(not HAS_PIQ, reason="MS-SSIM needs piq")
