@@ -449,7 +449,7 @@ def write_page(
     labels: ObjectLabels | None,
 ) -> None:
     """The page of ``--report``."""
-    from report.page import report_evaluation  # only here, for it is slow to load
+    from report.page import report_evaluation, written  # only here, for it is slow to load
 
     scored = rows.groupby("image")["prediction"].transform("count") > 0
     report_evaluation(
@@ -463,6 +463,7 @@ def write_page(
         command=shlex.join(["python", "evaluate.py", *sys.argv[1:]]),
         labels=labels,
     )
+    print(written(args.report))
 
 
 def main() -> None:
@@ -536,7 +537,6 @@ def main() -> None:
         print(f"\n{args.output}: {', '.join([*data, 'table.md', 'table.tex'])}")
     if args.report is not None:
         write_page(args, rows, predictions, mos, notes, labels)
-        print(f"report: {args.report}")
 
 
 if __name__ == "__main__":

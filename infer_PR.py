@@ -101,12 +101,12 @@ def main() -> int:
 
 def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | None, labels: ObjectLabels | None) -> None:
     """The page that ``--report`` asks for."""
-    from report.page import report_scores  # only here, for it is slow to load
+    from report.page import report_scores, written  # only here, for it is slow to load
 
     line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     network, maps = scc.model if scc else None, None if args.maps else 0
     report_scores(scores, args.report, line, scc=network, maps=maps, labels=labels, index=args.index)
-    print(f"report: {args.report}")
+    print(written(args.report))
 
 
 if __name__ == "__main__":

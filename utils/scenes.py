@@ -10,7 +10,17 @@ from pathlib import Path, PurePosixPath
 
 ALL = "all"  # the method of images whose names do not tell one
 INDEX_FILES = ("index.csv", "samples.csv")  # columns image, scene and method
-ORIGINALS = ("org", "orig", "original", "gt", "ground_truth", "real", "photo", "photograph")  # methods, in any case
+ORIGINALS = (
+    "org",
+    "orig",
+    "original",
+    "originals",
+    "gt",
+    "ground_truth",
+    "real",
+    "photo",
+    "photograph",
+)  # methods, in any case
 
 _NUMBERED = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # as in ICQA-2K, BIG_000000017648
 _NAMED = re.compile(r"(?P<method>[^_]+)_(?P<scene>.+)")  # CIC_imagenet9801
