@@ -306,8 +306,8 @@ def difference_tables(measured: Mapping[str, Any], command: str, remarks: Sequen
     paired = pd.DataFrame(rows, columns=columns)
     caption = [
         f"ICQA scores of images, in [-1, 1], means over {sum(int(entry['pictures']) for entry in board)} images.",
-        f"In brackets: 95 % interval of a bootstrap t over scenes, {RESAMPLES} draws, not corrected for the number of comparisons. "
-        "Those of differences count what the scores have for or against a method whatever the scene "
+        f"In brackets: 95 % interval of a bootstrap t over scenes, {RESAMPLES} draws, not corrected for the number of "
+        "comparisons. Those of differences count what the scores have for or against a method whatever the scene "
         "(weights/method_bias.json), which more scenes do not average out.",
     ]
     if measured["gray_originals"]:

@@ -95,10 +95,10 @@ def leaderboard(
             the shipped ones.
 
     Returns:
-        For each: ``method``, ``original``, ``pictures``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 % interval of a
-        bootstrap t over scenes; NaN with few scenes) and ``against``: by other method the mean difference over the scenes that
-        both have, its interval, which counts the bias as well, the verdict 1 (better), -1 (worse), 0 (not told apart) or
-        None (too few scenes), and the ``share`` of scenes in which it is higher (equal scores count one half).
+        For each: ``method``, ``original``, ``pictures``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 %
+        interval of a bootstrap t over scenes; NaN with few scenes) and ``against``: by other method the mean difference over
+        the scenes that both have, its interval, which counts the bias as well, the verdict 1 (better), -1 (worse), 0 (not told
+        apart) or None (too few scenes), and the ``share`` of scenes in which it is higher (equal scores count one half).
     """
     methods = sorted(set(scored["method"]))
     counts = scored.groupby("method").agg(pictures=("image", "size"), scenes=("scene", "nunique"))
@@ -186,9 +186,10 @@ def answer(board: Sequence[dict[str, Any]], dimension: str, dimensions: Sequence
 
     Returns:
         ``rows``: methods in their order with ``gap``, the comparison of the first with each (None for itself); ``first``;
-        ``beaten``, ``alike``, ``above`` and ``unjudged``: methods that are below the first, not told apart from it, above it on
-        the scenes that both have, or share too few with it, without the originals; ``reach``, the farthest end of an interval of a gap; and ``others``: scores that order
-        the methods otherwise, with their order and the number of pairs that both scores tell apart in opposite ways.
+        ``beaten``, ``alike``, ``above`` and ``unjudged``: methods that are below the first, not told apart from it, above it
+        on the scenes that both have, or share too few with it, without the originals; ``reach``, the farthest end of an
+        interval of a gap; and ``others``: scores that order the methods otherwise, with their order and the number of pairs
+        that both scores tell apart in opposite ways.
     """
     order = ranked(board, dimension)
     first = order[0] if order else None

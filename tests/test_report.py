@@ -147,7 +147,7 @@ def test_the_page_says_what_its_verdicts_count_and_never_says_really(pictures: P
 
 
 def with_originals(pictures: Path, folder: Path) -> pd.DataFrame:
-    """Scores as :func:`table` has them, with originals that score highest; those of scenes 0 and 1 are gray and score lowest."""
+    """Scores as :func:`table` has them, with originals that score highest; two of them are gray and score lowest."""
     shutil.copytree(pictures, folder)
     names = [f"original_{scene}.png" for scene in range(8)]
     for name in names:
@@ -203,7 +203,7 @@ def test_a_score_that_orders_the_methods_otherwise_is_said(pictures: Path, tmp_p
     source = write_report(tmp_path / "r.html", frame, pictures, About(maps=0)).read_text(encoding="utf-8")
     text = html.unescape(re.sub(r"<[^>]+>", "", source))
     order = [e["method"] for e in statistics.leaderboard(report.grouped(frame, None)[0], ["CF"])]
-    said = f"CF orders them otherwise: {' > '.join(order)}; 2 pairs are told apart the other way round than by PR. This page follows"
+    said = f"CF orders them otherwise: {' > '.join(order)}; 2 pairs are told apart the other way round than by PR. This page"
     assert said in text  # SCC, which orders them as PR does, is not named
 
 
