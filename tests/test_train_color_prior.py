@@ -5,10 +5,7 @@ import copy
 import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -344,17 +341,6 @@ def test_a_test_folder_without_a_usable_photograph_has_no_numbers(train, photos,
     assert len(report["left out"]) == 9
 
 
-def test_too_few_photographs_end_the_script_with_one_line(repo, tmp_path):
-    (tmp_path / "photos").mkdir()
-    for number in range(2):
-        Image.fromarray(make_picture(number, 40, 50)).save(tmp_path / "photos" / f"{number}.png")
-    command = [sys.executable, SCRIPT, tmp_path / "photos", "--output", tmp_path / "run", *QUICK]
-    done = subprocess.run(list(map(str, command)), cwd=repo, capture_output=True, text=True, check=False)
-    expected = f"error: {tmp_path / 'photos'} leaves 2 photographs, expected at least 3 to train and test on\n"
-    assert (done.returncode, done.stderr) == (1, expected)
-    assert not (tmp_path / "run").exists()
-
-
 def test_parts_share_no_photograph_and_hold_all(photos):
     everything = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
     parts = script.divide(arguments(photos, "--held-out", 0.2))
@@ -516,26 +502,3 @@ def test_5_percent_of_the_calibration_photographs_lie_above_the_95th_percentile(
         assert share == pytest.approx(1 - float(level) / 100, abs=1.5 / 256), level  # of 256 places
     by_map = np.concatenate([loaded.surprise(path).percentile.ravel() for path in photographs.paths])
     assert (by_map > 95).mean() == pytest.approx(shares["95"], abs=1 / 256)
-
-
-# Several processes
-
-
-def test_two_processes_train_one_prior_even_if_one_has_fewer_usable_photographs(repo, photos, tmp_path):
-    for path in photos.rglob("*.png"):
-        shutil.copy(path, tmp_path / path.name)
-    for name in script.divide(arguments(tmp_path))["train"][1:8:2]:  # what the second process is given
-        gray = make_picture(3, 40, 50).mean(2).astype(np.uint8)
-        Image.fromarray(gray).save(tmp_path / name)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    output = tmp_path / "run"
-    options = [*QUICK, "--views", 1, "--epochs", 2, "--batch-size", 2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = list(map(str, [*launch, SCRIPT, tmp_path, "--output", output, *options]))
-    result = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert {path.name for path in output.iterdir()} == FILES
-    assert [row["epoch"] for row in history_of(output)] == ["1", "2"]
-    assert result.stdout.count("epoch   1/2") == 1
-    assert result.stderr.count("has no color") == 4  # by the process that met them
-    assert load_model(output / "best.pt").surprise(photos / "p01.png").nats.shape == (8, 8)
