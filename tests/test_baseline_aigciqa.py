@@ -546,7 +546,7 @@ def test_files_without_batch_counters_are_taken():
     assert sum(name.endswith("num_batches_tracked") for name in report.fresh) == len(report.fresh) - 4 == 12
 
 
-def test_start_weights_of_another_network_are_refused(tmp_path):
+def test_start_weights_of_another_network_are_refused():
     net = small()
     with pytest.raises(ValueError, match=r"not fit resnet18 of 32 pixels: .* unknown, e\.g\. layer1\.1\.conv1\.weight"):
         net.load_backbone(torchvision.models.resnet18(weights=None).state_dict())
@@ -554,11 +554,6 @@ def test_start_weights_of_another_network_are_refused(tmp_path):
         net.load_backbone({"a": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"vit\.pos_embed has \(1, 17, 1024\), expected \(1, 5, 1024\)"):
         small("vit_l_16").load_backbone(small("vit_l_16", size=64).backbone.state_dict())
-    with pytest.raises(FileNotFoundError, match=r"no backbone weights at .*gone\.pth"):
-        net.load_backbone(tmp_path / "gone.pth")
-    (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth cannot be read as weights"):
-        net.load_backbone(tmp_path / "text.pth")
 
 
 # --- The stand-in
@@ -663,8 +658,6 @@ def test_inputs_that_the_form_cannot_use_are_refused():
         (lambda: partial(rgb, rgb, mask.float()), "got torch.float32"),
         (lambda: nr(rgb[0]), r"must have shape \(B, 3, 32, 32\), got \(3, 32, 32\); use preprocess"),
         (lambda: nr(pictures(1, 40)), r"got \(1, 3, 40, 40\)"),
-        (lambda: nr.preprocess(torch.zeros(1, 8, 8)), r"must have shape \(3, H, W\)"),
-        (lambda: nr.preprocess(torch.full((3, 8, 8), 2.0)), r"must lie in \[0, 1\]"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -591,7 +591,7 @@ def test_the_first_block_of_swin_computes_here_as_in_timm():
     assert not {*report.loaded} & report.ignored.keys()
 
 
-def test_start_weights_of_another_network_are_refused(tmp_path):
+def test_start_weights_of_another_network_are_refused():
     model = DelegateTransformer(**TINY)
     with pytest.raises(ValueError, match=r"no weights of DAT.*conv1\.weight"):
         model.load_backbone({"conv1.weight": torch.zeros(1)})
@@ -602,8 +602,6 @@ def test_start_weights_of_another_network_are_refused(tmp_path):
     state = official_state("SPAQ", **{**SMALL, "window": 2, "depths": (2, 2, 2, 2)})
     with pytest.raises(ValueError, match=r"1 absent, e\.g\. cls_norm\.norm\.bias"):
         model.load_backbone({k: v for k, v in state.items() if k != "cls_norm.norm.bias"})
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        model.load_backbone(tmp_path / "nowhere.pth")
 
 
 # --- What is mended
@@ -759,8 +757,6 @@ def test_a_picture_is_squeezed_to_a_square_by_pillow():
     picture = torch.from_numpy(pixels).permute(2, 0, 1)
     assert torch.equal(model.preprocess(picture), torch.from_numpy(known).permute(2, 0, 1))
     assert torch.equal(model.preprocess(picture / 255), model.preprocess(picture))
-    with pytest.raises(ValueError, match=r"shape \(3, H, W\)"):
-        model.preprocess(picture[:1])
     with pytest.raises(ValueError, match="view must be one of mended, icaa17k, spaq, got 'center'"):
         model.augment(picture, torch.Generator(), "center")
     for view in ("mended", "icaa17k", "spaq"):  # the smallest picture, and the same again for the same numbers

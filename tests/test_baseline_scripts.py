@@ -1,7 +1,6 @@
 """train_baseline.py and infer_baseline.py as a user runs them: five systems, originals, other data, files of the authors."""
 
 import contextlib
-import csv
 import io
 import json
 import shutil
@@ -16,7 +15,7 @@ import pytest
 import torch
 from conftest import MOS, SCENES, make_picture, recolor, stop_after
 from PIL import Image
-from readers import meta_of, rows_of
+from readers import assert_one_line, assert_same_weights, history_of, meta_of, rows_of
 from scipy import stats
 from tiny import TINY
 
@@ -91,18 +90,6 @@ def seen_by(path: Path) -> set[int]:
     return set(read_checkpoint(path)["seen"][:, 1].tolist())
 
 
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the time they took."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = (read_checkpoint(path)["model"] for path in (a, b))
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 def refused(run: Runner, *arguments: object) -> str:
     """The one line that train_baseline.py ends with."""
     with pytest.raises((ValueError, OSError, UnreachableError)) as caught:
@@ -113,15 +100,6 @@ def refused(run: Runner, *arguments: object) -> str:
     assert err.getvalue().startswith("error: ")
     assert err.getvalue().count("\n") == 1
     return err.getvalue()
-
-
-def assert_one_line(result: Any, *words: str) -> None:
-    """infer_baseline.py failed at the door: one line to read and no traceback."""
-    assert result.code == 1
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for word in words:
-        assert word in result.err
 
 
 def assert_usage(result: Any, *words: str) -> None:

@@ -4,7 +4,6 @@ Help and mistyped flags are in test_arguments.py, for every script.
 """
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -19,7 +18,7 @@ import pytest
 import torch
 from conftest import MOS, SCENES, make_picture
 from PIL import Image
-from readers import rows_of
+from readers import history_of, rows_of
 from scipy import stats
 from tiny import TINY
 
@@ -195,8 +194,7 @@ def together(rated, photos, repo, tmp_path_factory) -> Path:
 
 
 def epochs_of(folder: Path, name: str = "metrics.csv") -> list[str]:
-    with open(folder / name, newline="", encoding="utf-8") as file:
-        return [row["epoch"] for row in csv.DictReader(file)]
+    return [row["epoch"] for row in history_of(folder, name)]
 
 
 @pytest.mark.parametrize("dimension", ["CF", "SCC"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import BROCCOLI, CAR, stop_after
 from PIL import Image
-from readers import meta_of, rows_of
+from readers import assert_one_line, assert_same_weights, history_of, meta_of, rows_of
 
 from data.splits import PARTS, read_split
 from data.table import load_data
@@ -54,24 +54,8 @@ Runner = Callable[..., object]
 # --- helpers
 
 
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the time they took."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
 def priors_of(dimension: str) -> list[str]:
     return NO_PRIORS if dimension == "SCC" else []
-
-
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)["model"]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = weights_of(a), weights_of(b)
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
 def identities(paths: list[Path]) -> set[tuple[int, int]]:
@@ -95,14 +79,6 @@ def infer(run: Runner, weights: dict[str, Path], dimension: str, images: Path, o
     result = run(f"infer_{dimension}.py", images, "-o", output, *own, *more)
     assert result.code == 0, result.err
     return output
-
-
-def assert_one_line(result: object, *words: str) -> None:
-    """The script failed at the door: one line to read and no traceback."""
-    assert result.code not in (0, None)
-    assert len(result.err.strip().splitlines()) == 1
-    for word in words:
-        assert word in result.err
 
 
 @pytest.fixture(scope="session")

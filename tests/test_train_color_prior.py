@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import csv
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import torch
 from conftest import make_picture
 from PIL import Image
+from readers import assert_same_weights, history_of, weights_of
 from skimage.color import rgb2lab
 from torch import Tensor
 
@@ -35,25 +35,9 @@ CPU = torch.device("cpu")
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
-def weights_of(path: Path) -> dict[str, Tensor]:
-    return read_checkpoint(path)["model"]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = weights_of(a), weights_of(b)
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 def report_of(folder: Path) -> dict[str, object]:
     """The report without the command that made it."""
     return {k: v for k, v in json.loads((folder / "report.json").read_text()).items() if k != "command"}
-
-
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of prior.csv without the time they took."""
-    with open(folder / "prior.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def arguments(*options: object) -> argparse.Namespace:
@@ -124,7 +108,7 @@ def test_one_epoch_writes_weights_report_and_history(train, photos, tmp_path, fo
     assert set(measured) == {"photographs", *kinds}
     assert all(0 < measured[kind] < 10 for kind in kinds)
     assert list(report["test"]["share above percentile"]) == ["50", "75", "90", "95", "99"]
-    (row,) = history_of(tmp_path / "run")
+    (row,) = history_of(tmp_path / "run", "prior.csv")
     assert row["epoch"] == "1"
     assert 0 < float(row["held-out nats"]) < 10
 
@@ -151,7 +135,7 @@ def test_the_two_forms_and_the_number_of_reading_processes_matter_as_they_should
 @forms
 def test_training_lowers_the_cross_entropy_and_leaves_the_backbone_as_it_is(train, photos, tmp_path, form):
     train(photos, tmp_path, *form, "--epochs", 6, "--lr", 5e-3)
-    nats = [float(row["training nats"]) for row in history_of(tmp_path)]
+    nats = [float(row["training nats"]) for row in history_of(tmp_path, "prior.csv")]
     assert nats[-1] < nats[0] - 0.1
     after = load_model(tmp_path / "best.pt")
     start = script.make_net(arguments(photos, *QUICK, *form))
@@ -217,9 +201,9 @@ def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(train, photos,
     assert "resuming after epoch 2 of 3" in result.out
     assert_same_weights(whole / "last.pt", parts / "last.pt")
     assert_same_weights(whole / "best.pt", parts / "best.pt")
-    assert history_of(whole) == history_of(parts)
+    assert history_of(whole, "prior.csv") == history_of(parts, "prior.csv")
     assert report_of(whole) == report_of(parts)
-    assert [row["epoch"] for row in history_of(whole)] == ["1", "2", "3"]
+    assert [row["epoch"] for row in history_of(whole, "prior.csv")] == ["1", "2", "3"]
 
     before = (parts / "best.pt").read_bytes()
     train(photos, parts, *options, "--resume")  # nothing is left to do
@@ -411,7 +395,7 @@ def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, 
     train(photos, tmp_path / "less", *options, "--warmup", 0.2499)
     one, less = (weights_of(tmp_path / name / "best.pt") for name in ("one", "less"))
     assert all(torch.allclose(one[key], less[key], atol=1e-3) for key in one)
-    assert [row["epoch"] for row in history_of(tmp_path / "one")] == ["1", "2"]
+    assert [row["epoch"] for row in history_of(tmp_path / "one", "prior.csv")] == ["1", "2"]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1])
