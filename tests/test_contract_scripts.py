@@ -121,7 +121,7 @@ WRONG: list[tuple[list[object], str]] = [
         ["evaluate.py", "--predictions", "gone.csv", "--mos", "table.csv"],
         "there is no score file gone.csv; run infer_CF.py or infer_SCC.py",
     ),
-    (["evaluate.py", "--predictions", "scores.csv", "--mos", "gone.csv"], "gone.csv"),
+    (["evaluate.py", "--predictions", "scores.csv", "--mos", "gone.csv"], "no table gone.csv"),
     (["evaluate.py", "--predictions", "scores.csv", "--mos", "bad.csv"], "has the score 7, outside -1 to 1"),
     (["tools/compute_mos.py", "gone.csv", "--output", "mos.csv"], "gone.csv"),
     (["tools/build_color_prior.py", "nowhere", "empty", "-o", "x.npz"], "nowhere"),
