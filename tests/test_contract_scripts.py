@@ -140,6 +140,7 @@ WRONG: list[tuple[list[object], str]] = [
 )
 def test_wrong_input_ends_a_script_with_one_line_and_no_output(run, folder, monkeypatch, command, words):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)  # as it is before a script sets its own
     before = files_of(folder)
     err = io.StringIO()
     try:
