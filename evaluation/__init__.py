@@ -4,5 +4,6 @@ agreement: what evaluate.py joins, measures and writes
 compare: is one predictor better than another
 pairs: pairwise accuracy, and two areas under a ROC curve
 protocols: train and test again and again
+rating_files: what raters save of a rating page, and who is to be believed
 ratings: from ratings and choices to scores: screening, MOS, reliability
 """

@@ -23,13 +23,12 @@ from utils.tables import read_text
 FORMAT = "icqa-rating 1"
 KINDS = ("single", "pairs")
 LABELS = ("Bad", "Poor", "Fair", "Good", "Excellent")  # the five-grade quality scale of ITU-T P.910 and ITU-R BT.500, 1 to 5
-SCALE = (1.0, float(len(LABELS)))
 QUESTIONS = ("CF", "SCC", "PR", "naturalness")
 
 # Who is left out. Simulated (docs/rating.md): who answers at random fails, who rates with a noise of 0.7 points hardly ever.
 CHECKS_FAILED = 1 / 3  # more than this share of the attention checks
-REPEAT_DIFFERENCE = 1.25  # points between first and second answers, on average, of at least
-REPEATS = 3  # answers that were asked for twice
+REPEAT_DIFFERENCE = 1.25  # points between first and second answers, on average
+REPEATS = 3  # images or pairs that were shown twice, at least
 REPEAT_CHOICES = 0.5  # of pairs: fewer than this share of the choices were made again
 
 _PARTS = ("rating", "repeat", "check")
@@ -41,6 +40,7 @@ class RatingFiles:
     """What the raters of one study said.
 
     Attributes:
+        study_id: Names kind, questions and images of the page.
         kind: "single" or "pairs".
         questions: Names of what was asked, in the order of the page.
         trials: A row per trial and question, in the order given: rater, part ("rating", "repeat" or "check"), question, and
@@ -53,6 +53,7 @@ class RatingFiles:
         notes: What to tell of files that were left out or repaired.
     """
 
+    study_id: str
     kind: str
     questions: tuple[str, ...]
     trials: pd.DataFrame
@@ -81,11 +82,6 @@ class RatingFiles:
         kept = self.raters.loc[self.raters["screened"] == "", "rater"]
         rows = self.trials
         return rows[(rows["part"] == "rating") & (rows["question"] == question) & rows["rater"].isin(kept)]
-
-
-def is_rating_file(path: Path) -> bool:
-    """Whether a path is that of a rating file, or of a folder, which may hold some."""
-    return path.is_dir() or path.suffix.lower() == ".json"
 
 
 def read_rating_files(sources: Iterable[Path]) -> RatingFiles:
@@ -134,6 +130,7 @@ def read_rating_files(sources: Iterable[Path]) -> RatingFiles:
         raters.append(_rater(path, content, trials, kind))
     columns = ["rater", "part", "question", "expected", *(("image", "score") if kind == "single" else ("a", "b", "choice"))]
     return RatingFiles(
+        first["study_id"],
         kind,
         questions,
         pd.DataFrame(rows, columns=columns),
@@ -209,7 +206,7 @@ def _one_per_rater(contents: Mapping[Path, dict[str, Any]]) -> tuple[dict[Path, 
 def _trials(path: Path, content: dict[str, Any], kind: str, questions: Sequence[str]) -> list[dict[str, Any]]:
     """A row per trial and question; of a trial without scores, one whose question is None."""
     rows = []
-    allowed: tuple[Any, ...] = tuple(range(int(SCALE[0]), int(SCALE[1]) + 1)) if kind == "single" else ("a", "b")
+    allowed: tuple[Any, ...] = tuple(range(1, len(LABELS) + 1)) if kind == "single" else ("a", "b")
     shown = ("image",) if kind == "single" else ("a", "b")
     seen: set[tuple[str, ...]] = set()
     for number, trial in enumerate(content["trials"], start=1):
@@ -274,9 +271,9 @@ def _rater(path: Path, content: dict[str, Any], trials: Sequence[Mapping[str, An
     screened = ""
     if len(failed) > CHECKS_FAILED * len(numbers["check"]):
         screened = f"attention: {len(failed)} of {amount(len(numbers['check']), 'check')} failed"
-    elif len(differences) >= REPEATS and kind == "single" and difference > REPEAT_DIFFERENCE:
+    elif len(numbers["repeat"]) >= REPEATS and kind == "single" and difference > REPEAT_DIFFERENCE:
         screened = f"repeats: {difference:.2f} points apart on average, at most {REPEAT_DIFFERENCE:g}"
-    elif len(differences) >= REPEATS and kind == "pairs" and 1 - difference < REPEAT_CHOICES:
+    elif len(numbers["repeat"]) >= REPEATS and kind == "pairs" and 1 - difference < REPEAT_CHOICES:
         screened = f"repeats: {1 - difference:.0%} of the choices made again, at least {REPEAT_CHOICES:.0%}"
     elif conditions.get("color_vision") == "deficient":
         screened = "color vision: deficient, as the rater says"
