@@ -341,7 +341,7 @@ def study_of(
     places, problem = scenes_of(listed.root, names)
     if problem:
         print(f"note: {problem}")
-    images = []
+    images: list[dict[str, Any]] = []
     for name, image in shown.items():
         scene, method = places.get(name, (None, None))
         entry = {"name": name, "file": image.file, "width": image.width, "height": image.height}
