@@ -4,7 +4,6 @@
     python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
     python evaluate.py --predictions ICQA_2K_test_CF_result.json --dataset icqa2k --root ICQA_2K --compare-published
     python evaluate.py --images ICQA_2K/ICQA_2K_test --dataset icqa2k --root ICQA_2K --output results/icqa2k
-    python evaluate.py --protocol scene --repeats 10 --root data/HECD --output runs/scene     # trains, ten times
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
     python evaluate.py --predictions pr.csv --mos mos.csv --versus niqe.csv --versus-range 0 100 --lower-is-better
     python evaluate.py --predictions pr.csv --dataset cin25 --ratings Results_raw_all.csv
@@ -14,7 +13,8 @@ path says which dimension it is, unless the name holds ``_CF_``. MOS come from a
 For each dimension the tables set the network beside a trivial predictor, the mean MOS of the picture's method in other scenes.
 
 --output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
-predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at.
+predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at. With --images
+all other flags go on to infer_PR.py. cross_validate.py trains and tests.
 """
 
 from utils import interrupt  # first, so that Ctrl-C is heard
@@ -33,9 +33,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.arguments import ScriptParser
-from utils.choices import CIN25_RANGE, DIMENSIONS, NOISE, PROTOCOLS, SPLITS
+from utils.choices import CIN25_RANGE, DIMENSIONS, NOISE, SPLITS
 
-PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
 NOT_IN_TRAIN = "scenes not in train"
 METHOD_MEAN = "method-mean"  # as a second predictor
 _MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimensions
@@ -43,10 +42,9 @@ _MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimen
 
 def parse_args() -> argparse.Namespace:
     usage = "%(prog)s --predictions FILE (--mos CSV | --dataset NAME --root DIR) [options]"
-    parser = ScriptParser(__doc__, usage, ("data", "measures", "protocols, which train", "run"))
+    parser = ScriptParser(__doc__, usage, ("data", "measures", "run"), allow_abbrev=False)
     add = parser.groups["data"].add_argument
     add("--images", type=Path, metavar="FOLDER", help="score these pictures first, in place of --predictions; needs --output")
-    add("--score-options", default="", metavar="TEXT", help="for infer_PR.py, such as '--preset published'")
     add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
     source = parser.groups["data"].add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
@@ -62,18 +60,6 @@ def parse_args() -> argparse.Namespace:
     add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
     add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
     add("--lower-is-better", action="store_true", help="the scores of --versus fall as pictures get better")
-    add = parser.groups["protocols, which train"].add_argument
-    add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
-    add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
-    add("--train-root", type=Path, help="data set that --protocol cross trains on")
-    add(
-        "--train-options",
-        default="",
-        metavar="TEXT",
-        help="for all three training scripts, such as '--epochs 5'; a lone flag after =",
-    )
-    add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--labels LABELS'")
-    add("--folds", type=int, default=5, help="of the out-of-fold predictions (default: %(default)s)")
     add = parser.groups["run"].add_argument
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
@@ -81,25 +67,26 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong in the report")
-    parser.limits["folds"] = (2, 10**4)
-    args = parser.parse_args()
-    if args.protocol == "official" and (args.predictions or args.images):  # made already: nothing to train
-        args.protocol, args.compare_published = None, True
-    if args.protocol:
-        if args.root is None or args.output is None or args.predictions or args.images:
-            parser.error("--protocol needs --root and --output, and makes its own predictions")
-        if args.mos or args.versus or args.compare_published:
-            parser.error("--protocol takes the MOS of --root, and does not go with --mos, --versus and --compare-published")
-        if (args.protocol == "cross") != (args.train_root is not None):
-            parser.error("--protocol cross and --train-root need each other")
-        args.options, args.scc_options = shlex.split(args.train_options), shlex.split(args.scc_options)
-        args.scc_scoring = []
-        if "published" in args.options:
-            args.scc_scoring = ["--labels", args.root / "labels", "--color-prior", args.root / "color_.json"]
-            args.scc_options += args.scc_scoring
-    elif bool(args.predictions) == bool(args.images) or not (args.mos or args.dataset):
-        parser.error("expected --predictions or --images, with --mos or --dataset; or --protocol")
-    elif args.images and args.output is None:
+    parser.replaced(
+        ("--protocol", "--repeats", "--train-root", "--train-options", "--scc-options", "--folds"),
+        "cross_validate.py trains and tests, and takes the flags of the training scripts as they are; to set scores that are "
+        "there beside the published number, pass --compare-published",
+    )
+    parser.replaced(("--score-options",), "pass the flags of infer_PR.py as they are, with --images")
+    args, args.flags = parser.parse_known_args()
+    check_arguments(parser, args)
+    args.split = args.split or "test"
+    args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
+    return args
+
+
+def check_arguments(parser: ScriptParser, args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, in one line."""
+    if args.flags and not args.images:
+        parser.error(f"unrecognized arguments: {' '.join(args.flags)}")
+    if bool(args.predictions) == bool(args.images) or not (args.mos or args.dataset):
+        parser.error("expected --predictions or --images, with --mos or --dataset")
+    if args.images and args.output is None:
         parser.error("--images needs --output, where the score files go")
     if (args.dataset == "cin25") != (args.ratings is not None):
         parser.error("--dataset cin25 and --ratings, its file, need each other")
@@ -115,17 +102,12 @@ def parse_args() -> argparse.Namespace:
         parser.error("--versus-range and --lower-is-better need the file of another metric in --versus")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, {args.output} is a file")
-    if args.report is not None and args.protocol:
-        parser.error("--report is for --predictions and --images, not for --protocol")
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
         parser.error(f"--report needs a name that ends in .html, got {args.report}")
-    if args.index is not None and (args.protocol or not args.index.is_file()):
-        parser.error(f"--index takes a table image, scene, method, and does not go with --protocol, got {args.index}")
+    if args.index is not None and not args.index.is_file():
+        parser.error(f"--index takes a table image, scene, method, got {args.index}")
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
-    args.split = args.split or "test"
-    args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
-    return args
 
 
 if __name__ == "__main__":
@@ -143,6 +125,7 @@ from evaluation.agreement import (
     METRICS,
     MIN_SCENES,
     NETWORK_COLUMNS,
+    PUBLISHED_SRCC,
     Joined,
     Predictor,
     Scores,
@@ -163,8 +146,7 @@ from evaluation.agreement import (
     sample_of,
 )
 from evaluation.compare import compact_comparison, compare, comparison_notes
-from evaluation.protocols import TrialError, run_protocol
-from tools.compute_mos import HECD_RAW, hecd_noise
+from evaluation.mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.labels import ObjectLabels, no_curves
@@ -449,11 +431,8 @@ def main() -> None:
     args = parse_args()
     # what is wrong with an option must be known before the work
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
-    if args.protocol:
-        run_protocol(args, PUBLISHED_SRCC if args.protocol == "official" else None)
-        return
     if args.images is not None:
-        args.predictions = score(args.images, args.output, shlex.split(args.score_options))
+        args.predictions = score(args.images, args.output, args.flags)
     with warnings.catch_warnings():
         if args.index is not None:
             warnings.filterwarnings("ignore", ".*has no column scene")
@@ -523,9 +502,9 @@ if __name__ == "__main__":
     except BrokenPipeError:  # what reads the tables has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
         raise SystemExit(141) from None
-    except (OSError, ValueError, TrialError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         interrupt.deafen()
-        print("interrupted: run the same command again; what it trained or scored is kept", file=sys.stderr)
+        print("interrupted: run the same command again; what it scored is kept", file=sys.stderr)
         interrupt.leave(130)

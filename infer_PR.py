@@ -143,7 +143,7 @@ def main() -> int:
                 open_writer(target, columns, images, model, made_from, args.overwrite, own, seen_objects)
             )
         score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
-    status = conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
+    status = conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, images.left_out)
     if args.report is not None:
         from report.page import report_scores  # only here, for it is slow to load
 

@@ -120,7 +120,7 @@ def main() -> int:
     weights = {args.system: model.weights_hash}
     with open_writer(path, model.columns, images, model, weights, args.overwrite, beside=originals) as writer:
         score_images(scorer, images, {args.system: writer}, {}, {}, args.workers or worker_count(devices))
-    return conclude({model.columns[0]: path}, model.columns[0], model.columns, args.json, left_out=images.left_out)
+    return conclude({model.columns[0]: path}, model.columns[0], model.columns, args.json, images.left_out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python train_baseline.py nr_aigciqa --data data/HECD --output runs/nr                    # CF, SCC and PR at once
     python train_baseline.py fr_aigciqa --data ICQA_2K --target PR --reference COCO --output runs/fr      # with originals
-    python train_baseline.py dpam --label koniq.txt --form koniq --images KONIQ --output runs/dpam        # its own labels
+    python train_baseline.py dpam --data koniq.csv --target MOS --output runs/dpam   # tools/convert_labels.py made koniq.csv
     python train_baseline.py nr_aigciqa --data ICQA_2K --target PR --test-data data/HECD --output runs/x  # another data set
     python train_baseline.py nr_aigciqa --data ICQA_2K --test-methods DDColor CT2 --output runs/y         # other generators
     python train_baseline.py nr_aigciqa --data data/HECD --output runs/try/nr --random-init --set backbone=resnet18 size=64 \\
@@ -32,7 +32,6 @@ from utils.arguments import (
     check_parts,
     settings_of,
 )
-from utils.choices import FORMS
 
 # Of the authors, docs/baselines.md. AIGCIQA's rate is that of its backbone, A-FINE's that of the stage.
 _RECIPES: dict[str, dict[str, Any]] = {
@@ -61,28 +60,25 @@ _RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 _RECIPES["fr_aigciqa"] = _RECIPES["nr_aigciqa"]
-_CROPPED = ("csiq", "tid2013", "kadid")  # of which DPAM takes crops
 
 
 def parse_args() -> argparse.Namespace:
-    usage = "%(prog)s MODEL (--data PATH | --label FILE) --output DIR [options]"
+    usage = "%(prog)s MODEL --data PATH --output DIR [options]"
     parser = ScriptParser(__doc__, usage)
     add_system_arguments(parser)
     add = parser.groups["data"].add_argument
-    add("--data", type=Path, nargs="+", metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N for N pictures")
-    add("--label", type=Path, nargs="+", metavar="FILE", help="label files of the published systems")
-    add("--form", choices=FORMS, metavar="FORM", help="of --label, if its rows do not tell")
-    add("--images", type=Path, metavar="DIR", help="where those of --label lie (default: beside it)")
-    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: all there are)")
+    add("--data", type=Path, nargs="+", required=True, metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N for N images")
+    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: those of CF, SCC, PR there are)")
     add("--reference", type=Path, metavar="DIR", help="originals, or a CSV of image and reference")
     add("--test-data", type=Path, nargs="+", metavar="PATH", help="test on this, train on all of --data")
-    add("--test-label", type=Path, nargs="+", metavar="FILE", help="likewise, a label file")
-    add("--test-form", choices=FORMS, metavar="FORM", help="as --form, of what is tested on")
-    add("--test-images", type=Path, metavar="DIR", help="as --images, of what is tested on")
     add("--test-target", nargs="+", metavar="COL", help="as --target, in its order")
     add("--test-reference", type=Path, metavar="DIR", help="as --reference, of what is tested on")
     add("--test-mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="as --mos-range, of what is tested on")
     add("--test-methods", nargs="+", metavar="NAME", help="colorizers to test on and not to train on")
+    parser.replaced(
+        ("--label", "--form", "--images", "--test-label", "--test-form", "--test-images"),
+        "tools/convert_labels.py makes a table of a label file, for --data and --test-data",
+    )
     add_split_arguments(parser)
     add_fold_arguments(parser)
     add = parser.groups["model"].add_argument
@@ -113,18 +109,11 @@ def parse_args() -> argparse.Namespace:
     parser.set_defaults(**_RECIPES[known.system])
     args = parser.parse_args()
 
-    args.elsewhere = args.test_data is not None or args.test_label is not None
-    if (args.data is None) == (args.label is None):
-        parser.error("pass --data or --label, and not both")
-    if args.test_data is not None and args.test_label is not None:
-        parser.error("pass --test-data or --test-label, not both")
-    for name, of in {"form": "label", "images": "label", "test_form": "test_label", "test_images": "test_label"}.items():
-        if getattr(args, name) is not None and getattr(args, of) is None:
-            parser.error(f"--{name} goes with --{of}, which is not given".replace("_", "-"))
+    args.elsewhere = args.test_data is not None
     if not args.elsewhere and (args.test_target or args.test_reference or args.test_mos_range):
-        parser.error("--test-target, --test-reference and --test-mos-range go with --test-data or --test-label")
+        parser.error("--test-target, --test-reference and --test-mos-range go with --test-data")
     if args.elsewhere and (args.test_methods or args.test or args.folds):
-        parser.error("--test-data and --test-label are the test part; leave out --test, --test-methods and --folds")
+        parser.error("--test-data is the test part; leave out --test, --test-methods and --folds")
     if args.test_methods and args.folds:
         parser.error("--folds predicts all pictures; leave it out with --test-methods")
     if args.test is None:
@@ -156,12 +145,10 @@ import torch
 
 from baselines.afine import STAGES, learning_rate
 from baselines.command import load_baseline
-from baselines.dpam import SUPERPIXELS
-from baselines.label_files import load_foreign, recognize
 from baselines.pictures import check_originals, with_originals
 from baselines.scorer import Baseline
 from baselines.train import baseline_maker
-from data.table import REFERENCE, counted, join_data, load_dataset, rated, spread, with_paths
+from data.table import REFERENCE, TEXT_COLUMNS, WITHIN_SCENES, counted, join_data, load_dataset, rated, spread, with_paths
 from models.base import ScoreNet
 from training.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
 from training.runs import (
@@ -182,36 +169,27 @@ from utils.scores import DIMENSIONS
 
 
 def load(
-    data: list[Path] | None,
-    label: list[Path] | None,
-    form: str | None,
-    images: Path | None,
-    reference: Path | None,
-    target: list[str] | None,
-    mos_range: tuple[float, float],
+    data: list[Path], reference: Path | None, target: list[str] | None, mos_range: tuple[float, float]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Pictures with ratings and originals, as one table, and the names of the ratings.
+    """Read images with ratings and originals.
 
-    Its ``attrs["within scenes"]`` says whether ratings compare within a scene only, as those made of choices do.
+    Returns:
+        One table, and the names of the ratings. Its ``attrs["within scenes"]`` says whether ratings compare within a scene
+        only, as those made of choices do.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
         ValueError: If a file cannot be read, or has not the ratings that are wanted.
     """
-    frames, known, choices = [], [], False
-    usual = tuple(mos_range) == (-1.0, 1.0)
-    for named in data or label or []:
+    frames, known, within_scenes = [], [], False
+    wanted = dict.fromkeys([*DIMENSIONS, *(name for name in target or () if name not in TEXT_COLUMNS)])
+    for named in data:
         source, most = counted(named)
-        if data:
-            frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
-            rated_columns = [d for d in DIMENSIONS if frame[d].notna().any()]
-        else:
-            frame = with_paths(load_foreign(source, form, None if usual else tuple(mos_range), images))
-            rated_columns = frame.attrs["scores"]
-            choices = choices or (form or recognize(source)) == "afine"
+        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range), ratings=list(wanted)))
+        known += [name for name in wanted if name in frame and frame[name].notna().any() and name not in known]
+        within_scenes = within_scenes or (WITHIN_SCENES in frame and (frame[WITHIN_SCENES] == "1").any())
         frame = with_originals(frame, reference)
         frames.append((str(source), frame if most is None else spread(frame, most)))
-        known += [column for column in rated_columns if column not in known]
     columns = list(dict.fromkeys(target or known))
     unknown = [column for column in columns if column not in known]
     if unknown:
@@ -220,12 +198,12 @@ def load(
     joined = join_data(frames, columns)
     if reference is not None:
         check_originals(reference, list(joined["path"]), list(joined[REFERENCE]))
-    joined.attrs["within scenes"] = choices
+    joined.attrs["within scenes"] = within_scenes
     return joined, columns
 
 
 def test_elsewhere(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The pictures of ``--test-data`` or ``--test-label``, their ratings under the names that are trained on.
+    """The pictures of ``--test-data``, their ratings under the names that are trained on.
 
     Raises:
         ValueError: If a picture of it is among those to train on, or the numbers of ratings differ.
@@ -234,7 +212,7 @@ def test_elsewhere(args: argparse.Namespace, frame: pd.DataFrame, columns: list[
     if len(wanted) != len(columns):
         raise ValueError(f"--test-target names {len(wanted)} ratings, but {len(columns)} are learned: {', '.join(columns)}")
     mos_range = args.test_mos_range or args.mos_range
-    other, _ = load(args.test_data, args.test_label, args.test_form, args.test_images, args.test_reference, wanted, mos_range)
+    other, _ = load(args.test_data, args.test_reference, wanted, mos_range)
     trained_on = {picture_id(path) for path in frame["path"]}
     both = [path for path in other["path"] if picture_id(path) in trained_on]
     if both:
@@ -355,9 +333,6 @@ def encode_moments(args: argparse.Namespace, model: Baseline, pictures: OwnViews
 def main() -> None:
     one_line_errors()
     args = parse_args()
-    if args.system == "dpam" and args.label is not None and args.weights is None:
-        form = args.form or recognize(counted(args.label[0])[0])
-        args.settings = SUPERPIXELS.get(form, {}) | {"crop": form in _CROPPED} | args.settings
     args.device = distributed.setup(args.device)
     with run_folder(args, args.system):
         train(args)
@@ -366,7 +341,7 @@ def main() -> None:
 def train(args: argparse.Namespace) -> None:
     """Read the data, divide them, train and test."""
     settle_seed(args)
-    frame, columns = load(args.data, args.label, args.form, args.images, args.reference, args.target, args.mos_range)
+    frame, columns = load(args.data, args.reference, args.target, args.mos_range)
     args.columns, args.within_scenes = columns, frame.attrs["within scenes"]
     if args.elsewhere:
         other = test_elsewhere(args, frame, columns)

@@ -45,8 +45,8 @@ from scipy import stats
 
 from data.hecd import load_hecd
 from evaluation.agreement import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
+from evaluation.mos import hecd_noise
 from evaluation.pairs import divide, scene_pairs, verdicts
-from tools.compute_mos import hecd_noise
 from utils.choices import METHOD_BIAS
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc

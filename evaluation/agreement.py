@@ -36,6 +36,7 @@ from utils.tables import csv_lines
 METRICS = ("SRCC", "KRCC", "PLCC", "RMSE", "PLCC logistic", "RMSE logistic", "within-scene SRCC")
 PAIR_METRICS = ("pairwise accuracy", "AUC different", "AUC better")
 SYSTEM_SRCC = "system SRCC"
+PUBLISHED_SRCC = 0.9210  # in the README of https://github.com/ARBEZ-ZEBRA/ICQA
 NETWORK, METHOD_MEAN = "network", "method mean"  # predictors
 NETWORK_COLUMNS, METHOD_COLUMNS = ("prediction",), ("mean", "place", "step")
 IN_SAMPLE = "in-sample"

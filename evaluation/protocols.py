@@ -258,7 +258,7 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     """Train and test all trials of a protocol, print and write what came out.
 
     Args:
-        args: Arguments of evaluate.py.
+        args: Arguments of cross_validate.py.
         published: A number to show beside every SRCC, if there is one.
     """
     trials = plan(args)
@@ -311,7 +311,7 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     for title, cells in parts:
         print(f"\n{title}\n{as_text(cells)}")
     print("\n" + "\n".join(said))
-    command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
+    command = shlex.join(["python", "cross_validate.py", *sys.argv[1:]])
     page = f"# Protocol {args.protocol}\n\n```\n{command}\n```\n"
     page += "".join(f"\n## {title}\n\n{as_markdown(cells)}\n" for title, cells in parts)
     write_atomic(args.output / "protocol.md", page + "".join(f"- {line}\n" for line in said))

@@ -18,7 +18,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -27,7 +26,7 @@ from models.base import CompactNet, Inputs, Maps, ScoreNet
 from models.loading import find_published, load_model
 from utils import distributed, interrupt, startup
 from utils.files import picture_id, sha256
-from utils.images import ImageList, ImageReadError, is_gray, list_images, printable, read_rgb, read_rgb_as_published
+from utils.images import ImageList, ImageReadError, is_gray, list_images, printable, read_rgb
 from utils.labels import LabelError, ObjectLabels, no_curves, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
 from utils.scores import DIMENSIONS, ScoreWriter, read_scores, scored_folder, write_json
@@ -54,7 +53,6 @@ class Scorer:
         branches: Networks by dimension, in evaluation mode.
         devices: Where to run; every device gets a copy.
         labels: The objects of the pictures, for an SCC network.
-        read: What gives the pixels of a file.
     """
 
     def __init__(
@@ -62,12 +60,10 @@ class Scorer:
         branches: Mapping[str, ScoreNet],
         devices: list[str],
         labels: ObjectLabels | None = None,
-        read: Callable[[Path], np.ndarray] | None = None,
     ) -> None:
         self.branches = dict(branches)
         self.backbones = {d: backbone_key(branch) for d, branch in branches.items() if isinstance(branch, CompactNet)}
         self.labels = labels
-        self.read = read
         self.devices = devices
         self._replicas = threading.local()
         self._counter = iter(range(1 << 30))
@@ -105,7 +101,7 @@ class Scorer:
         try:
             big_file = path.stat().st_size > _ALONE_BYTES if path.is_file() else False
             with self._large if big_file else contextlib.nullcontext():
-                pixels = (self.read or read_rgb)(path)
+                pixels = read_rgb(path)
                 gray = is_gray(pixels)
             large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
             with self._large if large else contextlib.nullcontext():
@@ -253,12 +249,12 @@ def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -
         print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} pictures{unused}")
         return Objects(labels, files, {})
     if args.labels == "none" and args.color_prior is None:
-        return Objects(ObjectLabels(None, no_curves(), args.published_quirks), {}, {})
+        return Objects(ObjectLabels(None, no_curves()), {}, {})
     beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
     prior = args.color_prior or find_published("color_.json", beside)
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
     print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
-    labels = ObjectLabels(folder, read_color_curves(prior), args.published_quirks)
+    labels = ObjectLabels(folder, read_color_curves(prior))
     files = labels.files(images.names)
     without = len(images.names) - len(files)
     if folder is not None and without:
@@ -426,7 +422,6 @@ def conclude(
     main: str,
     columns: list[str],
     json_path: Path | None,
-    as_published: bool = False,
     left_out: str = "",
 ) -> int:
     """Print the table, what the folder holds beside pictures, and where the files are; the exit status."""
@@ -438,7 +433,7 @@ def conclude(
         print(f"{dimension}: {path}")
     failed = int((frame["error"] != "").sum())
     if json_path is not None and not failed:
-        write_json(frame, json_path, main, as_published)
+        write_json(frame, json_path, main)
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
@@ -509,7 +504,7 @@ def score_one_dimension(args: argparse.Namespace, dimension: str) -> int:
     workers = args.workers or worker_count(devices)
     with open_writer(path, [dimension], images, model, made_from, args.overwrite, settings, objects) as writer:
         score_images(scorer, images, {dimension: writer}, {}, {}, workers)
-    status = conclude({dimension: path}, dimension, [dimension], args.json, args.published_quirks, images.left_out)
+    status = conclude({dimension: path}, dimension, [dimension], args.json, images.left_out)
     if maps is None:
         return status
     failed = write_maps(maps, model.to(devices[0]), images, path, objects.labels if objects else None, workers)
@@ -518,8 +513,7 @@ def score_one_dimension(args: argparse.Namespace, dimension: str) -> int:
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, str]:
     """The settings of the command line that change scores, where they are not the usual ones."""
-    chosen = {"reading": "as published"} if args.published_quirks else {}
-    return chosen if args.precision == "float32" else chosen | {"precision": args.precision}
+    return {} if args.precision == "float32" else {"precision": args.precision}
 
 
 def make_scorer(
@@ -532,8 +526,7 @@ def make_scorer(
     """
     for branch in branches.values():
         branch.set_precision(args.precision)
-    read = read_rgb_as_published if args.published_quirks else None
-    return Scorer(branches, devices, objects.labels if objects else None, read)
+    return Scorer(branches, devices, objects.labels if objects else None)
 
 
 def worker_count(devices: list[str]) -> int:

@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import inspect
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,14 +25,15 @@ from scipy import stats
 
 import train_baseline
 from baselines import afine
-from baselines.dpam import SUPERPIXELS
+from baselines.dpam import DPAM, SUPERPIXELS
 from baselines.pictures import REFERENCE, BaselinePictures, Originals, with_originals
 from baselines.scorer import SYSTEMS, Baseline
 from baselines.train import baseline_maker
 from data.splits import read_split
-from data.table import load_data
+from data.table import load_data, load_table, with_paths
 from models.backbone import UnreachableError
 from models.loading import build_model
+from tools.label_files import _FORMS, load_foreign
 from training.engine import Batches, EpochSampler
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
@@ -358,7 +361,7 @@ def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, s
     command += [*originals_of(system, sixteen), *quick(tmp_path), "--no-augment", *options]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
     args = train_baseline.parse_args()
-    frame, columns = train_baseline.load(args.data, None, None, None, args.reference, None, args.mos_range)
+    frame, columns = train_baseline.load(args.data, args.reference, None, args.mos_range)
     args.columns, args.epochs = columns, args.epochs[0]
     model = train_baseline.make_model(args, columns)
     before = training_srcc(model.eval(), frame)
@@ -576,7 +579,7 @@ def test_a_label_file_can_be_tested_on(run, data, tmp_path):
     for number in range(6):
         Image.fromarray(make_picture(400 + number, 50, 70)).save(tmp_path / f"{number}.png")
     (tmp_path / "labels.txt").write_text("".join(f"{number}.png {1 + 0.8 * number}\n" for number in range(6)))
-    elsewhere = ["--test-label", tmp_path / "labels.txt", "--test-form", "koniq", "--test-target", "MOS"]
+    elsewhere = ["--test-data", converted(run, tmp_path / "labels.txt", "--form", "koniq"), "--test-target", "MOS"]
     train(run, data, "nr_aigciqa", tmp_path / "run", "--target", "SCC", *elsewhere)
     results = json.loads((tmp_path / "run" / "test.json").read_text())
     scores = load(tmp_path / "run" / "best.pt").score([tmp_path / f"{number}.png" for number in range(6)])
@@ -628,16 +631,23 @@ def test_colorizers_can_be_left_out_of_training_and_tested_on_alone(run, data, t
 # --- label files of the systems
 
 
+def converted(run: Runner, labels: Path, *options: object) -> Path:
+    """The table that tools/convert_labels.py makes of a label file."""
+    result = run("tools/convert_labels.py", labels, "-o", labels.with_name(f"{labels.stem}_mos.csv"), *options)
+    assert result.code == 0, result.err
+    return Path(result.out.partition(":")[0])
+
+
 def test_dpam_trains_on_text_rows_with_the_superpixels_of_their_data_set(run, tmp_path):
     for number in range(8):
         Image.fromarray(make_picture(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "labels.txt").write_text("".join(f"{number}.jpg {1 + 0.5 * number}\n" for number in range(8)))
-    sizes = {k: v for k, v in tiny("dpam").items() if k not in SUPERPIXELS["koniq"]} | {"region": 25}
+    sizes = tiny("dpam") | SUPERPIXELS["koniq"] | {"region": 25}
     own = ["--set", *(f"{name}={json.dumps(value)}" for name, value in sizes.items()), "--random-init"]
-    command = ["train_baseline.py", "dpam", "--label", tmp_path / "labels.txt", *own, *quick(tmp_path / "run")]
     with pytest.raises(ValueError, match="name its form: livec, koniq or spaq"):
-        run(*command)
-    result = run(*command, "--form", "koniq", "--target", "MOS")
+        converted(run, tmp_path / "labels.txt")
+    own += ["--data", converted(run, tmp_path / "labels.txt", "--form", "koniq"), "--target", "MOS"]
+    result = run("train_baseline.py", "dpam", *own, *quick(tmp_path / "run"))
     assert result.code == 0
     assert "8 pictures of 8 scenes, 8 with a MOS rating" in result.out
     config = load(tmp_path / "run" / "best.pt").config
@@ -650,8 +660,8 @@ def test_the_delegate_transformer_trains_on_the_table_of_its_data_set(run, few, 
         Image.fromarray(make_picture(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
     table = "".join(f"{number}.jpg,{number},{9 - number},0.5\n" for number in range(8))
     (tmp_path / "labels.csv").write_text("ID,MOS,color,probability\n" + table)
-    own = ["--random-init", *settings("delegate_transformer"), *quick(tmp_path / "run")]
-    result = run("train_baseline.py", "delegate_transformer", "--label", tmp_path / "labels.csv", *own)
+    own = ["--random-init", *settings("delegate_transformer"), *quick(tmp_path / "run"), "--target", "MOS", "color"]
+    result = run("train_baseline.py", "delegate_transformer", "--data", converted(run, tmp_path / "labels.csv"), *own)
     assert result.code == 0
     rows = infer(run, "delegate_transformer", few, tmp_path / "x.csv", "--weights", tmp_path / "run" / "best.pt")
     assert list(rows["ORG_s0.png"]) == ["image", "MOS", "color", "gray", "error"]
@@ -685,8 +695,8 @@ def test_afine_trains_on_triplets_and_compares_pictures_of_one_scene_only(run, l
         return real(pred, mos, group=group)
 
     monkeypatch.setattr(afine, "batch_loss", noting)
-    own = ["--random-init", *settings("afine"), *quick(tmp_path)]
-    result = run("train_baseline.py", "afine", "--label", labeled / "triplets.txt", *own)
+    own = ["--random-init", *settings("afine"), *quick(tmp_path), "--target", "MOS"]
+    result = run("train_baseline.py", "afine", "--data", converted(run, labeled / "triplets.txt"), *own)
     assert result.code == 0
     assert "24 pictures of 6 scenes, 24 with a MOS rating" in result.out  # three of each scene, and its reference
     assert len(groups) == 3  # a batch a stage; the scale of one scene says nothing of another
@@ -709,12 +719,55 @@ def test_ratings_on_one_scale_are_compared_between_scenes_in_the_first_stage_alo
 
 
 def test_the_table_of_i2iqa_trains_the_form_for_mixed_sets(run, labeled, tmp_path):
-    command = ["fr_aigciqa", "--label", labeled / "table.csv", "--random-init", *quick(tmp_path)]
+    data = [
+        "--data",
+        converted(run, labeled / "table.csv", "-o", tmp_path / "i2iqa.csv"),
+        "--target",
+        "MOS_q",
+        "MOS_a",
+        "MOS_c",
+    ]
+    command = ["fr_aigciqa", *data, "--random-init", *quick(tmp_path)]
     said = refused(run, *command, *settings("fr_aigciqa"))
     assert "6 of 18 have none, e.g. MJ_4_0.png; pass --reference, or --set form=partial" in said
     result = run("train_baseline.py", *command, *settings("fr_aigciqa", form="partial"))
     assert result.code == 0
     assert load(tmp_path / "best.pt").columns == ["MOS_q", "MOS_a", "MOS_c"]
+
+
+def test_a_converted_table_has_what_its_label_file_has_to_the_bit(run, labeled, tmp_path):
+    for name, scores, within in (("table.csv", ["MOS_q", "MOS_a", "MOS_c"], False), ("triplets.txt", ["MOS"], True)):
+        labels = load_foreign(labeled / name)
+        folder = Path(os.path.relpath(labeled, tmp_path)).as_posix()
+        table = converted(run, labeled / name, "-o", tmp_path / "mos.csv")
+        frame = load_table(table, ratings=scores)
+        for column in ("scene", "method", *scores):
+            assert frame[column].tolist() == labels[column].tolist()
+        for column in ("image", "reference"):
+            assert frame[column].tolist() == [f"{folder}/{path}" if path else "" for path in labels[column]]
+        assert ("within_scenes" in frame) == within
+        assert (with_originals(with_paths(frame), None)[REFERENCE] != "").sum() == (labels["reference"] != "").sum()
+    with pytest.raises(ValueError, match=r"at least one of CF, SCC, PR, spelled so; train_baseline\.py learns .* by --target"):
+        load_table(table)
+
+
+def test_a_label_file_is_not_overwritten_by_its_table(run, tmp_path):
+    (tmp_path / "labels.csv").write_text("ID,MOS,color\n1.jpg,5,6\n")
+    for output in ("labels.csv", "table.txt"):
+        result = run("tools/convert_labels.py", tmp_path / "labels.csv", "-o", tmp_path / output)
+        assert_usage(result, "expected another file than the label file, with a name that ends in .csv")
+
+
+def test_the_settings_of_dpam_in_the_docs_are_those_of_its_code(repo):
+    rows = re.findall(r"^\| ([^|]+) \| `--set (.+)` \|$", (repo / "docs" / "baselines.md").read_text(), re.MULTILINE)
+    told = {name: dict(pair.split("=") for pair in flags.split()) for names, flags in rows for name in names.split(", ")}
+    of_code = inspect.signature(DPAM).parameters
+    default = {name: json.loads(json.dumps(of_code[name].default)) for name in SUPERPIXELS["livec"]}  # lists, as in the docs
+    assert default == SUPERPIXELS["livec"]
+    for form in ("csiq", "koniq", "tid2013", "kadid", "spaq"):
+        given = {name: json.loads(value) for name, value in told[_FORMS[form].title].items()}
+        assert given.pop("crop", False) == (form in ("csiq", "tid2013", "kadid"))
+        assert default | given == SUPERPIXELS[form]
 
 
 # --- files of the authors
@@ -922,10 +975,11 @@ def test_training_without_what_it_takes_ends_with_one_line_that_says_so(run, dat
 
     table = ["--data", data / "table.csv"]
     script = "train_baseline.py"
-    assert_usage(run(script, *start("dpam", *table, "--label", labeled / "table.csv")), "pass --data or --label, and not both")
-    assert_usage(run(script, *start("dpam")), "pass --data or --label, and not both")
-    assert_usage(run(script, *start("dpam", *table, "--form", "koniq")), "--form goes with --label, which is not given")
-    assert_usage(run(script, *start("dpam", *table, "--test-target", "PR")), "go with --test-data or --test-label")
+    assert_usage(run(script, *start("dpam")), "the following arguments are required: --data")
+    for flag in ("--label", "--form", "--images", "--test-label", "--test-form", "--test-images"):
+        said = f"{flag} is gone; tools/convert_labels.py makes a table of a label file, for --data and --test-data"
+        assert_usage(run(script, "dpam", flag, "x"), said)
+    assert_usage(run(script, *start("dpam", *table, "--test-target", "PR")), "go with --test-data")
     assert_usage(run(script, *start("dpam", *table, "--epochs", 1, 2)), "--epochs: expected one number, got 2")
     assert_usage(run(script, *start("dpam", *table, "--schedule", "restarts")), "--schedule restarts is A-FINE's")
     assert_usage(run(script, *start("dpam", *table, "--weights", "x.pt")), "leave out --backbone-weights and --random-init")

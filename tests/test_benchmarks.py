@@ -91,7 +91,7 @@ def test_labels_have_0_to_10_boxes_by_turns_and_can_be_read(tmp_path: Path) -> N
     write_labels(tmp_path, [f"deep/{number}.png" for number in range(12)])
     boxes = [read_yolo(tmp_path / "deep" / f"{number}.txt") for number in range(12)]
     assert [len(of_picture) for of_picture in boxes] == [*range(11), 0]
-    rows = np.concatenate([of_picture.rows for of_picture in boxes])
+    rows = np.concatenate(boxes)
     edges = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2])
     assert edges.min() > -1e-5
     assert edges.max() < 1 + 1e-5

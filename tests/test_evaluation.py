@@ -795,7 +795,7 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
     ("arguments", "message"),
     [
         (["--mos", "m.csv", "--dataset", "hecd"], "not allowed with argument"),
-        ([], "expected --predictions or --images, with --mos or --dataset; or --protocol"),
+        ([], "expected --predictions or --images, with --mos or --dataset"),
         (["--dataset", "icqa2k"], "--dataset icqa2k needs --root"),
         (["--mos", "m.csv", "--split", "test"], "--split needs --dataset icqa2k"),
         (["--mos", "m.csv", "--compare-published"], "--compare-published needs --dataset icqa2k"),
@@ -808,6 +808,9 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
         (["--dataset", "cin25", "--root", "."], "--dataset cin25 and --ratings, its file, need each other"),
         (["--mos", "m.csv", "--report", "page.pdf"], "--report needs a name that ends in .html, got page.pdf"),
         (["--mos", "m.csv", "--report-labels", "labels"], "--report-labels needs --report"),
+        (["--mos", "m.csv", "--index", "gone.csv"], "--index takes a table image, scene, method, got gone.csv"),
+        (["--mos", "m.csv", "--mistyped", "x"], "unrecognized arguments: --mistyped x"),
+        (["--score-options", "--preset published"], "--score-options is gone; pass the flags of infer_PR.py as they are"),
     ],
 )
 def test_script_refuses_arguments_that_do_not_go_together(run: Callable, arguments, message):
@@ -1183,11 +1186,9 @@ def test_names_in_another_unicode_form_are_joined(run, tmp_path):
 
 
 def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated, weights, tmp_path):
-    options = " ".join(
-        f"{flag} {weights[d]}" for flag, d in (("--cf-weights", "CF"), ("--scc-weights", "SCC"), ("--weights", "PR"))
-    )
+    flags = ["--cf-weights", weights["CF"], "--scc-weights", weights["SCC"], "--weights", weights["PR"], "--device", "cpu"]
     done = run(
-        *("evaluate.py", "--images", rated.parent / "pictures", "--score-options", f"{options} --device cpu"),
+        *("evaluate.py", "--images", rated.parent / "pictures", *flags),
         *("--mos", rated, "--output", tmp_path / "out", "--report", tmp_path / "page.html", "--resamples", 20),
     )
     assert done.code == 0, done.err

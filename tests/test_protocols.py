@@ -12,7 +12,9 @@ import pytest
 from conftest import make_picture
 from PIL import Image
 from scipy import stats
+from test_arguments import parsers_of
 
+import cross_validate
 from evaluation import protocols
 from evaluation.protocols import TrialError, measure, plan, run_trial, summarize, with_method_mean
 
@@ -232,16 +234,38 @@ def test_trials_are_measured_as_scipy_does_and_summed_up_by_the_median():
 
 
 def test_a_protocol_needs_a_data_set_and_a_folder(run):
-    result = run("evaluate.py", "--protocol", "scene")
+    result = run("cross_validate.py", "--protocol", "scene")
     assert result.code == 2
-    assert "--protocol needs --root and --output" in result.err
-    result = run("evaluate.py", "--protocol", "cross", "--root", "x", "--output", "y")
+    assert "the following arguments are required: --root, --output" in result.err
+    result = run("cross_validate.py", "--protocol", "cross", "--root", "x", "--output", "y")
     assert "--protocol cross and --train-root need each other" in result.err
-    ready = ("evaluate.py", "--protocol", "scene", "--root", "x", "--output", "y")
+    ready = ("cross_validate.py", "--protocol", "scene", "--root", "x", "--output", "y")
     for more, message in (
-        (["--images", "z"], "makes its own predictions"),
-        (["--mos", "m.csv"], "takes the MOS of --root"),
         (["--repeats", "0"], "--repeats: expected a whole number from 1 to 10000, got 0"),
-        (["--report", "p.html"], "--report is for --predictions and --images"),
+        (["--output", __file__], "--output must be a folder"),
+        (["--root", "gone"], "no file or folder gone"),
     ):
         assert message in run(*ready, *more).err
+
+
+@pytest.mark.parametrize("flag", ["--protocol", "--repeats", "--train-root", "--train-options", "--scc-options", "--folds"])
+def test_an_old_command_line_of_evaluate_says_what_replaced_it(run, flag):
+    result = run("evaluate.py", flag, "x", "--root", "data/HECD", "--output", "y")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert f"{flag} is gone; cross_validate.py trains and tests" in result.err
+
+
+def test_flags_go_to_the_training_scripts_that_have_them():
+    flags = ["--no-augment", "--labels", "a", "b", "--epochs", "5", "--prior=none", "--device", "cpu"]
+    shared, scc = cross_validate.split_flags(flags)
+    assert shared == ["--no-augment", "--epochs", "5", "--device", "cpu"]
+    assert scc == ["--labels", "a", "b", "--prior=none"]
+
+
+def test_flags_of_train_scc_alone_are_those_that_cf_and_pr_lack(monkeypatch):
+    options = {}
+    for script in ("train_CF.py", "train_SCC.py", "train_PR.py"):
+        (parser, *_) = parsers_of(script, monkeypatch)
+        options[script] = {text for action in parser._actions for text in action.option_strings}
+    alone = options["train_SCC.py"] - options["train_CF.py"] - options["train_PR.py"]
+    assert alone == set(cross_validate._SCC_ALONE)

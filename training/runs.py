@@ -458,7 +458,7 @@ def training_record(
         known = known and rows is not None
         seen |= set() if rows is None else {tuple(row) for row in rows.tolist()}
     return {
-        "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
+        "data": [str(source) for source in args.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "content": {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in content.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),

@@ -104,6 +104,13 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=34)
 
 
+class _Replaced(argparse.Action):
+    """A flag that is gone; its ``const`` says what to do now."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} is gone; {self.const}")
+
+
 class ScriptParser(argparse.ArgumentParser):
     """A parser that shows its arguments in groups and answers a mistake in one line.
 
@@ -140,6 +147,11 @@ class ScriptParser(argparse.ArgumentParser):
             if action.metavar == ("LOW", "HIGH") and values and not values[0] < values[1]:
                 self.error(f"argument {name}: expected LOW below HIGH, got {values[0]:g} and {values[1]:g}")
         return known, rest
+
+    def replaced(self, flags: Sequence[str], advice: str) -> None:
+        """Answer flags of earlier versions with what to do now."""
+        for flag in flags:
+            self.add_argument(flag, nargs="*", action=_Replaced, const=advice, help=argparse.SUPPRESS)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
@@ -320,7 +332,7 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
     parser = ScriptParser(description, "%(prog)s FOLDER [options]", ("data", "model", "run"))
     add_folder_arguments(parser, dimension)
     add = parser.groups["data"].add_argument
-    add("--published-quirks", action="store_true", help="read files as the published scripts do, mistakes included")
+    parser.replaced(("--published-quirks",), "files are read as docs/reproduce.md says under What is read otherwise")
     if dimension != "CF":
         add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC, or none")
 

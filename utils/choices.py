@@ -13,7 +13,7 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 SPELLINGS = ("classic", "transformers-5.9")  # of the published CF file: before transformers 5.9, and since
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
-# Published systems, and the forms of their label files (baselines/label_files.py).
+# Published systems, and the forms of their label files (tools/label_files.py).
 SYSTEMS = ("dpam", "delegate_transformer", "afine", "nr_aigciqa", "fr_aigciqa")
 FORMS = ("livec", "koniq", "spaq", "csiq", "tid2013", "kadid", "icaa17k", "spaq-csv", "i2iqa", "afine")
 

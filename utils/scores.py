@@ -408,15 +408,13 @@ def read_metric(path: str | Path, column: str | None, score_range: tuple[float, 
     return frame
 
 
-def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: str, as_published: bool = False) -> None:
+def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: str) -> None:
     """Write scores in the published form: ``{stem: score}``, sorted by stem.
 
     Args:
         scores: What :func:`read_scores` returned, or the path of a score file.
         out: The JSON file to write.
         dimension: The score to write, CF, SCC or PR.
-        as_published: Name images as the published scripts do: for CF without the last four characters of the file name,
-            so that b.jpeg becomes "b.".
 
     Raises:
         ValueError: If two images have the same stem, or an image has no score.
@@ -424,9 +422,6 @@ def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: st
     frame = scores if isinstance(scores, pd.DataFrame) else read_scores(scores, dimension)
     names = frame["image"].tolist()
     stems = names if frame.attrs.get("by_stem") else _stems(names)
-    if as_published and dimension == "CF" and not frame.attrs.get("by_stem"):
-        stems = [_cut(name) for name in names]
-        _refuse_duplicates(Path(out), stems)
     lacking = frame[~np.isfinite(frame[dimension]) | (frame["error"] != "")]
     if len(lacking):
         name, reason = lacking[["image", "error"]].iloc[0]
