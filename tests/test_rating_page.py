@@ -586,7 +586,22 @@ def test_three_raters_in_a_browser_give_the_planted_order(browser, twelve, tmp_p
 
 def test_a_rater_of_pairs_in_a_browser_gives_the_planted_order(browser, tmp_path, run):
     make_images(tmp_path / "in", [f"{i}.png" for i in range(6)])
-    assert run(TOOL, tmp_path / "in", "--pairs", "-o", tmp_path / "page").code == 0
+    received: list[bytes] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    where = f"http://127.0.0.1:{server.server_port}/in"
+    assert run(TOOL, tmp_path / "in", "--pairs", "-o", tmp_path / "page", "--send-to", where).code == 0
     rater = Rater(browser, (tmp_path / "page").as_uri() + "/index.html", (390, 844), code="  = Ann / 1 ")
     rater.practice()
     for _ in range(rater.page.evaluate("plan.length")):
@@ -598,6 +613,10 @@ def test_a_rater_of_pairs_in_a_browser_gives_the_planted_order(browser, tmp_path
         rater.page.keyboard.press("Enter")
     content = rater.save(tmp_path / "files")
     assert content["rater"].startswith("Ann_1-")
+    rater.page.click("#send")
+    rater.page.wait_for_selector("text=Sent. Thank you!")
+    server.shutdown()
+    assert {**json.loads(received[0]), "saved": None} == {**content, "saved": None}
     assert rater.problems == []
     assert len({frozenset((t["a"], t["b"])) for t in content["trials"] if t["kind"] == "rating"}) == 15
     done = run(MOS_TOOL, tmp_path / "files", "--pairs", "--prior", 0.1, "-o", tmp_path / "mos.csv")
