@@ -186,7 +186,11 @@ def test_pairs_know_scenes_and_practice_on_pairs(run, tmp_path):
     done = run(TOOL, tmp_path / "in", "--pairs", "-o", tmp_path / "page", "--send-to", "https://example.org/in?x=1")
     assert done.code == 0, done.err
     study = study_in(tmp_path / "page")
-    assert (study["kind"], study["count"], study["questions"][0]["name"]) == ("pairs", 15, "naturalness")
+    assert (study["kind"], study["count"], study["questions"][0]["name"]) == (
+        "pairs",
+        8,
+        "naturalness",
+    )  # 6 within scenes, 2 that join them
     assert {image["scene"] for image in study["images"]} == {"000000000001", "000000000002"}
     assert [len(trial["images"]) for trial in study["training"]] == [2, 2, 2]
     assert study["send_to"] == "https://example.org/in?x=1"
@@ -204,6 +208,7 @@ def test_pairs_know_scenes_and_practice_on_pairs(run, tmp_path):
         (["{in}", "-o", "{tmp}/full"], "has other files in it; give the page a folder of its own"),
         (["{in}", "-o", "{in}/a.png"], "is a file, expected a folder"),
         (["{tmp}/none", "-o", "{tmp}/page"], "none does not exist; expected a folder, an image or a .txt list of images"),
+        (["{tmp}/copies/images", "-o", "{tmp}/copies"], "are the copies of a page in --output"),
         (["{in}/a.png", "-o", "{tmp}/page"], "has 1 image to show, a study needs at least two"),
         (["{in}", "-o", "{tmp}/page", "--training", "{tmp}/none"], "none does not exist"),
         (["{in}", "-o", "{tmp}/page", "--pairs", "--ask", "CF", "PR"], "--pairs asks one question at a time"),
@@ -212,6 +217,7 @@ def test_pairs_know_scenes_and_practice_on_pairs(run, tmp_path):
 )
 def test_a_page_that_cannot_be_made_is_one_line(run, tmp_path, arguments, message):
     make_images(tmp_path / "in", ["a.png", "b.png"])
+    make_images(tmp_path / "copies/images", ["a.png", "b.png"])
     (tmp_path / "other").mkdir()
     (tmp_path / "other/index.html").write_text("<p>mine</p>")
     (tmp_path / "full").mkdir()

@@ -325,6 +325,8 @@ def check_output(images: Path, output: Path) -> None:
         raise ValueError(f"--output {output} has other files in it; give the page a folder of its own")
     if images.is_dir() and images.resolve() in (output.resolve(), *output.resolve().parents):
         raise ValueError(f"--output {output} lies in {images}, whose images it copies; give a folder elsewhere")
+    if (output / "images").resolve() in (images.resolve(), *images.resolve().parents):
+        raise ValueError(f"{images} are the copies of a page in --output {output}; give the images they were made of")
 
 
 def study_of(
@@ -348,7 +350,8 @@ def study_of(
         images.append(entry | ({"scene": scene, "method": method} if scene is not None else {}))
     kind = "pairs" if args.pairs else "single"
     identity = json.dumps([FORMAT, kind, args.ask, [[image["name"], image["file"]] for image in images]])
-    possible = math.comb(len(names), 2) if args.pairs else len(names)
+    possible = most_pairs(images) if args.pairs else len(names)
+    count = min(args.count or _MOST_AT_ONCE, possible)
     return {
         "format": FORMAT,
         "study": args.title.strip(),
@@ -359,14 +362,27 @@ def study_of(
         "images": images,
         "largest": [max(image[side] for image in images) for side in ("width", "height")],
         "training": training,
-        "count": min(args.count or _MOST_AT_ONCE, possible),
-        "repeats": args.repeats,
+        "count": count,
+        "repeats": min(args.repeats, max(0, count - max(4, count // 4) + 1)),  # as far apart as the page asks for
         "checks": args.checks,
         "gap": _GAP_MS,
         "enlarge": _ENLARGE,
         "linking": _LINKING,
         "send_to": args.send_to if _is_url(args.send_to) else None,
     }
+
+
+def pairs_within(images: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Return the number of pairs of images of one scene, and of scenes; images without a scene are of one."""
+    sizes = Counter(image.get("scene") for image in images)
+    return sum(math.comb(size, 2) for size in sizes.values()), len(sizes)
+
+
+def most_pairs(images: Sequence[dict[str, Any]]) -> int:
+    """Return how many pairs a rater can see: all within scenes, and as many that join two scenes as belong to these."""
+    within, scenes = pairs_within(images)
+    every = math.comb(len(images), 2)
+    return every if within == 0 or scenes == 1 else min(every, math.ceil(within / (1 - _LINKING)))
 
 
 def _is_url(text: str | None) -> bool:
@@ -382,20 +398,19 @@ def _print_summary(output: Path, study: dict[str, Any], shown: dict[str, Shown],
         print(f"left out: {listed.left_out}")
     scenes = {image["scene"] for image in study["images"] if "scene" in image}
     told = f" of {amount(len(scenes), 'scene')}" if scenes else ""
-    groups = Counter(image.get("scene") for image in study["images"])
     if what == "image":
         each, share = "image", study["count"] / len(shown)
-    elif any(size > 1 for size in groups.values()):
-        within = sum(math.comb(size, 2) for size in groups.values())
-        each, share = "pair of a scene", min(1.0, study["count"] * (1 - _LINKING * (len(groups) > 1)) / within)
     else:
-        each, share = "pair", study["count"] / math.comb(len(shown), 2)
+        within, n_scenes = pairs_within(study["images"])
+        each, share = "pair" if n_scenes == 1 or not within else "pair of a scene", study["count"] / most_pairs(study["images"])
     print(
         f"{amount(len(shown), 'image')}{told}; each rater sees {amount(study['count'], what)}, {study['repeats']} of them "
         f"twice, and {amount(study['checks'], 'attention check')}"
     )
     print(f"{_RATERS} raters for each {each}, the least by BT.500, take about {math.ceil(_RATERS / share)} raters in all")
-    print(f"page: {output / 'index.html'}; from the raters' files to MOS: python tools/compute_mos.py FOLDER --output mos.csv")
+    print(
+        f"page: {output / 'index.html'}; from the raters' files to MOS: python tools/compute_mos.py FOLDER {'--pairs ' * (what == 'pair')}-o mos.csv"
+    )
 
 
 def main() -> None:
