@@ -145,7 +145,7 @@ from evaluation.agreement import (
     require_rows,
     sample_of,
 )
-from evaluation.compare import compact_comparison, compare, comparison_notes
+from evaluation.compare import compact_comparison, compare_predictors, comparison_notes
 from evaluation.mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
@@ -214,7 +214,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
             continue
         joined = join(table, scores, dimension)
         require_rows(joined, scores, dimension, table.attrs["root"], allow_missing)
-        notes[dimension] = describe(joined, scores, dimension)
+        notes[dimension] = print_joined(joined, scores, dimension)
         # The table is in the order of joined.rows, once the pictures without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
         reasons = dict.fromkeys(joined.absent, f"no row in {scores.path.name}") | joined.failed
@@ -225,7 +225,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
     return pd.concat(parts, ignore_index=True), notes
 
 
-def describe(joined: Joined, scores: Scores, dimension: str) -> str:
+def print_joined(joined: Joined, scores: Scores, dimension: str) -> str:
     """Print what became of a score file; what the table must say of it."""
     sample = sample_of(scores)
     origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
@@ -271,7 +271,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
         args: Of the command line.
 
     Returns:
-        Columns dimension and versus, and those of :func:`evaluation.compare.compare`.
+        Columns dimension and versus, and those of :func:`evaluation.compare.compare_predictors`.
 
     Raises:
         ValueError: If no dimension is left to compare.
@@ -300,7 +300,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
             if both.empty:
                 print(f"{dimension}: no picture that the network and {name} both have, not compared")
                 continue
-            compared = compare(
+            compared = compare_predictors(
                 Predictor.of(both, NETWORK_COLUMNS),
                 Predictor.of(both, columns),
                 both["mos"].to_numpy(float),

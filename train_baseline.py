@@ -168,7 +168,7 @@ from utils.files import picture_id, sha256
 from utils.scores import DIMENSIONS
 
 
-def load(
+def load_rated(
     data: list[Path], reference: Path | None, target: list[str] | None, mos_range: tuple[float, float]
 ) -> tuple[pd.DataFrame, list[str]]:
     """Read images with ratings and originals.
@@ -202,7 +202,7 @@ def load(
     return joined, columns
 
 
-def test_elsewhere(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def load_test_data(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The pictures of ``--test-data``, their ratings under the names that are trained on.
 
     Raises:
@@ -212,7 +212,7 @@ def test_elsewhere(args: argparse.Namespace, frame: pd.DataFrame, columns: list[
     if len(wanted) != len(columns):
         raise ValueError(f"--test-target names {len(wanted)} ratings, but {len(columns)} are learned: {', '.join(columns)}")
     mos_range = args.test_mos_range or args.mos_range
-    other, _ = load(args.test_data, args.test_reference, wanted, mos_range)
+    other, _ = load_rated(args.test_data, args.test_reference, wanted, mos_range)
     trained_on = {picture_id(path) for path in frame["path"]}
     both = [path for path in other["path"] if picture_id(path) in trained_on]
     if both:
@@ -341,10 +341,10 @@ def main() -> None:
 def train(args: argparse.Namespace) -> None:
     """Read the data, divide them, train and test."""
     settle_seed(args)
-    frame, columns = load(args.data, args.reference, args.target, args.mos_range)
+    frame, columns = load_rated(args.data, args.reference, args.target, args.mos_range)
     args.columns, args.within_scenes = columns, frame.attrs["within scenes"]
     if args.elsewhere:
-        other = test_elsewhere(args, frame, columns)
+        other = load_test_data(args, frame, columns)
         frame = frame.drop(columns="split", errors="ignore")  # all of it is trained on
     frame = settle_scenes(args, frame)
     parts = divide(args, frame, columns)

@@ -50,7 +50,7 @@ from tqdm import tqdm
 from benchmarks import image_metrics
 from benchmarks.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes
 from data.hecd import load_hecd
-from evaluation.agreement import agreement, method_means
+from evaluation.agreement import measure_agreement, method_means
 from training.engine import command_line
 from utils.files import write_atomic
 from utils.images import read_rgb
@@ -246,7 +246,7 @@ def agreement_row(frame: pd.DataFrame, pred: np.ndarray, order: np.ndarray | Non
         ("colorizers", frame["kind"].isin(_COLORIZERS).to_numpy()),
     ):
         mos, scenes = frame["PR"].to_numpy(float)[chosen], frame["scene"].to_numpy(str)[chosen]
-        found = agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
+        found = measure_agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
         for metric, heading in (("SRCC", "pooled"), ("within-scene SRCC", "within scene")):
             value, low, high = found.set_index("metric").loc[metric, ["value", "low", "high"]]
             row[f"{label}, {heading}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"

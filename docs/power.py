@@ -46,7 +46,7 @@ from scipy import stats
 from data.hecd import load_hecd
 from evaluation.agreement import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
 from evaluation.mos import hecd_noise
-from evaluation.pairs import divide, scene_pairs, verdicts
+from evaluation.pairs import safe_divide, scene_pairs, verdicts
 from utils.choices import METHOD_BIAS
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc
@@ -170,7 +170,7 @@ def share_right(size: np.ndarray, right: np.ndarray, edges: Sequence[float]) -> 
     """
     of = np.digitize(size, edges) - 1
     n = np.bincount(of, minlength=len(edges) - 1)
-    return divide(np.bincount(of, right, len(edges) - 1), n.astype(float)), n
+    return safe_divide(np.bincount(of, right, len(edges) - 1), n.astype(float)), n
 
 
 def steepness(size: np.ndarray, right: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:

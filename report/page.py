@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from evaluation.agreement import MIN_SCENES, Resamples, agreement, logistic_fit
+from evaluation.agreement import MIN_SCENES, Resamples, logistic_fit, measure_agreement
 from inference.maps import (
     LEVEL,
     OBJECT_LEVEL,
@@ -820,7 +820,7 @@ def scatter(scored: pd.DataFrame, dimension: str) -> dict[str, Any] | None:
     grid = np.linspace(pred.min(), pred.max(), _CURVE_POINTS)
     mapped, why_not = logistic_fit(pred, mos, grid)
     curve = [] if why_not else list(zip(place(grid), place(mapped), strict=True))
-    measured = agreement(pred, mos, rows["scene"].to_numpy(str)).set_index("metric")
+    measured = measure_agreement(pred, mos, rows["scene"].to_numpy(str)).set_index("metric")
     step = 0.5 if high - low > 1.2 else 0.2
     steps = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
     return {

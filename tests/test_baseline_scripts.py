@@ -361,7 +361,7 @@ def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, s
     command += [*originals_of(system, sixteen), *quick(tmp_path), "--no-augment", *options]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
     args = train_baseline.parse_args()
-    frame, columns = train_baseline.load(args.data, args.reference, None, args.mos_range)
+    frame, columns = train_baseline.load_rated(args.data, args.reference, None, args.mos_range)
     args.columns, args.epochs = columns, args.epochs[0]
     model = train_baseline.make_model(args, columns)
     before = training_srcc(model.eval(), frame)

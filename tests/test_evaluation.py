@@ -23,7 +23,6 @@ from evaluation.agreement import (
     SYSTEM_SRCC,
     Resamples,
     Scores,
-    agreement,
     as_latex,
     as_markdown,
     compact,
@@ -32,6 +31,7 @@ from evaluation.agreement import (
     evaluate,
     join,
     logistic_fit,
+    measure_agreement,
     method_means,
     method_table,
     pair_agreement,
@@ -150,7 +150,7 @@ def mean_over_scenes(order: np.ndarray, mos: np.ndarray, members: Sequence[np.nd
 def test_values_and_intervals_are_those_of_scipy_on_drawn_pictures_written_out(own_order):
     pred, mos, scenes = sample()
     order = np.random.default_rng(5).integers(0, 4, len(pred)).astype(float) if own_order else pred
-    measured = agreement(pred, mos, scenes, 150, 7, order if own_order else None).set_index("metric")
+    measured = measure_agreement(pred, mos, scenes, 150, 7, order if own_order else None).set_index("metric")
     mapped, _ = logistic_fit(pred, mos)
 
     names = sorted(set(scenes))
@@ -174,7 +174,7 @@ def test_values_and_intervals_are_those_of_scipy_on_drawn_pictures_written_out(o
 
 def test_measures_agree_with_a_hand_count():
     # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: SRCC 4.5 / sqrt(4.5 * 5); 5 of 6 pairs agree and one is tied: 5 / sqrt(5 * 6)
-    measured = agreement(np.array([0.1, 0.2, 0.2, 0.3]), np.array([0.1, 0.2, 0.3, 0.4]), np.array(["a"] * 4))
+    measured = measure_agreement(np.array([0.1, 0.2, 0.2, 0.3]), np.array([0.1, 0.2, 0.3, 0.4]), np.array(["a"] * 4))
     values = dict(zip(measured["metric"], measured["value"], strict=True))
     assert values["SRCC"] == values["within-scene SRCC"] == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert values["KRCC"] == pytest.approx(5 / math.sqrt(5 * 6))
@@ -240,10 +240,10 @@ def test_intervals_hold_the_true_value_in_95_of_100_cases(scenes, times):
         pred = mos + rng.normal(0, 0.2, (count, 1)) + rng.normal(0, 0.2, (count, 6))
         return pred.ravel(), mos.ravel(), np.repeat(np.arange(count).astype(str), 6)
 
-    true = agreement(*drawn(3000), 1).set_index("metric")["value"]
+    true = measure_agreement(*drawn(3000), 1).set_index("metric")["value"]
     hits = {metric: [] for metric in METRICS}
     for seed in range(times):
-        found = agreement(*drawn(scenes), 300, seed).set_index("metric")
+        found = measure_agreement(*drawn(scenes), 300, seed).set_index("metric")
         for metric in METRICS:
             hits[metric].append(found.loc[metric, "low"] <= true[metric] <= found.loc[metric, "high"])
     for metric in ("SRCC", "KRCC", "PLCC", "RMSE", "within-scene SRCC"):
@@ -253,21 +253,21 @@ def test_intervals_hold_the_true_value_in_95_of_100_cases(scenes, times):
 
 def test_intervals_count_scenes_and_not_pictures():
     pred, mos, scenes = sample()
-    once = agreement(pred, mos, scenes, 200).set_index("metric")
-    twice = agreement(np.tile(pred, 2), np.tile(mos, 2), np.tile(scenes, 2), 200).set_index("metric")
+    once = measure_agreement(pred, mos, scenes, 200).set_index("metric")
+    twice = measure_agreement(np.tile(pred, 2), np.tile(mos, 2), np.tile(scenes, 2), 200).set_index("metric")
     for metric in ("PLCC", "RMSE"):  # which copies of all pictures leave as they are
         assert twice.loc[metric, ["value", "low", "high"]].tolist() == pytest.approx(
             once.loc[metric, ["value", "low", "high"]].tolist()
         )
-    apart = agreement(np.tile(pred, 2), np.tile(mos, 2), np.arange(2 * len(pred)).astype(str), 200).set_index("metric")
+    apart = measure_agreement(np.tile(pred, 2), np.tile(mos, 2), np.arange(2 * len(pred)).astype(str), 200).set_index("metric")
     assert apart.loc["PLCC", "high"] - apart.loc["PLCC", "low"] < 0.9 * (twice.loc["PLCC", "high"] - twice.loc["PLCC", "low"])
 
 
 def test_intervals_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
     pred, mos, scenes = sample()
-    whole = agreement(pred, mos, scenes, 60)
+    whole = measure_agreement(pred, mos, scenes, 60)
     monkeypatch.setattr(evaluation, "_BLOCK", 100)
-    pd.testing.assert_frame_equal(agreement(pred, mos, scenes, 60), whole, rtol=1e-12)
+    pd.testing.assert_frame_equal(measure_agreement(pred, mos, scenes, 60), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("constant", ["pred", "mos"])
@@ -276,7 +276,7 @@ def test_constant_predictions_or_mos_have_no_correlation_but_an_error(constant):
     same = np.full(len(pred), 0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        measured = agreement(same if constant == "pred" else pred, same if constant == "mos" else mos, scenes, 50)
+        measured = measure_agreement(same if constant == "pred" else pred, same if constant == "mos" else mos, scenes, 50)
     measured = measured.set_index("metric")
     for metric in METRICS:
         assert np.isfinite(measured.loc[metric, ["value", "low", "high"]].tolist()).all() == metric.startswith("RMSE")
@@ -291,7 +291,7 @@ def test_resamples_in_which_a_measure_is_not_defined_do_not_count_and_are_noted(
     mos = np.array([0.4, -0.3, 0.1, 0.35, 0.2, -0.2])
     for value in (0.1, 0.3, 0.7, 1 / 3):  # of which sums of squares are not exact
         pred = np.array([value] * 5 + [-0.1])
-        measured = agreement(pred, mos, np.array(list("abcdef")), 200).set_index("metric")
+        measured = measure_agreement(pred, mos, np.array(list("abcdef")), 200).set_index("metric")
         for metric in ("SRCC", "KRCC", "PLCC"):
             assert measured.loc[metric, "note"] == f"not defined in {undefined} of 200 resamples"
             assert np.isfinite(measured.loc[metric, ["low", "high"]].tolist()).all()
@@ -299,11 +299,11 @@ def test_resamples_in_which_a_measure_is_not_defined_do_not_count_and_are_noted(
 
 
 def test_one_scene_has_values_but_no_interval_and_no_picture_has_neither():
-    one = agreement(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.3, 0.2]), np.array(["a"] * 3)).set_index("metric")
+    one = measure_agreement(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.3, 0.2]), np.array(["a"] * 3)).set_index("metric")
     assert one.loc["SRCC", "value"] == pytest.approx(0.5)
     assert one[["low", "high"]].isna().all(axis=None)
     assert one.loc["SRCC", "note"] == "one scene: no interval"
-    none = agreement(np.array([]), np.array([]), np.array([], dtype=str))
+    none = measure_agreement(np.array([]), np.array([]), np.array([], dtype=str))
     assert none[["value", "low", "high"]].isna().all(axis=None)
 
 
@@ -349,7 +349,7 @@ def test_logistic_fit_that_fails_leaves_the_predictions_and_says_why(monkeypatch
     mapped, note = logistic_fit(pred, pred + 0.1)
     assert (mapped == pred).all()
     assert note == "not mapped: the logistic fit did not converge"
-    measured = agreement(pred, pred + 0.1, np.arange(50).astype(str), 20).set_index("metric")
+    measured = measure_agreement(pred, pred + 0.1, np.arange(50).astype(str), 20).set_index("metric")
     assert measured.loc["RMSE logistic", "value"] == measured.loc["RMSE", "value"] == pytest.approx(0.1)
     assert measured.loc["RMSE logistic", "note"] == note
 

@@ -16,7 +16,7 @@ from test_arguments import parsers_of
 
 import cross_validate
 from evaluation import protocols
-from evaluation.protocols import TrialError, measure, plan, run_trial, summarize, with_method_mean
+from evaluation.protocols import TrialError, measure_trials, plan, run_trial, summarize_trials, with_method_mean
 
 METHODS = ("BIG", "CIC", "DDC")
 OPTIONS = ["--backbone", "test_efficientnet", "--random-init", "--size", "64", "--epochs", "1", "--workers", "0"]
@@ -140,11 +140,11 @@ def test_the_method_mean_is_that_of_the_training_pictures():
     )
     found = with_method_mean(test, train)
     assert found["method_mean"].tolist() == pytest.approx([0.2, -0.5, 0.2, -0.5, np.nan, np.nan], nan_ok=True)
-    measured = measure({"t": found}).set_index(["predictor", "metric"])
+    measured = measure_trials({"t": found}).set_index(["predictor", "metric"])
     expected = stats.pearsonr([0.2, -0.5, 0.2, -0.5], [0.5, -0.2, 0.3, 0.1]).statistic
     assert measured.loc[("method mean", "PLCC"), "value"] == pytest.approx(expected)
     assert (measured.loc[("method mean", "PLCC"), "n"], measured.loc[("network", "PLCC"), "n"]) == (4, 6)
-    left_out = measure({"t": with_method_mean(test[test["method"] == "new"], train)})
+    left_out = measure_trials({"t": with_method_mean(test[test["method"] == "new"], train)})
     assert set(left_out["predictor"]) == {"network"}  # nothing is known of a colorizer that is left out
 
 
@@ -187,7 +187,7 @@ def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(d
         calls.append(script)
 
     calls: list[str] = []
-    monkeypatch.setattr(protocols, "call", call)
+    monkeypatch.setattr(protocols, "run_logged", call)
     args = settings(data, "official", tmp_path)
     (t,) = plan(args)
     rows = run_trial(args, t)
@@ -210,7 +210,7 @@ def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(d
 
 def test_a_script_that_fails_is_told_with_the_end_of_what_it_said(tmp_path):
     with pytest.raises(TrialError, match=r"train_CF.py ended with status 2(.|\n)*required: --data") as error:
-        protocols.call(tmp_path, "train_CF.py")
+        protocols.run_logged(tmp_path, "train_CF.py")
     assert "log.txt" in str(error.value)
 
 
@@ -223,11 +223,11 @@ def test_trials_are_measured_as_scipy_does_and_summed_up_by_the_median():
         trials[f"t{number}"] = pd.DataFrame(
             {"scene": ["a", "b"] * 10, "dimension": "PR", "mos": mos, "prediction": pred, "image": "", "method": ""}
         )
-    measured = measure(trials)
+    measured = measure_trials(trials)
     of_srcc = measured[measured["metric"] == "SRCC"]["value"].tolist()
     expected = [stats.spearmanr(t["prediction"], t["mos"]).statistic for t in trials.values()]
     assert of_srcc == pytest.approx(expected)
-    row = summarize(measured).set_index(["dimension", "predictor", "metric"]).loc[("PR", "network", "SRCC")]
+    row = summarize_trials(measured).set_index(["dimension", "predictor", "metric"]).loc[("PR", "network", "SRCC")]
     assert row["median"] == pytest.approx(sorted(expected)[1])
     assert row["std"] == pytest.approx(np.std(expected, ddof=1))
     assert row["trials"] == 3
