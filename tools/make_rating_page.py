@@ -408,9 +408,8 @@ def _print_summary(output: Path, study: dict[str, Any], shown: dict[str, Shown],
         f"twice, and {amount(study['checks'], 'attention check')}"
     )
     print(f"{_RATERS} raters for each {each}, the least by BT.500, take about {math.ceil(_RATERS / share)} raters in all")
-    print(
-        f"page: {output / 'index.html'}; from the raters' files to MOS: python tools/compute_mos.py FOLDER {'--pairs ' * (what == 'pair')}-o mos.csv"
-    )
+    command = f"python tools/compute_mos.py FOLDER {'--pairs ' * (what == 'pair')}-o mos.csv"
+    print(f"page: {output / 'index.html'}; from the raters' files to MOS: {command}")
 
 
 def main() -> None:
