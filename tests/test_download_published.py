@@ -1,12 +1,16 @@
 """The files of the authors, from a stand-in for Google Drive or from what a browser saved, into the layout of the scripts."""
 
+import http.server
 import io
 import json
 import os
 import sys
 import tarfile
+import threading
 import types
+import urllib.parse
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +23,8 @@ from tools.download_published import WEIGHT_BYTES, place
 TOOL = "tools/download_published.py"
 LINK = "https://drive.google.com/drive/folders/1aBcDeFgHiJkLmNoPqRsTuV?usp=sharing"
 QUOTA = "Too many users have viewed or downloaded this file recently.\n\tPlease try again later."
+
+REFUSES = "Drive refuses it after too many downloads lately (quota); this ends within 24 hours"
 
 
 def published_files(images: int = 2000) -> dict[str, bytes | int]:
@@ -132,8 +138,8 @@ def test_a_quota_is_said_plainly_with_what_to_do_and_the_rest_arrives(drive, run
     done = run(TOOL, LINK, "--to", tmp_path)
     assert done.code == 1
     lines = done.err.splitlines()
-    assert lines[0] == "Drive refuses ICQA/CF.pth: too many downloads of it lately (quota), which ends within 24 hours"
-    assert lines[1] == "Drive refuses ICQA/PR.pth: a web page came in place of the file"
+    assert lines[0] == f"not fetched: ICQA/CF.pth ({REFUSES})"
+    assert lines[1] == "not fetched: ICQA/PR.pth (a web page came in place of the file)"
     assert f"{tmp_path}/weights/CF.pth is missing" in lines
     assert lines[-1].startswith("the same command fetches what is missing, now or tomorrow; or open the link in a browser")
     assert not (tmp_path / "weights/PR.pth").exists()
@@ -223,3 +229,75 @@ def test_without_gdown_the_command_that_installs_it_is_said(run, tmp_path, monke
     monkeypatch.setitem(sys.modules, "gdown", None)
     done = run(TOOL, LINK, "--to", tmp_path)
     assert done.err == 'error: gdown is not installed; run: pip install "gdown>=5.2"\n'
+
+
+@pytest.fixture
+def host(monkeypatch) -> Iterator[dict]:
+    """The real gdown, if it is installed, sent to a small server in place of Drive, which shows a folder and its files."""
+    requests = pytest.importorskip("requests")
+    pytest.importorskip("gdown")
+    files = {
+        f"{number:033}": (name, f"content of {name}".encode() * 100_000) for number, name in enumerate(("color_.json", "x.md"))
+    }
+    files["9" * 33] = ("ICQA_2K_test_CF_mos.json", b"{}")
+    state: dict = {"files": files, "cut": set(), "quota": set(), "ranges": []}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            key = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["id"][0]
+            if self.path.startswith("/embeddedfolderview"):
+                rows = "".join(f'<a href="https://drive.google.com/file/d/{k}/view">{n}</a>' for k, (n, _) in files.items())
+                return self.answer(f"<html><title>ICQA</title>{rows}</html>".encode(), {"Content-Type": "text/html"})
+            name, content = files[key]
+            if key in state["quota"]:
+                return self.answer(
+                    f'<p class="uc-error-subcaption">{QUOTA.splitlines()[0]}</p>'.encode(), {"Content-Type": "text/html"}
+                )
+            kind = {"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{name}"'}
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            if start:
+                state["ranges"].append(start)
+                kind["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            return self.answer(content[start:], kind, 206 if start else 200, cut=key in state["cut"] and not start)
+
+        def answer(self, content: bytes, headers: dict[str, str], status: int = 200, cut: bool = False) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    real = requests.Session.request
+
+    def request(self, method: str, url: str, *args: object, **options: object):
+        return real(
+            self, method, url.replace("https://drive.google.com", f"http://127.0.0.1:{server.server_port}"), *args, **options
+        )
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    monkeypatch.setenv("HOME", os.devnull)  # no cookies are kept
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_real_gdown_goes_on_in_the_middle_of_a_file_and_says_a_quota(host, run, tmp_path):
+    host["cut"], host["quota"] = {f"{0:033}"}, {"9" * 33}
+    done = run(TOOL, LINK, "--to", tmp_path)
+    assert done.code == 1
+    assert "left out: 1 file of other names, e.g. x.md" in done.out
+    lines = done.err.splitlines()
+    assert lines[0].startswith("not fetched: color_.json (Download is incomplete")
+    assert lines[1] == f"not fetched: ICQA_2K_test_CF_mos.json ({REFUSES})"
+    host["quota"] = set()
+    done = run(TOOL, LINK, "--to", tmp_path)
+    assert "not fetched" not in done.err
+    content = host["files"][f"{0:033}"][1]
+    assert (tmp_path / "ICQA_2K/color_.json").read_bytes() == content
+    assert 0 < host["ranges"][0] <= len(content) // 2
+    assert (tmp_path / "ICQA_2K/ICQA_2K_test_CF_mos.json").read_bytes() == b"{}"

@@ -300,7 +300,7 @@ def run_pages(args: argparse.Namespace) -> None:
     source = {
         "study_id": files.study_id,
         "files": files.sha256,
-        "repeat_difference": files.raters["repeat_difference"].mean(),
+        "repeat_difference": files.raters.loc[files.raters["screened"] == "", "repeat_difference"].mean(),
         "left_out": dict(zip(left["rater"], left["screened"], strict=True)),
     }
     if args.pairs:
@@ -324,10 +324,9 @@ def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, sou
     table = pd.DataFrame(index=pd.Index(sorted({*files.trials["image"].dropna()}), name="image")).join(files.places)
     raters = files.raters.set_index("rater")
     found: dict[str, Any] = {}
-    print(
-        f"{path}: {len(raters)} raters, {amount(len(table), 'image')}; hidden repeats differ by "
-        f"{source['repeat_difference']:.2f} points on average"
-    )
+    apart = source["repeat_difference"]  # NaN where nothing was repeated
+    repeats = f"; hidden repeats differ by {apart:.2f} points on average" if apart == apart else ""
+    print(f"{path}: {amount(len(raters), 'rater')}, {amount(len(table), 'image')}{repeats}")
     for question, column in zip(files.questions, columns, strict=True):
         ratings = files.ratings(question)
         if ratings["rater"].nunique() < 2:

@@ -62,7 +62,7 @@ _SLACK = 2_000_000
 IMAGES = 2000  # of ICQA-2K, both splits
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _FOREIGN = (".rar", ".7z")
-_MOST_REFUSALS = 3  # in a row, then the others are not asked for
+_MOST_REFUSALS = 3  # in a row, then Drive is left alone
 _QUOTA = re.compile(r"too many users|quota|many accesses|too many requests", re.IGNORECASE)
 
 _BY_HAND = (
@@ -178,7 +178,7 @@ def fetch(link: str, to: Path) -> list[str]:
             in_a_row = 0
         except (Refused, *refusals) as error:
             in_a_row += 1
-            problems.append(f"Drive refuses {path}: {_one_line(error)}")
+            problems.append(f"not fetched: {path} ({_one_line(error)})")
     for archive in sorted(target for _, target in wanted.values() if target is not None and _is_archive(target.name)):
         if archive.is_file():
             unpack(archive, to)
@@ -188,7 +188,7 @@ def fetch(link: str, to: Path) -> list[str]:
 def _one_line(error: Exception) -> str:
     text = printable(" ".join(str(error).split()))
     if _QUOTA.search(text):
-        return "too many downloads of it lately (quota), which ends within 24 hours"
+        return "Drive refuses it after too many downloads lately (quota); this ends within 24 hours"
     return text[:200] or type(error).__name__
 
 
