@@ -90,7 +90,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
             net.network.class_heads.weight.mul_(20)
             net.network.hst_head.weight.mul_(20)
             if "running" in name:
-                net.train()(prepared(net, [image(k) for k in range(4)]))
+                net.train().head(net.encode(prepared(net, [image(k) for k in range(4)])))
         elif "inception" in name:  # deep: says about the same of all images, but for statistics of some
             norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
             for norm in norms:
