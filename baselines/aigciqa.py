@@ -312,7 +312,7 @@ class AIGCIQA(nn.Module):
         """
         self._check_official(source)
         for part in ("backbone", "regressor"):
-            tensors = state.get(part)
+            tensors = state.get(part) if isinstance(state, Mapping) else None
             if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
                 raise ValueError(
                     f"{source} has no tensors {part}, expected a file of the AIGIQA4K training script with backbone and "

@@ -180,7 +180,8 @@ def _check_header(header: list[str], path: Path, ratings: Sequence[str]) -> None
         raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{hint}")
     used = {*_COLUMNS, *_OTHERS, *ratings, *(name for names in _noise_columns(header).values() for name in names)}
     if any(f"{d}_se" in header for d in DIMENSIONS):
-        used |= {"low", "high", "n", "std", "scale"}  # as compute_mos.py writes them
+        beside = ("low", "high", "n", "std", "scale")  # as compute_mos.py writes them
+        used |= {*beside, *(f"{d}_{name}" for d in DIMENSIONS for name in beside)}
     ignored = [name for name in header if name not in used]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)

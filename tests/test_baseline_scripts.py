@@ -1,14 +1,12 @@
 """train_baseline.py and infer_baseline.py as a user runs them: five systems, originals, other data, files of the authors."""
 
 import contextlib
-import csv
 import inspect
 import io
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +18,15 @@ import pytest
 import torch
 from conftest import MOS, SCENES, make_picture, recolor, stop_after
 from PIL import Image
-from readers import meta_of, rows_of
+from readers import assert_one_line, assert_same_weights, history_of, meta_of, rows_of
 from scipy import stats
+from tiny import TINY
 
 import train_baseline
 from baselines import afine
 from baselines.dpam import DPAM, SUPERPIXELS
 from baselines.pictures import REFERENCE, BaselinePictures, Originals, with_originals
 from baselines.scorer import SYSTEMS, Baseline
-from baselines.train import baseline_sets
 from data.splits import read_split
 from data.table import load_data, load_table, with_paths
 from models.backbone import UnreachableError
@@ -40,33 +38,6 @@ from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
 from utils.scores import Provenance, ScoreWriter, read_scores
 
-TINY: dict[str, dict[str, Any]] = {
-    "dpam": {
-        "size": 64,
-        "patch": 16,
-        "width": 32,
-        "depth": 3,
-        "heads": 2,
-        "taps": [1, 2],
-        "pixel_width": 8,
-        "slic_size": [64, 64],
-        "region": 16,
-        "superpixels": 12,
-        "pixels": 50,
-    },
-    "delegate_transformer": {
-        "size": 64,
-        "width": 16,
-        "depths": [1, 1, 2, 2],
-        "heads": [1, 2, 4, 8],
-        "groups": [1, 2],
-        "window": 2,
-        "drop_path": 0.0,
-    },
-    "afine": {"size": 64, "width": 32, "depth": 2, "heads": 2, "patch": 16, "table": 4, "projected": 8},
-    "nr_aigciqa": {"backbone": "resnet18", "size": 64, "depths": [1, 1, 1, 1]},
-    "fr_aigciqa": {"backbone": "resnet18", "size": 64, "depths": [1, 1, 1, 1]},
-}
 COMPARING = ("afine", "fr_aigciqa")
 COLUMNS = ["CF", "SCC", "PR"]
 
@@ -119,24 +90,8 @@ def load(path: Path) -> Baseline:
     return build_model(read_checkpoint(path), str(path), dict.fromkeys(SYSTEMS, Baseline)).eval()
 
 
-def numbers(rows: dict[str, dict[str, str]], columns: list[str]) -> list[list[float]]:
-    return [[float(row[column]) for column in columns] for row in rows.values()]
-
-
 def seen_by(path: Path) -> set[int]:
     return set(read_checkpoint(path)["seen"][:, 1].tolist())
-
-
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the time they took."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = (read_checkpoint(path)["model"] for path in (a, b))
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
 def refused(run: Runner, *arguments: object) -> str:
@@ -149,15 +104,6 @@ def refused(run: Runner, *arguments: object) -> str:
     assert err.getvalue().startswith("error: ")
     assert err.getvalue().count("\n") == 1
     return err.getvalue()
-
-
-def assert_one_line(result: Any, *words: str) -> None:
-    """infer_baseline.py failed at the door: one line to read and no traceback."""
-    assert result.code == 1
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for word in words:
-        assert word in result.err
 
 
 def assert_usage(result: Any, *words: str) -> None:
@@ -347,31 +293,6 @@ def training_srcc(model: Baseline, frame: pd.DataFrame) -> float:
     return stats.spearmanr(model.score(list(frame["path"]), originals), frame["PR"]).statistic
 
 
-@pytest.mark.parametrize(
-    ("system", "options"),
-    [
-        ("dpam", ["--lr", 3e-3, "--epochs", 12, "--batch-size", 8]),
-        ("delegate_transformer", ["--lr", 1e-3, "--epochs", 40, "--batch-size", 16]),
-        ("nr_aigciqa", ["--lr", 5e-4, "--epochs", 14, "--batch-size", 16]),
-        ("fr_aigciqa", ["--lr", 1e-3, "--epochs", 50, "--backbone-lr", 0]),
-    ],
-)
-def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, system, options):
-    command = ["train_baseline.py", system, "--data", sixteen / "better.csv", "--random-init", *settings(system)]
-    command += [*originals_of(system, sixteen), *quick(tmp_path), "--no-augment", *options]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    options = train_baseline.parse_args()
-    frame, columns = train_baseline.load_rated(options.data, options.reference, None, options.mos_range)
-    model = train_baseline.make_model(options, columns)
-    before = training_srcc(model.eval(), frame)
-    sets = {"train": baseline_sets(options, model, [frame])(frame, True), "val": None}
-    model = train_baseline.train(options, model, sets, None, {})
-    after = training_srcc(model, frame)
-    assert after >= 0.95
-    assert before < 0.9
-    assert not (tmp_path / "best.pt").exists()
-
-
 def test_sixteen_pictures_are_learned_by_heart_in_the_stages_of_afine(run, sixteen, tmp_path):
     """Naturalness may prefer noise; D starts from the likeness to the original and must not lose it."""
     common = ["--random-init", *settings("afine"), "--val", 0, "--test", 0, "--no-augment", "--batch-size", 16]
@@ -451,32 +372,6 @@ def test_a_run_goes_on_only_with_its_own_settings(run, data, trained, tmp_path):
     said = refused(run, *command, *settings("dpam", region=17))
     assert "was started with --settings {'size': 64" in said
     assert "--target" not in said
-
-
-# --- several processes
-
-
-def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, data, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train_baseline.py"]
-    own = ["afine", "--data", data / "table.csv", "--reference", data / "originals", "--random-init", *settings("afine")]
-    command = [*launch, *own, *quick(tmp_path / "run"), "--batch-size", 4, "--target", "PR", "CF"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(list(map(str, command)), cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch   1/1") == 3  # once a stage
-    for stage in (1, 2, 3):
-        assert len(list((tmp_path / "run" / f"stage{stage}" / "tensorboard").iterdir())) == 1
-        assert [row["epoch"] for row in history_of(tmp_path / "run" / f"stage{stage}")] == ["1"]
-    results = json.loads((tmp_path / "run" / "test.json").read_text())
-    assert results["pictures"] == 8
-    model = load(tmp_path / "run" / "best.pt")
-    assert model.columns == ["PR", "CF"]
-    scenes = sorted(read_split(tmp_path / "run" / "split.txt")["test"])
-    paths = [data / "pictures" / f"{method}_{scene}.png" for scene in scenes for method in MOS]
-    scores = model.score(paths, [data / "originals" / f"{path.stem.split('_')[1]}.png" for path in paths])
-    table = pd.read_csv(data / "table.csv").set_index("image")
-    ratings = [table.loc[f"pictures/{path.name}", "PR"] for path in paths]
-    assert results["PR SRCC"] == pytest.approx(stats.spearmanr([s["PR"] for s in scores], ratings).statistic, abs=1e-9)
 
 
 def test_pictures_of_a_scene_stay_together_in_an_order_that_depends_on_seed_and_epoch(monkeypatch):

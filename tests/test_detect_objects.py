@@ -415,19 +415,6 @@ def test_wrong_arguments_are_refused(stand_in, pictures, detect, arguments, says
     assert says in refused.err
 
 
-def test_wrong_paths_and_devices_are_refused_in_one_line(stand_in, pictures, detect, tmp_path):
-    for arguments, says in (
-        ([tmp_path / "nowhere"], "nowhere does not exist"),
-        ([pictures, "--device", "abacus"], "--device abacus cannot be used"),
-    ):
-        refused = detect(*arguments)
-        assert refused.code == 1
-        assert refused.err.startswith("error: ")
-        assert refused.err.count("\n") == 1
-        assert says in refused.err
-        assert not (tmp_path / "labels").exists()
-
-
 def test_weights_that_cannot_be_fetched_are_named_with_the_place_to_put_them(run, pictures, tmp_path, monkeypatch):
     def unreachable(*_: object, **__: object):
         raise URLError("no route to host")

@@ -14,7 +14,7 @@ import torch
 from golden import FIGURES, NAMES, digest, golden_state, labels, write_inputs
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
-from readers import meta_of, rows_of
+from readers import assert_one_line, meta_of, rows_of
 from scipy import stats
 
 from inference import scorer
@@ -48,15 +48,6 @@ def infer(run: Runner, dimension: str, images: Path, output: Path, *options: obj
     result = run(f"infer_{dimension}.py", images, "-o", output, *options)
     assert result.code == 0, result.err
     return output
-
-
-def assert_one_line(result: object, *words: str) -> None:
-    """The script failed at the door: one line to read and no traceback."""
-    assert result.code == 1
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for word in words:
-        assert word in result.err
 
 
 def listed(folder: Path, images: list[Path], name: str = "list.txt") -> Path:

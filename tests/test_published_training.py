@@ -21,6 +21,7 @@ import torchvision
 from conftest import stop_after
 from golden import labels, prior
 from PIL import Image
+from readers import assert_same_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
@@ -125,12 +126,6 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     """Rows of metrics.csv without the time they took."""
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = (read_checkpoint(path)["model"] for path in (a, b))
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
 def seen_by(path: Path) -> set[int]:

@@ -1,5 +1,6 @@
 """The stand-in for ICQA-2K: in the published layout, the same each time, honest about what it is, and careful with folders."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -128,37 +129,14 @@ def test_mos_files_are_flat_and_indented_by_four(root):
     assert re.fullmatch(r'\{\n(    "[A-Z0-9]{3}_\d{12}": -?\d\.\d+,?\n){15}\}\n', text)
 
 
-def test_label_rows_are_boxes_inside_the_picture(root):
-    for path in (root / "labels").iterdir():
-        for row in path.read_text(encoding="utf-8").splitlines():
-            assert re.fullmatch(r"\d+( [01]\.\d{6}){4}", row)
-            coco_class, x, y, width, height = map(float, row.split())
-            assert coco_class < 80
-            assert min(width, height) > 0
-            assert x - width / 2 >= -1e-6
-            assert y - height / 2 >= -1e-6
-            assert x + width / 2 <= 1 + 1e-6
-            assert y + height / 2 <= 1 + 1e-6
-
-
-def test_the_cup_has_the_box_counted_by_hand(root):
-    # 115 to 272 of 400 pixels across and 12 to 204 of 267 down
-    assert "41 0.483750 0.404494 0.392500 0.719101\n" in (root / "labels" / "BIG_000000000401.txt").read_text(encoding="utf-8")
-
-
-def test_renderings_share_labels_and_some_scenes_have_empty_files_or_none(root, pictures):
-    labels = {path.stem: path.read_text(encoding="utf-8") for path in (root / "labels").glob("*.txt")}
-    assert len(labels) == len(list((root / "labels").iterdir()))
-    by_scene = {}
-    for scene, paths in itertools.chain(*(pictures[split].items() for split in SPLITS)):
-        texts = {labels.pop(path.stem, None) for path in paths}
-        assert len(texts) == 1
-        by_scene[scene] = texts.pop()
-    assert not labels  # none without a picture
-    assert list(by_scene.values()).count(None) == 1
-    assert "" in by_scene.values()
-    assert sum(bool(text) for text in by_scene.values()) >= 5
-    assert all(any(by_scene[scene] for scene in pictures[split]) for split in SPLITS)
+def test_the_labels_are_those_that_were_looked_at(root):
+    files = sorted((root / "labels").iterdir())
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in files}
+    # a cup, 115 to 272 of 400 pixels across and 12 to 204 of 267 down
+    assert "41 0.483750 0.404494 0.392500 0.719101\n" in texts["BIG_000000000401"]
+    assert len(texts) == 65  # one scene of 14 has no files, some have empty ones; renderings share theirs
+    joined = "".join(f"{stem}\n{text}" for stem, text in texts.items())
+    assert hashlib.sha256(joined.encode()).hexdigest()[:16] == "085d61823fd661c3"
 
 
 def test_the_color_table_has_the_labeled_classes_and_sums_to_one(root):

@@ -21,6 +21,7 @@ SPLITS = ("train", "test")  # of ICQA-2K
 CIN25_RANGE = (1.0, 5.0)  # of its scores, as the analysis script of its authors has them
 PROTOCOLS = ("official", "scene", "colorizer", "cross")
 NOISE = 0.1  # standard error of a MOS where nobody says it, in [-1, 1]: that of 16 ratings whose standard deviation is 0.4
+RATING_SCALE = (1.0, 5.0)  # of a rating page, the five grades of ITU-T P.910 and ITU-R BT.500
 P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlation with the MOS,
 P910_OF_METHODS = 0.8  # and, as a second criterion, between the mean scores of methods
 METHOD_BIAS = SHIPPED / "method_bias.json"  # by benchmarks/power.py

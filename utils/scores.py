@@ -35,7 +35,7 @@ from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
-VERSION = {"format": 1, "project": "1.1.0"}
+VERSION = {"format": 1, "project": "1.2.0"}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
 
