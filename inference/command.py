@@ -20,7 +20,7 @@ from models.base import ScoreNet
 from models.loading import find_published, load_model
 from models.semantic import SemanticConsistencyNet
 from utils import distributed, interrupt, startup
-from utils.files import picture_id, sha256
+from utils.files import image_id, sha256
 from utils.images import ImageList, printable
 from utils.labels import ObjectLabels, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
@@ -116,7 +116,7 @@ def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -
     labels = ObjectLabels(Path(args.labels))
     files = labels.files(images.names)
     unused = "" if model.object_prior is not None else "; they change no score, for the weights hold no object prior"
-    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} pictures{unused}")
+    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} images{unused}")
     return Objects(labels, files, {})
 
 
@@ -124,7 +124,7 @@ def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
     """``find_objects`` for a published SCC network, which cannot do without."""
     if args.labels == "none" and args.color_prior is None:
         return Objects(ObjectLabels(None), {}, {})
-    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
+    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of images
     prior = args.color_prior or find_published("color_.json", beside)
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
     print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
@@ -132,7 +132,7 @@ def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
     files = labels.files(images.names)
     without = len(images.names) - len(files)
     if folder is not None and without:
-        print(f"{without} of {len(images.names)} pictures have no label file in {folder}: scored without objects, as published")
+        print(f"{without} of {len(images.names)} images have no label file in {folder}: scored without objects, as published")
     return Objects(labels, files, {"color prior": sha256(prior)})
 
 
@@ -140,7 +140,7 @@ def parse_devices(requested: str | None) -> list[str]:
     """The devices to use, by name.
 
     Raises:
-        ValueError: If one of them is not there; else every picture would get an error row that says so.
+        ValueError: If one of them is not there; else every image would get an error row that says so.
     """
     if requested is not None:
         names = [device.strip() for device in requested.split(",")]
@@ -179,7 +179,7 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
     model, path = branch.model, branch.path
     seen = seen_images(model, images)
     if seen:
-        print(f"{seen} of {len(images.names)} pictures were used to train the {branch.columns[0]} weights: in-sample scores")
+        print(f"{seen} of {len(images.names)} images were used to train the {branch.columns[0]} weights: in-sample scores")
     provenance = Provenance(
         root=images.root,
         weights=branch.sources,
@@ -190,8 +190,8 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
     writer = ScoreWriter(path, branch.columns, images.names, provenance, overwrite=overwrite, beside=branch.beside)
     if writer.kept or writer.changed or writer.dropped:
         print(
-            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed pictures to score again, "
-            f"{writer.dropped} rows of absent pictures dropped"
+            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed images to score again, "
+            f"{writer.dropped} rows of absent images dropped"
         )
     return writer
 
@@ -206,7 +206,7 @@ def seen_images(model: ScoreNet, images: ImageList) -> int | None:
         path = images.path(name)
         # only files of a size that occurs among the training images are read
         with contextlib.suppress(OSError):
-            count += path.stat().st_size in sizes and path.is_file() and picture_id(path) in ids
+            count += path.stat().st_size in sizes and path.is_file() and image_id(path) in ids
     return count
 
 
@@ -288,7 +288,7 @@ def print_summary(branches: Sequence[Branch], columns: list[str], json_path: Pat
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
-        print(f"{failed} of {len(frame)} pictures have no score, see the column error{note}", file=sys.stderr)
+        print(f"{failed} of {len(frame)} images have no score, see the column error{note}", file=sys.stderr)
     return 1 if failed else 0
 
 
