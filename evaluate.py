@@ -167,7 +167,7 @@ from evaluation.protocols import TrialError, run_protocol
 from tools.compute_mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
-from utils.labels import ObjectLabels, no_curves
+from utils.labels import ObjectLabels
 from utils.names import amount
 from utils.scenes import read_index
 
@@ -448,7 +448,7 @@ def write_page(
 def main() -> None:
     args = parse_args()
     # what is wrong with an option must be known before the work
-    labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
+    labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
     if args.protocol:
         run_protocol(args, PUBLISHED_SRCC if args.protocol == "official" else None)
         return

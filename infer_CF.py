@@ -6,12 +6,34 @@
 Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """
 
-from utils import startup  # noqa: F401, before all that is slow to load
+from utils import startup
 from utils.arguments import inference_parser
 
+startup.begin()
+
+parser = inference_parser(__doc__, "CF")
 if __name__ == "__main__":
-    args = inference_parser(__doc__, "CF").parse_args()
+    parser.parse_args()  # help and mistakes end here, before what is slow to load
 
-    from inference.scoring import run_script, score_one_dimension  # only here, for it is slow to load
+from inference import command
+from inference.scorer import score_images, worker_count
+from utils.images import list_images
 
-    run_script(lambda: score_one_dimension(args, "CF"))
+
+def main() -> int:
+    args = parser.parse_args()
+    images = list_images(args.images)
+    model = command.load_branch(args, "CF", args.weights)
+    path = command.output_path(args.output, args.images, images.root, "CF")
+    command.check_json(args.json, [path])
+    branch = command.Branch(model, path, ["CF"], {"CF": model.weights_hash}, command.chosen_settings(args))
+
+    devices = command.parse_devices(args.device)
+    scorer = command.make_scorer(args, [branch], devices)
+    with command.open_writer(branch, images, args.overwrite) as writer:
+        score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
+    return command.print_summary([branch], ["CF"], args.json, args.published_quirks, images.left_out)
+
+
+if __name__ == "__main__":
+    command.run_script(main)

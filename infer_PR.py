@@ -4,13 +4,9 @@
     python infer_PR.py FOLDER --cf cf.csv --scc scc.csv -o pr.csv    # CF and SCC from infer_CF.py and infer_SCC.py
     python infer_PR.py FOLDER --report report.html                   # and a page to look at them
 
-PR reads the CF and SCC of every picture. What is not given is computed in the same run, each picture decoded once, and
+PR reads the CF and SCC of every image. What is not given is computed in the same run, each image decoded once, and
 written beside the PR file. Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """
-
-from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
-
-# isort: split
 
 import argparse
 import contextlib
@@ -18,8 +14,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from utils import startup  # noqa: F401, before all that is slow to load
+from utils import startup
 from utils.arguments import inference_parser
+
+startup.begin()
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,113 +45,69 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
-from inference.scoring import (
-    check_json,
-    chosen_settings,
-    conclude,
-    devices_of,
-    find_objects,
-    make_scorer,
-    open_writer,
-    output_path,
-    run_script,
-    score_images,
-    worker_count,
-)
-from models import load_model
+from inference import command
+from inference.scorer import score_images, worker_count
+from inference.sub_scores import SubScores
 from utils.files import sha256
-from utils.images import ImageList, list_images
-from utils.labels import ObjectLabels, no_curves
-from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
-
-
-def given_scores(images: ImageList, path: Path, dimension: str) -> tuple[dict[str, float], dict[str, str]]:
-    """Sub-scores from a file: the score of each picture, and the reason of each picture whose row is an error.
-
-    Raises:
-        ValueError: If a picture has no row, or its row was made from a file of another size.
-    """
-    names = images.names
-    frame = read_scores(path, dimension)
-    recorded = frame.attrs.get("meta", {}).get("files", {})
-    for name, row in row_names(names, frame).items():
-        size = recorded.get(row, "").partition("-")[0]
-        if size and size != fingerprint(images.path(name)).partition("-")[0]:
-            raise ValueError(
-                f"{path} holds the {dimension} of another file named {name}; run infer_{dimension}.py on {images.root}"
-            )
-    missing = missing_scores(names, frame, dimension)
-    failed = {name: f"no {dimension} score: {reason}" for name, reason in missing.items() if reason != NO_ROW}
-    scored = [name for name in names if name not in failed]
-    return dict(zip(scored, join_scores(scored, frame, dimension, path).tolist(), strict=True)), failed
+from utils.images import list_images
+from utils.labels import ObjectLabels
 
 
 def main() -> int:
     args = parse_args()
     # what is wrong with an option must be known before the scoring
-    labels = None if args.report_labels is None else ObjectLabels(args.report_labels, no_curves())
+    labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
     images = list_images(args.images)
-    path = output_path(args.output, args.images, images.root, "PR")
+    path = command.output_path(args.output, args.images, images.root, "PR")
 
-    branches, paths, sources = {}, {}, {}
-    known: dict[str, dict[str, float]] = {}
-    unscorable: dict[str, str] = {}
-    for dimension in ("CF", "SCC"):
-        file = getattr(args, dimension.lower())
-        if file is None:
-            weights = getattr(args, f"{dimension.lower()}_weights")
-            attention = args.attention if dimension == "SCC" else None
-            branches[dimension] = load_model(weights, dimension=dimension, preset=args.preset, attention=attention)
-            sources[dimension] = branches[dimension].weights_hash
-            # beside the PR file, whose own name tells them from those of other folders
-            paths[dimension] = path.with_name(f"{path.stem.removesuffix('_PR')}_{dimension}.csv")
-            shipped = weights == dimension and args.preset != "published"
-            origin = "the shipped weights" if shipped else branches[dimension].source
-            print(f"no --{dimension.lower()}: {dimension} is computed with {origin}")
-        else:
-            scores, failed = given_scores(images, file, dimension)
-            for name, score in scores.items():
-                known.setdefault(name, {})[dimension] = score
-            unscorable |= failed
+    branches: dict[str, command.Branch] = {}
+    given, sources, settings = SubScores(), {}, command.chosen_settings(args)
+    for dimension, file, weights in (("CF", args.cf, args.cf_weights), ("SCC", args.scc, args.scc_weights)):
+        if file is not None:
+            given.read(file, dimension, images)
             sources[f"{dimension} file"] = sha256(file)
+            continue
+        model = command.load_branch(args, dimension, weights)
+        sources[dimension] = model.weights_hash
+        # beside the PR file, whose own name tells them from those of other folders
+        sub_path = path.with_name(f"{path.stem.removesuffix('_PR')}_{dimension}.csv")
+        branches[dimension] = command.Branch(model, sub_path, [dimension], {dimension: model.weights_hash}, settings)
+        shipped = weights == dimension and args.preset != "published"
+        print(f"no --{dimension.lower()}: {dimension} is computed with {'the shipped weights' if shipped else model.source}")
     if args.attention is not None and "SCC" not in branches:
         raise ValueError("--attention is for computing SCC, but --scc gives it")
-    branches["PR"] = load_model(args.weights, dimension="PR", preset=args.preset)
-    paths["PR"] = path
-    if args.weights == "PR" and args.preset == "published":
-        print(f"PR weights: {branches['PR'].source}")
-    objects = find_objects(args, branches.get("SCC", branches["PR"]), images)
-    if labels is None and objects is not None and objects.labels.folder is not None:
-        labels = objects.labels
+    model = command.load_branch(args, "PR", args.weights)
+    if "SCC" in branches and "attention" in (of_scc := branches["SCC"].model.preprocessing()):
+        settings = settings | {"attention": of_scc["attention"]}
+    branches["PR"] = command.Branch(model, path, ["PR", "CF", "SCC"], {"PR": model.weights_hash} | sources, settings)
+    objects = command.find_objects(args, branches.get("SCC", branches["PR"]).model, images)
+    branches |= {d: branch.with_objects(objects) for d, branch in branches.items() if d != "CF"}
+    command.check_json(args.json, [branch.path for branch in branches.values()])
 
-    check_json(args.json, paths)
-    devices = devices_of(args.device)
-    scorer = make_scorer(branches, devices, args, objects)
-    settings = chosen_settings(args)
-    graph = branches["SCC"].preprocessing().get("attention") if "SCC" in branches else None
+    devices = command.parse_devices(args.device)
+    scorer = command.make_scorer(args, branches.values(), devices, objects)
     with contextlib.ExitStack() as stack:
         writers = {}
-        for dimension, target in paths.items():
-            model = branches[dimension]
-            columns = ["PR", "CF", "SCC"] if dimension == "PR" else [dimension]
-            made_from = {dimension: model.weights_hash} | (sources if dimension == "PR" else {})
-            seen_objects = objects if dimension != "CF" else None
-            own = settings | ({"attention": graph} if dimension == "PR" and graph else {})
-            writers[dimension] = stack.enter_context(
-                open_writer(target, columns, images, model, made_from, args.overwrite, own, seen_objects)
-            )
-        score_images(scorer, images, writers, known, unscorable, args.workers or worker_count(devices))
-    status = conclude(paths, "PR", ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
+        for dimension, branch in branches.items():
+            writers[dimension] = stack.enter_context(command.open_writer(branch, images, args.overwrite))
+        score_images(scorer, images, writers, args.workers or worker_count(devices), given)
+    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
     if args.report is not None:
-        from report.page import report_scores  # only here, for it is slow to load
-
-        command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        report_scores(
-            path, args.report, command, scc=branches.get("SCC"), maps=None if args.maps else 0, labels=labels, index=args.index
-        )
-        print(f"report: {args.report}")
+        if labels is None and objects is not None and objects.labels.folder is not None:
+            labels = objects.labels
+        write_page(args, path, branches.get("SCC"), labels)
     return status
 
 
+def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | None, labels: ObjectLabels | None) -> None:
+    """The page that ``--report`` asks for."""
+    from report.page import report_scores  # only here, for it is slow to load
+
+    line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    network, maps = scc.model if scc else None, None if args.maps else 0
+    report_scores(scores, args.report, line, scc=network, maps=maps, labels=labels, index=args.index)
+    print(f"report: {args.report}")
+
+
 if __name__ == "__main__":
-    run_script(main)
+    command.run_script(main)

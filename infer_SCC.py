@@ -7,12 +7,44 @@
 Scores lie in [-1, 1], higher is better. A run that was stopped goes on when it is started again.
 """
 
-from utils import startup  # noqa: F401, before all that is slow to load
+from utils import startup
 from utils.arguments import inference_parser
 
+startup.begin()
+
+parser = inference_parser(__doc__, "SCC")
 if __name__ == "__main__":
-    args = inference_parser(__doc__, "SCC").parse_args()
+    parser.parse_args()  # help and mistakes end here, before what is slow to load
 
-    from inference.scoring import run_script, score_one_dimension  # only here, for it is slow to load
+from inference import command
+from inference.scorer import score_images, worker_count
+from utils.images import list_images
 
-    run_script(lambda: score_one_dimension(args, "SCC"))
+
+def main() -> int:
+    args = parser.parse_args()
+    images = list_images(args.images)
+    model = command.load_branch(args, "SCC", args.weights)
+    objects = command.find_objects(args, model, images)
+    path = command.output_path(args.output, args.images, images.root, "SCC")
+    command.check_json(args.json, [path])
+    branch = command.Branch(model, path, ["SCC"], {"SCC": model.weights_hash}, command.chosen_settings(args))
+
+    devices = command.parse_devices(args.device)
+    workers = args.workers or worker_count(devices)
+    if args.maps is not None:
+        from inference.maps import check_maps, write_maps  # only here, for they are slow to load
+
+        mapper = check_maps(args.maps, args.images, model)
+    scorer = command.make_scorer(args, [branch], devices, objects)
+    with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
+        score_images(scorer, images, {"SCC": writer}, workers)
+    status = command.print_summary([branch], ["SCC"], args.json, args.published_quirks, images.left_out)
+    if args.maps is None:
+        return status
+    failed = write_maps(args.maps, mapper.to(devices[0]), images, path, objects.labels if objects else None, workers)
+    return 1 if failed else status
+
+
+if __name__ == "__main__":
+    command.run_script(main)

@@ -8,15 +8,13 @@ Scores are on the scale of the MOS, -1 to 1, higher is better, whatever scale th
 DPAM and AIGCIQA have no bounds and may go beyond. A run that was stopped goes on when it is started again.
 """
 
-from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
-
-# isort: split
-
 import argparse
 from pathlib import Path
 
-from utils import startup  # noqa: F401, before all that is slow to load
+from utils import startup
 from utils.arguments import ScriptParser, add_folder_arguments, add_system_arguments
+
+startup.begin()
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,49 +48,40 @@ if __name__ == "__main__":
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from baselines.command import load_baseline, random_baseline
 from baselines.pictures import check_originals, find_originals, pixels_of
 from baselines.scorer import Baseline
-from inference.scoring import (
-    Row,
-    Scorer,
-    check_json,
-    conclude,
-    devices_of,
-    open_writer,
-    output_path,
-    rounded,
-    run_script,
-    score_images,
-    worker_count,
-)
+from inference import command
+from inference.networks import Replicas
+from inference.scorer import ImageResult, Scorer, round_score, score_images, worker_count
 from utils.images import list_images
 
 
-class BaselineScorer(Scorer):
-    """The network on each device that is used, and the work on one picture.
+class BaselineEngine:
+    """A published system on each device that is used, with the originals that it may read beside the images.
 
     Args:
         model: In evaluation mode.
-        originals: Original of each picture that has one, by name.
+        originals: Original of each image that has one, by name.
         devices: Where to run.
     """
 
     def __init__(self, model: Baseline, originals: Mapping[str, Path], devices: list[str]) -> None:
-        super().__init__({model.dimension: model}, devices)
-        self.originals = originals
+        self.replicas, self.originals = Replicas({model.dimension: model}, devices), originals
 
     @torch.inference_mode()
-    def row(self, pixels: torch.Tensor, known: Mapping[str, float], name: str, gray: bool) -> Row:
-        """Scores of one picture (3, H, W)."""
-        (model,) = self._own_branches().values()
+    def __call__(self, pixels: np.ndarray, name: str, known: Mapping[str, float]) -> ImageResult:
+        """Scores of one image, sRGB, uint8, shape (H, W, 3)."""
+        (model,) = self.replicas.of_thread().values()
+        assert isinstance(model, Baseline)
         path = self.originals.get(name)
         if path is None and model.needs_reference:
-            return Row({}, gray, f"{name}: its original is not in --reference")
-        inputs = model.prepare(pixels, None if path is None else pixels_of(path))
-        return Row({column: rounded(score) for column, score in model.score_columns(inputs).items()}, gray)
+            return ImageResult({}, f"{name}: its original is not in --reference")
+        inputs = model.prepare(torch.from_numpy(pixels).permute(2, 0, 1), None if path is None else pixels_of(path))
+        return ImageResult({column: round_score(score) for column, score in model.score_columns(inputs).items()})
 
 
 def main() -> int:
@@ -113,15 +102,16 @@ def main() -> int:
         paths = [images.path(name) for name in images.names]
         originals = find_originals(args.reference, images.names, paths)
         check_originals(args.reference, paths, [originals.get(name, "") for name in images.names])
-    path = output_path(args.output, args.images, images.root, args.system)
-    check_json(args.json, {args.system: path})
-    devices = devices_of(args.device)
-    scorer = BaselineScorer(model, originals, devices)
-    weights = {args.system: model.weights_hash}
-    with open_writer(path, model.columns, images, model, weights, args.overwrite, beside=originals) as writer:
-        score_images(scorer, images, {args.system: writer}, {}, {}, args.workers or worker_count(devices))
-    return conclude({model.columns[0]: path}, model.columns[0], model.columns, args.json, left_out=images.left_out)
+    path = command.output_path(args.output, args.images, images.root, args.system)
+    command.check_json(args.json, [path])
+    branch = command.Branch(model, path, model.columns, {args.system: model.weights_hash}, beside=originals)
+
+    devices = command.parse_devices(args.device)
+    scorer = Scorer(BaselineEngine(model, originals, devices))
+    with command.open_writer(branch, images, args.overwrite) as writer:
+        score_images(scorer, images, {args.system: writer}, args.workers or worker_count(devices))
+    return command.print_summary([branch], model.columns, args.json, left_out=images.left_out)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    command.run_script(main)

@@ -171,7 +171,7 @@ class Baseline(ScoreNet):
             return {"features": self.network.features(**own)} | passed
         return {"own scale": self.network(**own)} | passed
 
-    def head(self, features: Inputs) -> Tensor:
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         """Scores, higher is better, about -1 to 1, shape (B,), or (B, K) with K > 1 columns.
 
         In a stage of A-FINE what it ranks by, sign changed, on no scale.
@@ -228,7 +228,8 @@ class Baseline(ScoreNet):
     @torch.inference_mode()
     def score_columns(self, inputs: Inputs) -> dict[str, float]:
         """Scores of one prepared picture by column; a batch of one, so that company never changes a score."""
-        values = self({name: x[None].to(self.device) for name, x in inputs.items()}).float().reshape(-1).tolist()
+        features = self.encode({name: x[None].to(self.device) for name, x in inputs.items()})
+        values = self.head(features).float().reshape(-1).tolist()
         return dict(zip(self.columns, values, strict=True))
 
     @torch.inference_mode()

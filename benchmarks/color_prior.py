@@ -49,7 +49,7 @@ from models.loading import load_model, load_prior
 from training.engine import command_line
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
-from utils.labels import ObjectLabels, no_curves, object_mask
+from utils.labels import ObjectLabels, object_mask
 
 MAP = "surprise less entropy, mean of 3 x 3 cells (the map)"
 TURNS = (0, 30, 60, 90, 120, 150, 180)  # degrees
@@ -104,7 +104,7 @@ def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
 def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
     """Area under the curve of each picture and turn: columns image, chroma, turn and the measures."""
     images = list_images(root / "images")
-    labels = ObjectLabels(root / "polygons", no_curves())
+    labels = ObjectLabels(root / "polygons")
     rng = np.random.default_rng(0)
     rows = []
     for name in tqdm(images.names, desc="planting"):

@@ -54,7 +54,8 @@ from benchmarks.image_metrics import colorfulness, mean_chroma
 from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
-from inference.scoring import Scorer, worker_count
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models.loading import load_model
 from utils.files import write_atomic
 from utils.images import read_rgb
@@ -119,7 +120,7 @@ class Judges:
     """
 
     def __init__(self, weights: Path) -> None:
-        self.scorer = Scorer({d: load_model(weights / f"{d}.pt", dimension=d) for d in DIMENSIONS}, ["cpu"])
+        self.scorer = Scorer(Networks({d: load_model(weights / f"{d}.pt", dimension=d) for d in DIMENSIONS}, ["cpu"]))
 
     def __call__(self, rgb: np.ndarray) -> dict[str, float]:
         tensor = torch.from_numpy(rgb.copy()).permute(2, 0, 1)

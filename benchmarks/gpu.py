@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
@@ -51,8 +52,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import ROOT, command_line, write_section
 from benchmarks.weights import fan_in_weights
-from models.base import Inputs
-from models.published import NETWORKS, PublishedNet, from_published, object_inputs
+from models.base import Inputs, LoadedBatches
+from models.published import NETWORKS, PublishedNet, from_published, slot_inputs
 
 ALL = "all three"
 _MATRIX = 8192  # rows of the matrices whose product is taken as the peak; _SMALL where only tried
@@ -70,16 +71,16 @@ def inputs_of(model: PublishedNet, batch: int, device: torch.device) -> Inputs:
     """A batch of noise in place of prepared pictures, with all slots for objects used where the network has such."""
     generator = torch.Generator().manual_seed(0)
     inputs = {"rgb": torch.rand(batch, 3, model.size, model.size, generator=generator)}
-    if model.reads_objects:
-        slots = object_inputs(None, None)["objects"]
-        inputs |= {k: v.expand(batch, *v.shape).contiguous() for k, v in object_inputs(slots, len(slots)).items()}
+    if model.dimension == "SCC":
+        slots = slot_inputs(None)["objects"]
+        inputs |= {k: v.expand(batch, *v.shape).contiguous() for k, v in slot_inputs(slots, len(slots)).items()}
     return {k: v.to(device) for k, v in inputs.items()}
 
 
 def count_operations(model: PublishedNet, inputs: Inputs, scores: Tensor | None = None) -> int:
     """Floating point operations of a call, a multiplication and an addition being two; elementwise ones do not count."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(inputs, scores)
+        LoadedBatches(model, encoded=False)(inputs, scores)
     return counter.get_total_flops()
 
 
@@ -88,7 +89,7 @@ def operations(dimension: str) -> int:
     meta = torch.device("meta")
     with meta:
         model = NETWORKS[dimension]().eval()
-    scores = torch.zeros(1, 2, device=meta) if model.reads_scores else None
+    scores = torch.zeros(1, 2, device=meta) if dimension == "PR" else None
     return count_operations(model, inputs_of(model, 1, meta), scores)
 
 
@@ -137,7 +138,9 @@ def rates(
 ) -> dict[str, float | None]:
     """Pictures per second by name: a dimension, or ``ALL``; None where the memory of the GPU is too small."""
     torch._dynamo.reset()  # else a second batch size is compiled for any size
-    run = {d: torch.compile(model, dynamic=False) if compiled else model for d, model in models.items()}
+    run: dict[str, Any] = {d: LoadedBatches(model, encoded=False) for d, model in models.items()}
+    if compiled:
+        run = {d: torch.compile(model, dynamic=False) for d, model in run.items()}
     inputs = {d: inputs_of(model, batch, device) for d, model in models.items()}
     given = torch.zeros(batch, 2, device=device)
 

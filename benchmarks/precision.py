@@ -42,7 +42,9 @@ from tqdm import tqdm
 
 from benchmarks.measure import ROOT, bfloat16_support, command_line, machine, write_section
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels
-from inference.scoring import Scorer, devices_of, worker_count
+from inference.command import parse_devices
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models.published import NETWORKS, from_published
 from utils.images import list_images
 from utils.labels import ObjectLabels, read_color_curves
@@ -69,7 +71,7 @@ def score(photos: dict[str, Path], precision: str, labels: ObjectLabels, device:
     branches = {dimension: from_published(fan_in_weights(dimension)).to(device) for dimension in NETWORKS}
     for branch in branches.values():
         branch.set_precision(precision)
-    scorer = Scorer(branches, [device], labels)
+    scorer = Scorer(Networks(branches, [device], labels))
     with ThreadPoolExecutor(worker_count([device])) as pool:
         rows = pool.map(lambda name: scorer(photos[name], {}, name), photos)
         rows = dict(zip(photos, tqdm(rows, total=len(photos), desc=precision, leave=False, disable=None), strict=True))
@@ -118,7 +120,7 @@ def hardware(device: str) -> str:
 def main() -> int:
     args = parse_args()
     try:
-        device = devices_of(args.device)[0]
+        device = parse_devices(args.device)[0]
         images = list_images(args.photos)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

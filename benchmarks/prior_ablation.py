@@ -114,7 +114,7 @@ class Encoded:
         rgb, maps, effects = [], [], []
         with torch.inference_mode():
             for inputs, _, _, _ in tqdm(loader, desc="reading"):
-                seen = model.see(inputs)
+                seen = model.backbone_maps(inputs)
                 rgb.append((inputs["rgb"] * 255).round().to(torch.uint8))
                 maps.append([m.half() for m in model.prior.semantics(seen[1])])
                 effects.append(color_effect(seen))

@@ -57,11 +57,12 @@ def import_time() -> float:
 
 def compact_scorer(weights_dir: Path | None) -> Any:
     """What does the work of infer_PR.py with the compact networks."""
-    from inference.scoring import Scorer
+    from inference.networks import Networks
+    from inference.scorer import Scorer
     from models import load_model  # not above: the processes that are measured must be started by a small one
 
     files = {d: d if weights_dir is None else weights_dir / f"{d}.pt" for d in DIMENSIONS}
-    return Scorer({d: load_model(file, dimension=d) for d, file in files.items()}, ["cpu"])
+    return Scorer(Networks({d: load_model(file, dimension=d) for d, file in files.items()}, ["cpu"]))
 
 
 def published_scorer(files: Path, precision: str) -> Any:
@@ -71,14 +72,16 @@ def published_scorer(files: Path, precision: str) -> Any:
         files: Folder with what benchmarks/weights.py writes.
         precision: Arithmetic of the networks.
     """
-    from inference.scoring import Scorer
+    from inference.networks import Networks
+    from inference.scorer import Scorer
     from models import load_model
     from utils.labels import ObjectLabels, read_color_curves
 
     branches = {d: load_model(files / f"{d}.pth", dimension=d, preset="published") for d in DIMENSIONS}
     for branch in branches.values():
         branch.set_precision(precision)
-    return Scorer(branches, ["cpu"], ObjectLabels(files / "labels", read_color_curves(files / "color_.json")))
+    labels = ObjectLabels(files / "labels", read_color_curves(files / "color_.json"))
+    return Scorer(Networks(branches, ["cpu"], labels))
 
 
 def time_stages(pictures: Path, make_scorer: Callable[[], Any]) -> tuple[dict[str, float], dict[str, float]]:
@@ -89,7 +92,7 @@ def time_stages(pictures: Path, make_scorer: Callable[[], Any]) -> tuple[dict[st
     """
     import torch  # not above: the processes that are measured must be started by a small one
 
-    from inference import scoring
+    from inference import scorer as scoring
     from utils.images import list_images
 
     torch.set_num_threads(1)
@@ -114,19 +117,19 @@ def time_stages(pictures: Path, make_scorer: Callable[[], Any]) -> tuple[dict[st
 
     watch(scoring, "read_rgb", "decode")
     watch(scoring, "is_gray", "is it gray?")
-    for branch in scorer.branches.values():
+    for branch in scorer.engine.replicas.networks.values():
         if branch.preset == "published":
             watch(branch, "prepare", f"prepare, {branch.size}x{branch.size}")
             watch(branch, "score_prepared", f"{branch.dimension} network")
         else:
             watch(branch.preprocess, "forward", "preprocess")
-            watch(branch, "see", "backbone")
+            watch(branch, "backbone_maps", "backbone")
             watch(branch, "score_prepared", f"{branch.dimension} after the backbone")
-            if branch.compares_objects:
+            if branch.dimension == "SCC":
                 watch(branch.prior, "forward", PRIOR_STAGES[0])
                 watch(branch.prior, "compare", PRIOR_STAGES[1])
-    if scorer.labels is not None:
-        watch(scorer.labels, "slots", "labels")
+    if scorer.engine.labels is not None:
+        watch(scorer.engine.labels, "slots", "labels")
 
     images = list_images(pictures)
     scorer(images.path(images.names[0]), {}, images.names[0])  # the first call of a network is slower

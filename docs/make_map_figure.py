@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 import matplotlib.pyplot as plt
 
-from inference.maps import find, panels, scale_colors, scale_positions, words
+from inference.maps import find, panels, scale_colors, scale_positions, short_reason
 from models import load_model
 from utils.images import read_rgb
 
@@ -51,7 +51,7 @@ def main() -> None:
         ):
             axis.imshow(panel)
             axis.set_title(title, fontsize=8)
-        said = words(findings.region) if findings.region else "no surprising region"
+        said = short_reason(findings.region) if findings.region else "no surprising region"
         row[1].text(0.5, -0.05, textwrap.fill(said, 62), transform=row[1].transAxes, ha="center", va="top", fontsize=6.5)
     scale = figure.add_axes((0.35, -0.025, 0.3, 0.012))
     scale.imshow(scale_colors(256)[None], aspect="auto", extent=(0, 1, 0, 1))

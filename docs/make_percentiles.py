@@ -30,7 +30,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from inference.maps import surprising_region
-from inference.scoring import Scorer, worker_count
+from inference.networks import Networks
+from inference.scorer import Scorer, worker_count
 from models import load_model
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
@@ -42,7 +43,7 @@ def main() -> None:
     args = parse_args()
     paths = [images.path(name) for images in map(list_images, args.photos) for name in images.names]
     branches = {dimension: load_model(dimension) for dimension in DIMENSIONS}
-    scorer = Scorer(branches, ["cpu"])
+    scorer = Scorer(Networks(branches, ["cpu"]))
 
     def measure(path: Path) -> tuple[list[float], bool]:
         row = scorer(path, {})

@@ -1,5 +1,8 @@
 """How images are scored. This room imports models and utils.
 
+command: what the inference scripts need around the scoring: options, score files, the summary
 maps: where colors are improbable, and which ones would be plausible
-scoring: score a folder: read each image once, a row for every image
+networks: our own networks as what turns pixels into scores
+scorer: how an image is scored, and a folder: each image read once, a row for every image
+sub_scores: CF and SCC from files, for PR
 """

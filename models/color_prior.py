@@ -128,6 +128,11 @@ class ColorPrior(nn.Module):
         late: Whether the prior has late stages of the backbone of its own, made for gray pictures.
     """
 
+    centers: Tensor
+    table: Tensor
+    log_marginal: Tensor
+    surprise_levels: Tensor
+
     def __init__(self, backbone: Backbone, width: int = 128, dropout: float = 0.3, late: bool = False) -> None:
         super().__init__()
         self.config = {"width": width, "dropout": dropout, "late": late}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.base import ScoreNet
 from models.chromatic import ChromaticFidelityNet
 from models.color_prior import ColorPriorNet
 from models.ranker import Ranker
@@ -18,7 +19,7 @@ from utils.choices import DIMENSIONS, PRESETS, SHIPPED
 from utils.files import sha256
 
 
-def build_model(content: dict[str, Any], source: str, networks: Mapping[str, type[nn.Module]] | None = None) -> nn.Module:
+def build_model(content: dict[str, Any], source: str, networks: Mapping[str, type[nn.Module]] | None = None) -> Any:
     """Rebuild the network of a checkpoint; downloads nothing.
 
     Args:
@@ -39,18 +40,27 @@ def build_model(content: dict[str, Any], source: str, networks: Mapping[str, typ
     except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{source} does not hold a {dimension} network of this version: {reason}") from error
+    if isinstance(model, PerceptualRealismNet):
+        model.load_branches = shipped_branches
     return model
 
 
-def networks_of(preset: str, source: str = "--preset") -> dict[str, type[nn.Module]]:
+def shipped_branches(device: torch.device) -> tuple[ScoreNet, ScoreNet]:
+    """The shipped CF and SCC networks, which a PR network reads where it is given no such scores."""
+    return load_model("CF", device), load_model("SCC", device)
+
+
+def networks_of(preset: str, source: str = "--preset") -> Mapping[str, type[nn.Module]]:
     """The three networks of a preset by dimension.
 
     Raises:
         ValueError: If there is no such preset.
     """
     if preset == "compact":
-        networks = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet, ColorPriorNet, Ranker)
-        return {net.dimension: net for net in networks}
+        branches = {
+            net.dimension: net for net in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet, ColorPriorNet)
+        }
+        return {**branches, Ranker.dimension: Ranker}
     if preset == "published":
         from models.published import NETWORKS  # slow to import, and few need it
 
@@ -75,7 +85,7 @@ def find_published(name: str, *also: Path) -> Path:
     )
 
 
-def load_prior(weights: str | Path) -> nn.Module:
+def load_prior(weights: str | Path) -> ColorPriorNet:
     """Load the network of a color prior, from a file of tools/train_color_prior.py or from an SCC network, which has one.
 
     Raises:
@@ -83,7 +93,7 @@ def load_prior(weights: str | Path) -> nn.Module:
         ValueError: If it holds neither.
     """
     model = load_model(weights)
-    if model.dimension not in ("prior", "SCC") or model.preset != "compact":
+    if not isinstance(model, ColorPriorNet):
         raise ValueError(f"{weights} holds a {model.dimension} network without a color prior; expected one, or an SCC network")
     return model
 
@@ -94,7 +104,7 @@ def load_model(
     dimension: str | None = None,
     preset: str | None = None,
     attention: str | None = None,
-) -> nn.Module:
+) -> ScoreNet:
     """Load a trained network, ready to score.
 
     Args:
@@ -106,8 +116,7 @@ def load_model(
         attention: Graph of the object attention of a published SCC network, "infer" or "train"; None for its own.
 
     Returns:
-        The network in evaluation mode. ``source`` is the file, ``weights_hash`` its SHA-256; ``seen`` holds the file sizes and
-        the fingerprints (``picture_id``) of the pictures it was trained on, None if the file does not say.
+        The network in evaluation mode, with ``source``, ``weights_hash`` and ``seen``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -124,6 +133,7 @@ def load_model(
     content = read_weights(path)
     if is_own(content):
         found, kind = content.get("dimension"), content.get("preset", "compact")
+        networks_of(kind, str(path))  # refuses a file of train_baseline.py
     else:
         found, kind = published_dimension(content), "published"
         if found is None:
@@ -133,7 +143,7 @@ def load_model(
     if preset is not None and kind != preset:
         raise ValueError(f"{path} holds {described(content)}; expected one of the preset {preset}")
     if is_own(content):
-        model = build_model(content, str(path))
+        model: Any = build_model(content, str(path))
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
     else:
         from models.published import from_published

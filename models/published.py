@@ -11,7 +11,7 @@ can be the same in training and scoring (``attention``).
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import timm
@@ -22,17 +22,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.backbone import UnreachableError, read_state
-from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, sub_score_lists, to_tensor
+from models.base import (
+    Inputs,
+    Maps,
+    Picture,
+    ScoreNet,
+    as_list,
+    check_sub_scores,
+    one_thread,
+    sub_score_lists,
+    to_tensor,
+    with_sub_scores,
+)
 from models.preprocessing import check_picture
 from utils.checkpoint import PUBLISHED_BACKBONE_NAMES, published_dimension, unwrapped
 from utils.choices import PRECISIONS, SPELLINGS
 from utils.color import linear_to_lab, srgb_to_linear
+from utils.labels import CLASSES, CURVE, SLOTS, ObjectLabels
 
-SLOTS = 20  # objects of a picture that the SCC network reads
+Slots: TypeAlias = np.ndarray | Tensor | tuple[np.ndarray | Tensor, int] | None  # of one image, with how many are used
+
 ATTENTION_GRAPHS = ("infer", "train")
 
-_CLASSES = 81  # rows of the class embedding: COCO-80 and one more
-_CURVE = 768  # values of a class's color prior: 256 levels of R, G and B
 _CHROMA = 32  # channels of the chroma branch
 _MASKED = -1e9  # logit of an unused slot
 _POOLER = "pooler.dense"
@@ -45,7 +56,7 @@ class PublishedNet(ScoreNet):
 
     preset = "published"
     resize: str  # "bicubic" or "bilinear"
-    precision = "float32"
+    backbone: Any
 
     @property
     def input_key(self) -> tuple:
@@ -145,7 +156,7 @@ class PublishedCF(PublishedNet):
         stages = self.features(inputs)
         return {"all": torch.cat((stages["cls"], stages["patch_std"], stages["chroma"]), 1)}
 
-    def head(self, features: Inputs) -> Tensor:
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         return self.regressor(features["all"]).squeeze(1)
 
 
@@ -160,7 +171,6 @@ class PublishedSCC(PublishedNet):
     """
 
     dimension = "SCC"
-    reads_objects = True
     resize = "bilinear"
     size = 224
 
@@ -171,8 +181,8 @@ class PublishedSCC(PublishedNet):
                 raise ValueError(f"attention must be one of {', '.join(ATTENTION_GRAPHS)}, got {graph!r}")
         self.config = {"backbone": backbone, "attention": attention, "train_attention": train_attention}
         self.backbone, width = residual_network(backbone)
-        self.class_embedding = nn.Embedding(_CLASSES, 32)
-        self.obj_encoder = nn.Sequential(nn.Linear(32 + 4 + _CURVE, 256), nn.ReLU(), nn.Linear(256, 256))
+        self.class_embedding = nn.Embedding(CLASSES, 32)
+        self.obj_encoder = nn.Sequential(nn.Linear(32 + 4 + CURVE, 256), nn.ReLU(), nn.Linear(256, 256))
         self.attention = nn.Sequential(nn.Linear(256, 1))
         self.regressor = nn.Sequential(nn.Linear(width + 256, 128), nn.ReLU(), nn.Linear(128, 1), nn.Tanh())
 
@@ -189,26 +199,30 @@ class PublishedSCC(PublishedNet):
     def preprocessing(self) -> dict[str, Any]:
         return super().preprocessing() | {"attention": self.config["attention"]}
 
-    def prepare(self, picture: Picture, objects: np.ndarray | Tensor | None = None, used: int | None = None) -> Inputs:
-        """Tensors of one picture.
+    def prepare(self, picture: Picture, objects: Slots = None) -> Inputs:
+        """Tensors of one image.
 
         Args:
-            picture: Of any of the forms that ``score`` takes.
-            objects: Class id, box and color prior of each slot, shape (20, 773), unused slots zero; None for no objects.
-            used: How many slots are used; None counts up to the last one that is not all zero.
+            picture: In any of the forms that ``score`` takes.
+            objects: Class id, box and color prior of each slot, shape (20, 773), unused slots zero; with how many are used, or
+                alone, which counts up to the last one that is not all zero; None for no objects.
 
         Returns:
             ``rgb`` (3, 224, 224) in [0, 1], ``objects`` (20, 773), ``used`` (20,).
         """
-        return super().prepare(picture) | self.object_inputs(objects, used)
+        prepared = super().prepare(picture)
+        return prepared | self.object_inputs(prepared["rgb"], objects)
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
-        objects = object_inputs(None, None)
-        return super().prepare_batch(rgb) | {k: v.expand(len(rgb), *v.shape).to(rgb.device) for k, v in objects.items()}
+        objects = self.object_inputs(rgb, None)
+        return super().prepare_batch(rgb) | {k: v.expand(len(rgb), *v.shape) for k, v in objects.items()}
 
-    def object_inputs(self, objects: np.ndarray | Tensor | None, used: int | None = None) -> Inputs:
-        """``objects`` and ``used`` of one picture, as ``prepare`` gives them."""
-        return {k: v.to(self.device) for k, v in object_inputs(objects, used).items()}
+    def object_inputs(self, rgb: Tensor, objects: Slots) -> Inputs:
+        """``objects`` and ``used`` of one image, as ``prepare`` gives them, where ``rgb`` is."""
+        return {k: v.to(rgb.device) for k, v in slot_inputs(*(objects if isinstance(objects, tuple) else (objects,))).items()}
+
+    def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
+        return prepared if labels is None else prepared | self.object_inputs(prepared["rgb"], labels.slots(name))
 
     def features(self, inputs: Inputs) -> Inputs:
         """Every stage on the way to the score.
@@ -229,7 +243,7 @@ class PublishedSCC(PublishedNet):
         else:
             masked = logits.masked_fill(~used, _MASKED)
         attention = masked.softmax(1)
-        image = see(self.backbone, inputs["rgb"])
+        image = residual_features(self.backbone, inputs["rgb"])
         return {
             "image": image,
             "objects": (attention[..., None] * encoded).sum(1),
@@ -241,7 +255,7 @@ class PublishedSCC(PublishedNet):
         stages = self.features(inputs)
         return {"all": torch.cat((stages["image"], stages["objects"]), 1)}
 
-    def head(self, features: Inputs) -> Tensor:
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         return self.regressor(features["all"]).squeeze(1)
 
     @torch.inference_mode()
@@ -264,10 +278,7 @@ class PublishedSCC(PublishedNet):
         if len(slots) != len(items):
             raise ValueError(f"{len(items)} pictures but objects of {len(slots)}")
         with one_thread():
-            values = [
-                self.score_prepared(self.prepare(p, *(s if isinstance(s, tuple) else (s,))))
-                for p, s in zip(items, slots, strict=True)
-            ]
+            values = [self.score_prepared(self.prepare(p, s)) for p, s in zip(items, slots, strict=True)]
         return values[0] if single else values
 
 
@@ -279,7 +290,6 @@ class PublishedPR(PublishedNet):
     """
 
     dimension = "PR"
-    reads_scores = True
     resize = "bilinear"
     size = 224
 
@@ -303,15 +313,21 @@ class PublishedPR(PublishedNet):
         """Every stage on the way to the score: ``image`` (B, 2048), ``scores`` (B, 16)."""
         return {**self.encode(inputs), "scores": self.score_fc(scores)}
 
-    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        return {"image": see(self.backbone, inputs["rgb"])}
+    def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
+        return with_sub_scores(prepared, scores)
 
-    def head(self, features: Inputs) -> Tensor:
-        return self.regressor(torch.cat((features["image"], self.score_fc(features["scores"])), 1)).squeeze(1)
+    def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
+        return {"image": residual_features(self.backbone, inputs["rgb"])}
+
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
+        return self.regressor(torch.cat((features["image"], self.score_fc(check_sub_scores(scores))), 1)).squeeze(1)
 
     @torch.inference_mode()
     def score(
-        self, pictures: Picture | list[Picture], cf: float | list[float], scc: float | list[float]
+        self,
+        pictures: Picture | list[Picture],
+        cf: float | list[float] | None = None,
+        scc: float | list[float] | None = None,
     ) -> float | list[float]:
         """Score pictures, as the other networks do; CF and SCC of each picture must be given, or one for all.
 
@@ -321,9 +337,10 @@ class PublishedPR(PublishedNet):
         if cf is None or scc is None:
             raise ValueError("the published PR network takes the CF and SCC of each picture: score(pictures, cf, scc)")
         items, single = as_list(pictures)
-        pairs = zip(*sub_score_lists(len(items), cf, scc), strict=True)
+        pairs = zip(*filter(None, sub_score_lists(len(items), cf, scc)), strict=True)
+        known = [{"CF": one, "SCC": other} for one, other in pairs]
         with one_thread():
-            values = [self.score_prepared(self.prepare(p), s) for p, s in zip(items, pairs, strict=True)]
+            values = [self.score_prepared(with_sub_scores(self.prepare(p), s)) for p, s in zip(items, known, strict=True)]
         return values[0] if single else values
 
 
@@ -372,9 +389,9 @@ class RoundedLinear(nn.Module):
         return F.linear(x.to(torch.bfloat16), self.weight, self.bias)
 
 
-def see(network: nn.Sequential, rgb: Tensor) -> Tensor:
+def residual_features(network: nn.Sequential, rgb: Tensor) -> Tensor:
     """What a residual network, in its own precision, makes of sRGB in [0, 1]: (B, 3, H, W) to (B, D) in float32."""
-    return network(imagenet_normalized(rgb).to(network[0].weight.dtype)).flatten(1).to(rgb.dtype)
+    return network(imagenet_normalized(rgb).to(next(network.parameters()).dtype)).flatten(1).to(rgb.dtype)
 
 
 def imagenet_normalized(rgb: Tensor) -> Tensor:
@@ -388,11 +405,11 @@ def chroma_planes(rgb: Tensor) -> Tensor:
     return linear_to_lab(srgb_to_linear(rgb))[:, 1:] / 128
 
 
-def object_inputs(objects: np.ndarray | Tensor | None, used: int | None) -> Inputs:
-    """Slots of one picture as the network takes them; see ``PublishedSCC.prepare``."""
-    slots = torch.zeros(SLOTS, 5 + _CURVE) if objects is None else torch.as_tensor(objects, dtype=torch.float32)
-    if tuple(slots.shape) != (SLOTS, 5 + _CURVE):
-        raise ValueError(f"objects must have shape ({SLOTS}, {5 + _CURVE}), got {tuple(slots.shape)}")
+def slot_inputs(objects: np.ndarray | Tensor | None, used: int | None = None) -> Inputs:
+    """Slots of one image as the network takes them, with how many are used; see ``PublishedSCC.prepare``."""
+    slots = torch.zeros(SLOTS, 5 + CURVE) if objects is None else torch.as_tensor(objects, dtype=torch.float32)
+    if tuple(slots.shape) != (SLOTS, 5 + CURVE):
+        raise ValueError(f"objects must have shape ({SLOTS}, {5 + CURVE}), got {tuple(slots.shape)}")
     if used is None:
         filled = slots.ne(0).any(1).nonzero()
         used = int(filled[-1]) + 1 if len(filled) else 0
@@ -424,7 +441,7 @@ def from_published(
     dimension = published_dimension(content)
     if dimension is None:
         raise ValueError(f"{source} holds no published CF, SCC or PR network")
-    state = unwrapped(content)
+    state = unwrapped(content) or {}
     with torch.device("meta"):  # the weights come from the file
         model = NETWORKS[dimension](**config)
     check_layout(state, dimension, source)
@@ -470,9 +487,9 @@ def to_published(model: PublishedNet, spelling: str = "classic") -> dict[str, Te
     """
     if spelling not in SPELLINGS:
         raise ValueError(f"spelling must be one of {', '.join(SPELLINGS)}, got {spelling!r}")
-    published = PUBLISHED_BACKBONES[model.dimension]
-    if model.config["backbone"] != published:
-        raise ValueError(f"the published {model.dimension} network is on {published}, not {model.config['backbone']}")
+    expected = PUBLISHED_BACKBONES[model.dimension]
+    if model.config["backbone"] != expected:
+        raise ValueError(f"the published {model.dimension} network is on {expected}, not {model.config['backbone']}")
     state = {k: v.detach() for k, v in model.state_dict().items()}
     backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
@@ -517,9 +534,9 @@ def load_start_weights(model: PublishedNet, weights: Path | None = None) -> str:
         )
     for key in own:
         if key in state and state[key].shape != own[key].shape:
-            found, expected = tuple(state[key].shape), tuple(own[key].shape)
+            shape, expected = tuple(state[key].shape), tuple(own[key].shape)
             raise ValueError(
-                f"{source}: tensor {key} has shape {found}, expected {expected}; weights of another size than {name}?"
+                f"{source}: tensor {key} has shape {shape}, expected {expected}; weights of another size than {name}?"
             )
     model.backbone.load_state_dict({k: state.get(k, own[k]) for k in own})
     unused = sorted(k for k in state if k not in own)

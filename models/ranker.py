@@ -28,6 +28,8 @@ class Ranker(nn.Module):
 
     dimension = "ranker"
     preset = "compact"
+    center: Tensor
+    spread: Tensor
 
     def __init__(self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 128, dropout: float = 0.2) -> None:
         super().__init__()

@@ -4,6 +4,8 @@ As in the published ICQA-Net, a global encoder of the picture is fused with the 
 reads what color adds to the gray version, so that PR is of the coloring and not of the scene.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +18,15 @@ from models.base import (
     ScoreHead,
     ScoreNet,
     as_list,
+    check_sub_scores,
     color_effect,
     compress,
     one_thread,
     sub_score_lists,
     to_tensor,
+    with_sub_scores,
 )
+from utils.labels import ObjectLabels
 
 
 class PerceptualRealismNet(CompactNet):
@@ -33,10 +38,13 @@ class PerceptualRealismNet(CompactNet):
         width: Width of the fused head.
         dropout: Share of head activations dropped in training.
         ranking: Weight of the ranker; 0 for a branch without one.
+
+    Attributes:
+        load_branches: Loads what computes CF and SCC where ``score`` gets none; set by ``models.loading``.
     """
 
     dimension = "PR"
-    reads_scores = True
+    load_branches: Callable[[torch.device], tuple[ScoreNet, ScoreNet]] | None = None
 
     def __init__(
         self, backbone: str = DEFAULT_BACKBONE, size: int = 224, width: int = 64, dropout: float = 0.5, ranking: float = 0.0
@@ -48,14 +56,17 @@ class PerceptualRealismNet(CompactNet):
         self.regressor = ScoreHead(width + 16, width, dropout)
         self.branches: tuple[ScoreNet, ScoreNet] | None = None
 
+    def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
+        return with_sub_scores(prepared, scores)
+
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
         """``global``: what color adds to the backbone maps, (B, F); ``rank``, (B,)."""
-        maps = maps or self.see(inputs)
+        maps = maps or self.backbone_maps(inputs)
         return {"global": color_effect(maps)} | self.rank(maps)
 
-    def head(self, features: Inputs) -> Tensor:
-        picture = self.compress_global(features["global"])
-        return self.bounded(self.regressor(torch.cat((picture, self.score_fc(features["scores"])), 1)), features)
+    def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
+        image, sub_scores = self.compress_global(features["global"]), self.score_fc(check_sub_scores(scores))
+        return self.bounded(self.regressor(torch.cat((image, sub_scores), 1)), features)
 
     def score(
         self,
@@ -68,7 +79,7 @@ class PerceptualRealismNet(CompactNet):
         Args:
             pictures: As for the other branches.
             cf: CF of each picture in [-1, 1], or one for all; None to compute it with the shipped CF weights.
-            scc: SCC of each picture, likewise.
+            scc: The same for SCC.
 
         Returns:
             One number in [-1, 1] for one picture, a list of numbers for a list.
@@ -79,18 +90,17 @@ class PerceptualRealismNet(CompactNet):
         items, single = as_list(pictures)
         given = sub_score_lists(len(items), cf, scc)
         if None in given and self.branches is None:
-            from models.loading import load_model  # here, not above: loading imports this module
-
+            if self.load_branches is None:
+                raise ValueError("give cf and scc, or set branches to what computes them; only a loaded network has such")
             # a plain tuple, so that the two networks are no part of this one's state
-            self.branches = (load_model("CF", device=self.device), load_model("SCC", device=self.device))
+            self.branches = self.load_branches(self.device)
         results = []
         with one_thread():
-            for i, item in enumerate(items):
+            for number, item in enumerate(items):
                 pixels = to_tensor(item)  # decoded once for all branches
-                # rounded as in score files, so that both ways give the same PR
-                cf_i, scc_i = (
-                    values[i] if values is not None else round(self.branches[k].score(pixels), 6)
-                    for k, values in enumerate(given)
-                )
-                results.append(self.score_prepared(self.prepare(pixels), (cf_i, scc_i)))
+                scores = {d: values[number] for d, values in zip(("CF", "SCC"), given, strict=True) if values is not None}
+                for branch in self.branches or ():
+                    if branch.dimension not in scores:  # rounded as in score files, so that both ways give the same PR
+                        scores[branch.dimension] = round(branch.score_prepared(branch.prepare(pixels)), 6)
+                results.append(self.score_prepared(with_sub_scores(self.prepare(pixels), scores)))
         return results[0] if single else results

@@ -39,10 +39,10 @@ from inference.maps import (
     in_percent,
     scale_colors,
     scale_positions,
+    short_reason,
     swatch,
-    words,
 )
-from inference.scoring import worker_count
+from inference.scorer import worker_count
 from models import load_model
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet
@@ -565,7 +565,7 @@ def look_at(
 
 def wrong_objects(objects: Sequence[Finding]) -> str:
     """The objects with unusual colors in words, the most unusual first; empty if there are none."""
-    unusual = [f"{finding.what} ({words(finding).partition(';')[0]})" for finding in objects if finding.unusual]
+    unusual = [f"{finding.what} ({short_reason(finding).partition(';')[0]})" for finding in objects if finding.unusual]
     more = f"; {len(unusual) - _NAMED} more" if len(unusual) > _NAMED else ""
     return "; ".join(unusual[:_NAMED]) + more
 
@@ -603,7 +603,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "has": has,
         "expected": lacks,
         "percent": in_percent(finding.percentile) if known else "",
-        "why": words(finding) if finding.reason else "",
+        "why": short_reason(finding) if finding.reason else "",
     }
 
 

@@ -15,7 +15,7 @@ from baselines.afine import ADAMW
 from baselines.aigciqa import RECIPE
 from baselines.label_files import _FORMS
 from baselines.scorer import _NETWORKS
-from inference.scoring import devices_of
+from inference.command import parse_devices
 from utils.arguments import LIMITS, ScriptParser
 from utils.choices import FORMS, SYSTEMS
 
@@ -203,4 +203,4 @@ def test_a_device_that_cannot_be_used_is_named_before_any_work(run, tmp_path, de
         run("train_CF.py", "--data", "nowhere", "--output", tmp_path / "run", f"--device={device}")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=message):
-        devices_of(device)
+        parse_devices(device)

@@ -35,7 +35,7 @@ from training.engine import Batches, EpochSampler
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
-from utils.scores import ScoreWriter, read_scores
+from utils.scores import Provenance, ScoreWriter, read_scores
 
 TINY: dict[str, dict[str, Any]] = {
     "dpam": {
@@ -1017,8 +1017,8 @@ def test_scores_beyond_the_scale_of_the_mos_are_written_and_read_but_not_as_scor
 
 @pytest.mark.parametrize("unbounded", [True, False])
 def test_the_writer_has_bounds_unless_told_otherwise(tmp_path, unbounded):
-    common = {"root": tmp_path, "weights": {}, "preprocessing": {}, "sample": "unseen"}
-    with ScoreWriter(tmp_path / "x.csv", ["PR"], ["a.png", "b.png", "c.png"], **common, unbounded=unbounded) as writer:
+    how = Provenance(tmp_path, weights={}, preprocessing={}, sample="unseen", unbounded=unbounded)
+    with ScoreWriter(tmp_path / "x.csv", ["PR"], ["a.png", "b.png", "c.png"], how) as writer:
         for name, score in {"a.png": 7.5, "b.png": float("inf"), "c.png": -0.5}.items():
             writer.add(name, {"PR": score}, gray=False)
     rows = rows_of(tmp_path / "x.csv")
@@ -1028,7 +1028,7 @@ def test_the_writer_has_bounds_unless_told_otherwise(tmp_path, unbounded):
     assert read_scores(tmp_path / "x.csv")["PR"].tolist()[2] == -0.5
     if not unbounded:
         with pytest.raises(ValueError, match="expected score columns out of CF, SCC, PR"):
-            ScoreWriter(tmp_path / "y.csv", ["beauty"], ["a.png"], **common)
+            ScoreWriter(tmp_path / "y.csv", ["beauty"], ["a.png"], how)
 
 
 # --- originals

@@ -17,7 +17,8 @@ from published_layout import cf_layout, pr_layout, scc_layout
 from benchmarks import baselines, gpu, hecd, measure, precision, reference, speed, train_memory
 from benchmarks.weights import fan_in_weights, write_color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
-from inference import scoring
+from inference import scorer
+from inference.networks import Networks
 from models import load_model
 from utils.arguments import add_fold_arguments, parse_training, training_parser
 from utils.labels import ObjectLabels, read_color_curves, read_yolo
@@ -159,15 +160,15 @@ def test_stages_of_a_compact_network_are_timed(weights: dict[str, Path], picture
 
 
 def test_stages_of_a_published_network_are_timed_and_the_clocks_are_taken_off(published: Path, pictures: Path) -> None:
-    def make_scorer() -> scoring.Scorer:
+    def make_scorer() -> scorer.Scorer:
         labels = ObjectLabels(published / "labels", read_color_curves(published / "color_.json"))
-        return scoring.Scorer({"SCC": load_model(published / "SCC.pth")}, ["cpu"], labels)
+        return scorer.Scorer(Networks({"SCC": load_model(published / "SCC.pth")}, ["cpu"], labels))
 
-    read = scoring.read_rgb
+    read = scorer.read_rgb
     _, each = speed.time_stages(pictures, make_scorer)
     assert sorted(each) == sorted(["decode", "is it gray?", "prepare, 224x224", "labels", "SCC network", "all else"])
     assert each["SCC network"] > each["labels"] > 0
-    assert scoring.read_rgb is read
+    assert scorer.read_rgb is read
 
 
 @pytest.mark.parametrize(

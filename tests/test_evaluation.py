@@ -40,7 +40,7 @@ from evaluation.agreement import (
     system_agreement,
 )
 from evaluation.compare import COLUMNS
-from utils.scores import ScoreWriter, read_scores
+from utils.scores import Provenance, ScoreWriter, read_scores
 
 METHODS = ("BIG", "CIC", "CT2")
 SCENES = ("000000000017", "000000000042", "000000000139", "000000000285", "000000000632")
@@ -77,7 +77,7 @@ def write_scores(
     """A score file as the inference scripts write it; the pictures need not exist."""
     errors = errors or {}
     names = [*next(iter(columns.values())), *errors]
-    with ScoreWriter(path, list(columns), names, root=root, weights={}, preprocessing={}, sample=sample) as writer:
+    with ScoreWriter(path, list(columns), names, Provenance(root, {}, {}, sample)) as writer:
         for name in names:
             scores = {} if name in errors else {column: values[name] for column, values in columns.items()}
             writer.add(name, scores, gray=False, error=errors.get(name, ""))

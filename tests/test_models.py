@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet
-from models.base import Inputs, ScoreNet, Standardize, stack, to_tensor
+from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet, load_model
+from models.base import Inputs, LoadedBatches, ScoreNet, Standardize, stack, to_tensor
 from models.color_prior import COMPARISONS
 from models.object_prior import OBJECT_COMPARISONS
-from models.semantic import SLOTS
+from models.semantic import MOST_OBJECTS
 from utils.color import lab_to_rgb, rgb_to_lab
 
 NETWORKS = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)
@@ -61,7 +61,7 @@ def pictures() -> list[np.ndarray]:
 
 def score(net: ScoreNet, shown: object) -> float | list[float]:
     """``net.score``, with the same sub-scores for each picture where the network reads them."""
-    if not net.reads_scores:
+    if net.dimension != "PR":
         return net.score(shown)
     many = isinstance(shown, list) or (isinstance(shown, Tensor) and shown.ndim == 4)
     cf, scc = ([s] * len(shown) for s in SUB_SCORES) if many else SUB_SCORES
@@ -70,21 +70,27 @@ def score(net: ScoreNet, shown: object) -> float | list[float]:
 
 def sub_scores(net: ScoreNet, count: int) -> tuple[Tensor, ...]:
     """The second argument of ``net(...)`` where there is one."""
-    return (torch.tensor([SUB_SCORES] * count),) if net.reads_scores else ()
+    return (torch.tensor([SUB_SCORES] * count),) if net.dimension == "PR" else ()
 
 
 def prepared(net: ScoreNet, batch: Tensor) -> Inputs:
     """What the network reads of a batch, with two made-up objects a picture where it compares them."""
     inputs = net.prepare_batch(batch)
-    if net.compares_objects:
+    if net.dimension == "SCC":
         generator, count = torch.Generator().manual_seed(0), len(batch)
-        present = (torch.arange(SLOTS) < 2).float().expand(count, -1)
+        present = (torch.arange(MOST_OBJECTS) < 2).float().expand(count, -1)
         inputs |= {
-            "objects": torch.rand(count, SLOTS, len(OBJECT_COMPARISONS), generator=generator) * present[..., None],
-            "object_cells": torch.rand(count, SLOTS, net.cells, net.cells, generator=generator) * present[..., None, None],
+            "objects": torch.rand(count, MOST_OBJECTS, len(OBJECT_COMPARISONS), generator=generator) * present[..., None],
+            "object_cells": torch.rand(count, MOST_OBJECTS, net.cells, net.cells, generator=generator)
+            * present[..., None, None],
             "present": present,
         }
     return inputs
+
+
+def scores_of(net: ScoreNet, inputs: Inputs) -> Tensor:
+    """Scores of a batch of prepared pictures, with the same sub-scores for each."""
+    return net.head(net.encode(inputs), *sub_scores(net, len(inputs["rgb"])))
 
 
 def floats(rgb: np.ndarray) -> Tensor:
@@ -154,8 +160,8 @@ def test_a_batch_tensor_is_scored_as_a_list_of_its_pictures(net):
 @torch.no_grad()
 def test_a_batch_of_prepared_pictures_agrees_with_batches_of_one(net):
     prepared = [net.prepare(rgb) for rgb in pictures()]
-    together = net(stack(prepared), *sub_scores(net, 4))
-    alone = torch.cat([net(stack([inputs]), *sub_scores(net, 1)) for inputs in prepared])
+    together = scores_of(net, stack(prepared))
+    alone = torch.cat([scores_of(net, stack([inputs])) for inputs in prepared])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(together, torch.tensor(score(net, pictures())), atol=1e-5, rtol=0)
 
@@ -166,13 +172,25 @@ def test_features_give_the_score_of_their_picture(net):
     features = net.encode(prepared)
     assert all(len(tensor) == 4 for tensor in features.values())
     before = set(features)
-    assert torch.equal(net(features, *sub_scores(net, 4)), net(prepared, *sub_scores(net, 4)))
+    expected = scores_of(net, prepared)
+    for batch, encoded in ((features, True), (prepared, False)):
+        assert torch.equal(LoadedBatches(net, encoded)(batch, *sub_scores(net, 4)), expected)
     assert set(features) == before
 
 
-def test_calling_a_network_with_a_picture_gives_its_score(cf_net):
-    assert cf_net(picture()) == cf_net.score(picture())
-    assert cf_net(pictures()) == cf_net.score(pictures())
+@torch.no_grad()
+def test_a_batch_of_pixels_scores_as_its_prepared_pictures(net):
+    batch = torch.stack([floats(picture(50, 70, seed)) for seed in range(3)])
+    assert torch.equal(net(batch, *sub_scores(net, 3)), scores_of(net, net.prepare_batch(batch)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [(picture(), "ndarray"), (["a.jpg"], "list"), ({"rgb": 1}, "dict"), (torch.zeros(3, 4, 5), "shape (3, 4, 5)")],
+)
+def test_a_network_is_called_with_a_batch_of_pixels_alone(net, wrong, found):
+    with pytest.raises(TypeError, match=re.escape(f"expected a tensor (B, 3, H, W), got {found}; score(images) takes images")):
+        net(wrong, *sub_scores(net, 1))
 
 
 def test_scoring_in_training_mode_uses_evaluation_mode_and_goes_back(net):
@@ -259,7 +277,7 @@ def test_a_training_step_moves_every_parameter_and_no_batch_norm_statistic(net):
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     for seed in range(2):
         batch = torch.stack([floats(picture(48, 56, 10 * seed + i)) for i in range(3)])
-        loss = (net(prepared(net, batch), *sub_scores(net, 3)) - torch.tensor([0.8, -0.8, 0.1])).square().mean()
+        loss = (scores_of(net, prepared(net, batch)) - torch.tensor([0.8, -0.8, 0.1])).square().mean()
         optimizer.zero_grad()
         loss.backward()
         idle = {name for name, p in net.named_parameters() if not p.grad.any()}
@@ -294,7 +312,7 @@ def test_with_pretrained_parameters_frozen_the_head_alone_learns_from_features(n
     net = copy.deepcopy(net).train()
     with torch.no_grad():
         features = net.encode(stack([net.prepare(rgb) for rgb in pictures()]))
-    net(features, *sub_scores(net, 4)).sum().backward()
+    net.head(features, *sub_scores(net, 4)).sum().backward()
     assert all(p.grad is None for p in net.pretrained_parameters())
     assert all(p.grad is not None for p in net.head_parameters())
 
@@ -353,7 +371,7 @@ def test_a_gray_picture_has_no_color_effect_and_a_colored_one_has(net):
 @torch.no_grad()
 def test_maps_of_the_gray_version_do_not_see_the_color(net):
     one, other = (net.prepare(recolored(picture(64, 64), degrees))["rgb"] for degrees in (0, 120))
-    colored, gray, ranks = net.see({"rgb": torch.stack((one, other))})
+    colored, gray, ranks = net.backbone_maps({"rgb": torch.stack((one, other))})
     assert ranks is None
     assert [m.shape for m in colored] == [m.shape for m in gray]
     assert [m.shape[0] for m in gray] == [2, 2, 2]
@@ -367,9 +385,9 @@ def test_maps_seen_by_another_network_with_the_same_backbone_give_the_same_score
     other = build(ChromaticFidelityNet, seed=9)
     other.backbone.load_state_dict(net.backbone.state_dict())
     inputs = net.prepare(picture())
-    maps = other.see(stack([inputs]))
-    scores = SUB_SCORES if net.reads_scores else None
-    assert net.score_prepared(inputs, scores, maps) == net.score_prepared(inputs, scores)
+    maps = other.backbone_maps(stack([inputs]))
+    inputs = net.inputs_of(inputs, "a.jpg", None, dict(zip(("CF", "SCC"), SUB_SCORES, strict=True)))
+    assert net.score_prepared(inputs, maps) == net.score_prepared(inputs) == score(net, picture())
 
 
 @torch.no_grad()
@@ -400,7 +418,7 @@ def test_scc_compares_the_pixels_of_one_place_with_the_prior_of_that_place(scc_n
 @torch.no_grad()
 def test_scc_expects_colors_by_the_gray_picture_alone(scc_net):
     color = scc_net.prepare(recolored(picture(64, 64), 0))["rgb"][None]
-    log_prior, lab = scc_net.predict_prior(color, scc_net.see({"rgb": color})[1])
+    log_prior, lab = scc_net.predict_prior(color, scc_net.backbone_maps({"rgb": color})[1])
     assert log_prior.shape == (1, 260, 8, 8)
     assert lab.shape == (1, 3, 16, 16)
     torch.testing.assert_close(log_prior.exp().sum(1), torch.ones(1, 8, 8), atol=1e-4, rtol=0)
@@ -428,15 +446,15 @@ def test_pr_computes_sub_scores_that_are_not_given(pr_net, cf_net, scc_net):
     cf, scc = ([round(s, 6) for s in branch.score(shown)] for branch in net.branches)  # as score files hold them
     assert net.score(shown) == net.score(shown, cf, scc)
     assert net.score(shown, scc=[0.0] * 4) == net.score(shown, cf, [0.0] * 4)
-    assert net(shown[0]) == net.score(shown[0], cf[0], scc[0])
+    assert net.score(shown[0]) == net.score(shown[0], cf[0], scc[0])
     assert net.state_dict().keys() == pr_net.state_dict().keys()
 
 
 def test_pr_needs_sub_scores_for_a_tensor(pr_net):
     message = re.escape("the PR network needs CF and SCC of each picture, shape (B, 2)")
-    for inputs in (floats(picture())[None], stack([pr_net.prepare(picture())])):
+    for call in (lambda: pr_net(floats(picture())[None]), lambda: pr_net.score_prepared(pr_net.prepare(picture()))):
         with pytest.raises(ValueError, match=message):
-            pr_net(inputs)
+            call()
 
 
 def test_pr_refuses_another_number_of_sub_scores_than_pictures(pr_net):
@@ -461,12 +479,9 @@ def test_sub_scores_that_are_no_numbers_in_the_range_are_refused(pr_net, wrong):
         pr_net.score(pictures(), wrong, 0.1)
 
 
-def test_sub_scores_beside_a_path_are_refused_rather_than_ignored(pr_net):
-    with pytest.raises(ValueError, match=re.escape("else call score(pictures, cf, scc)")):
-        pr_net(picture(), torch.tensor([SUB_SCORES]))
-
-
-def test_pr_without_shipped_weights_says_where_they_were_looked_for(pr_net, monkeypatch, tmp_path):
+def test_pr_without_shipped_weights_says_where_they_were_looked_for(pr_net, weights, monkeypatch, tmp_path):
     monkeypatch.setattr("models.loading.SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match=re.escape(f"no weights at {Path(tmp_path / 'CF.pt')}")):
+        load_model(weights["PR"]).score(picture())
+    with pytest.raises(ValueError, match="give cf and scc, or set branches to what computes them"):
         copy.deepcopy(pr_net).score(picture())

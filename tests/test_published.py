@@ -115,6 +115,11 @@ def assert_stages(found: list[dict[str, Tensor]], known: dict[str, list]) -> Non
                 assert_statistics(stages[name], statistic[number], f"{name} of {NAMES[number]}")
 
 
+def scores_of(net: PublishedNet, batch: dict[str, Tensor]) -> Tensor:
+    """Scores of a batch of prepared pictures."""
+    return net.head(net.encode(batch))
+
+
 def assert_gradients(net: PublishedNet, scores: Tensor) -> None:
     """Backpropagate the loss of these scores and compare the gradient of each part with the figures."""
     step = FIGURES["training"][net.dimension]
@@ -155,7 +160,7 @@ def test_cf_stages_are_the_published_ones(cf_alone):
 def test_a_cf_score_does_not_depend_on_company(cf, cf_alone):
     batch = stack([cf.prepare(picture(number)) for number in (0, 3)])
     with torch.inference_mode():
-        together = cf(batch)
+        together = scores_of(cf, batch)
     assert together.tolist() == pytest.approx([cf_alone[0][0], cf_alone[0][3]], abs=SCORE)
 
 
@@ -164,7 +169,7 @@ def test_cf_as_in_training_gives_the_published_scores_stages_and_gradients():
     assert net.resize == "bilinear"
     batch = stack([net.prepare(picture(number)) for number in range(PICTURES)])
     with stages_of(net) as seen:
-        scores = net(batch)
+        scores = scores_of(net, batch)
     assert scores.tolist() == pytest.approx(FIGURES["scores"]["CF"]["bilinear"], abs=SCORE)
     assert len(seen) == 1
     assert_stages(rows(seen[0]), FIGURES["statistics"]["CF"]["bilinear"])
@@ -224,14 +229,14 @@ def test_an_scc_score_does_not_depend_on_company(graph):
     net = from_published(state_of("SCC"), attention=graph)
     batch = scc_batch(net)
     with torch.inference_mode():
-        together = net(batch).tolist()
+        together = scores_of(net, batch).tolist()
     alone = [net.score_prepared({name: values[number] for name, values in batch.items()}) for number in range(PICTURES)]
     assert together == pytest.approx(alone, abs=SCORE)
 
 
 def test_scc_in_training_has_the_published_gradients():
     net = from_published(state_of("SCC"), attention="train")
-    assert_gradients(net, net(scc_batch(net)))
+    assert_gradients(net, scores_of(net, scc_batch(net)))
 
 
 def test_scc_can_have_one_graph_in_training_and_another_in_scoring():
@@ -242,9 +247,9 @@ def test_scc_can_have_one_graph_in_training_and_another_in_scoring():
         for module in net.backbone.modules():  # whose batch statistics are not at stake here
             module.eval()
         with torch.inference_mode():
-            assert net(batch).tolist() == pytest.approx(FIGURES["scores"]["SCC"][graph], abs=SCORE)
+            assert scores_of(net, batch).tolist() == pytest.approx(FIGURES["scores"]["SCC"][graph], abs=SCORE)
             net.eval()
-            assert net(batch).tolist() == pytest.approx(FIGURES["scores"]["SCC"]["infer"], abs=SCORE)
+            assert scores_of(net, batch).tolist() == pytest.approx(FIGURES["scores"]["SCC"]["infer"], abs=SCORE)
 
 
 def test_label_files_and_prior_are_read_as_the_published_code_does(folder):
@@ -267,7 +272,8 @@ def test_pr_scores_are_the_published_ones(pr, paths):
 @pytest.mark.parametrize("case", FIGURES["extra"]["PR"], ids=lambda case: str(case["sub_scores"]))
 def test_pr_scores_with_other_sub_scores_are_the_published_ones(pr, case):
     inputs = pr.prepare(picture(case["picture"]))
-    assert pr.score_prepared(inputs, tuple(case["sub_scores"])) == pytest.approx(case["score"], abs=SCORE)
+    pair = dict(zip(("CF", "SCC"), case["sub_scores"], strict=True))
+    assert pr.score_prepared(pr.inputs_of(inputs, "", None, pair)) == pytest.approx(case["score"], abs=SCORE)
     with torch.inference_mode():
         stages = pr.features(stack([inputs]), torch.tensor([case["sub_scores"]]))
     assert_statistics(stages["scores"][0], case["scores"], "scores")
@@ -282,8 +288,9 @@ def test_pr_stages_are_the_published_ones(pr):
 
 def test_pr_gives_one_score_in_any_company_and_the_published_gradients(pr):
     batch = stack([pr.prepare(picture(number)) for number in range(PICTURES)])
-    together = pr(batch, torch.tensor(SUB_SCORES))
-    alone = [pr.score_prepared({"rgb": rgb}, pair) for rgb, pair in zip(batch["rgb"], SUB_SCORES, strict=True)]
+    pairs = torch.tensor(SUB_SCORES)
+    together = pr.head(pr.encode(batch), pairs)
+    alone = [pr.score_prepared({"rgb": rgb, "scores": pair}) for rgb, pair in zip(batch["rgb"], pairs, strict=True)]
     assert together.tolist() == pytest.approx(alone, abs=SCORE)
     assert_gradients(pr, together)
 

@@ -17,7 +17,7 @@ from published_layout import cf_layout, pr_layout, scc_layout
 from readers import meta_of, rows_of
 from scipy import stats
 
-from inference import scoring
+from inference import scorer
 from models import load_model, loading
 from models.published import PublishedCF, PublishedPR
 from tools.make_icqa2k_standin import make
@@ -71,13 +71,13 @@ def images_of(home: Path, *numbers: int) -> list[Path]:
 
 def note_scored(patch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pictures that are worked on from now."""
-    real, names = scoring.Scorer.__call__, []
+    real, names = scorer.Scorer.__call__, []
 
-    def noting(self: scoring.Scorer, path: Path, known: object, name: str = "") -> scoring.Row:
+    def noting(self: scorer.Scorer, path: Path, known: object, name: str = "") -> scorer.ImageResult:
         names.append(name)
         return real(self, path, known, name)
 
-    patch.setattr(scoring.Scorer, "__call__", noting)
+    patch.setattr(scorer.Scorer, "__call__", noting)
     return names
 
 

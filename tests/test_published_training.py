@@ -370,12 +370,12 @@ def test_the_strict_recipe_is_a_plain_loop_of_adam_on_the_squared_error(run, dat
     assert len(paths) == 5
     known = ObjectLabels(data / "labels", read_color_curves(data / "color_.json"))
     mos = json.loads((data / "ICQA_2K_train_SCC_mos.json").read_text())
-    batch = stack([start.prepare(path, *known.slots(path.name)) for path in paths])
+    batch = stack([start.prepare(path, known.slots(path.name)) for path in paths])
     target = torch.tensor([mos[path.stem] for path in paths])
     optimizer = torch.optim.Adam(start.parameters(), lr=1e-4)
     start.train()
     for row in history_of(tmp_path / "run"):
-        loss = F.mse_loss(start(batch), target)
+        loss = F.mse_loss(start.head(start.encode(batch)), target)
         assert row["loss"] == pytest.approx(loss.item(), rel=1e-3)
         optimizer.zero_grad()
         loss.backward()
@@ -1105,7 +1105,7 @@ def test_checkpointing_activations_changes_neither_loss_nor_gradients(arguments_
         model.backbone.blocks[0].register_forward_pre_hook(lambda *_, count=count: count.append(1))
         model.train()
         torch.manual_seed(0)  # of dropout
-        loss = F.mse_loss(model(rgb), torch.tensor([0.5, -0.5, 0.1]))
+        loss = F.mse_loss(model.head(model.encode(rgb)), torch.tensor([0.5, -0.5, 0.1]))
         loss.backward()
         results.append((loss.item(), {name: p.grad for name, p in model.named_parameters()}))
         calls.append(len(count))

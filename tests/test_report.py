@@ -28,7 +28,7 @@ from report.page import Origin, report_evaluation, report_scores, write_report, 
 from utils.images import read_rgb
 from utils.labels import COCO_NAMES
 from utils.scenes import read_index
-from utils.scores import ScoreWriter
+from utils.scores import Provenance, ScoreWriter
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = [
@@ -429,9 +429,8 @@ def test_a_score_file_gives_the_report_its_folder_weights_and_command(
     names = sorted(path.name for path in pictures.iterdir())
     hashes = {"PR": "a" * 64, "CF": "b" * 64, "SCC": "c" * 64}
     path = tmp_path / "pr.csv"
-    with ScoreWriter(
-        path, ["PR", "CF", "SCC"], names, root=pictures, weights=hashes, preprocessing={"size": 64}, sample="in-sample"
-    ) as out:
+    how = Provenance(pictures, weights=hashes, preprocessing={"size": 64}, sample="in-sample")
+    with ScoreWriter(path, ["PR", "CF", "SCC"], names, how) as out:
         for number, name in enumerate(names):
             out.add(name, {"PR": number / 50, "CF": 0, "SCC": -0.5}, gray=number == 2)
     command = "python infer_PR.py 'my pictures' --report r.html"

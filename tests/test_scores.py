@@ -21,6 +21,7 @@ from data.table import load_table
 from utils.scores import (
     NO_ROW,
     VERSION,
+    Provenance,
     ScoreWriter,
     fingerprint,
     in_sample,
@@ -47,10 +48,10 @@ ODD_NAMES = [
 RUN = """
 import sys, time
 from tests.test_scores import score
-from utils.scores import ScoreWriter
+from utils.scores import Provenance, ScoreWriter
 out, root, *names = sys.argv[1:]
-writer = ScoreWriter(out, ["CF"], names, root=root, weights={"CF": "0" * 64}, preprocessing={"size": [8, 8]},
-                     sample="unseen")
+provenance = Provenance(root, weights={"CF": "0" * 64}, preprocessing={"size": [8, 8]}, sample="unseen")
+writer = ScoreWriter(out, ["CF"], names, provenance)
 with writer:
     for name in writer.remaining(names):
         time.sleep(0.02)
@@ -70,8 +71,9 @@ def make_images(root: Path, names: list[str] = NAMES) -> Path:
 
 
 def open_writer(path: Path, root: Path, names: list[str] = NAMES, **changes: object) -> ScoreWriter:
-    options = {"weights": {"CF": "0" * 64}, "preprocessing": {"size": (8, 8)}, "sample": "unseen", "columns": ["CF"]}
-    return ScoreWriter(path, names=names, root=root, **{**options, **changes})
+    how = {"weights": {"CF": "0" * 64}, "preprocessing": {"size": (8, 8)}, "sample": "unseen"}
+    provenance = Provenance(root, **{name: changes.pop(name, value) for name, value in how.items()})
+    return ScoreWriter(path, changes.pop("columns", ["CF"]), names, provenance, **changes)
 
 
 def score_all(writer: ScoreWriter, names: list[str] = NAMES, limit: int | None = None) -> list[str]:

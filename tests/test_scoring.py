@@ -14,29 +14,30 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import scoring
-from inference.scoring import (
-    Row,
-    Scorer,
-    conclude,
-    devices_of,
+from inference import command, scorer
+from inference.command import (
+    Branch,
+    format_table,
     open_writer,
     output_path,
-    report,
+    parse_devices,
+    print_summary,
     run_script,
-    score_images,
-    seen_pictures,
+    seen_images,
 )
+from inference.networks import Networks
+from inference.scorer import ImageResult, Scorer, score_images, worker_count
 from models import load_model
 from models.base import ScoreNet
 from utils.arguments import inference_parser
+from utils.files import picture_id
 from utils.images import ImageList, list_images
 from utils.scores import read_scores
 
 
 @pytest.fixture(autouse=True)
 def _threads_and_signals_as_before(monkeypatch):
-    monkeypatch.setattr(scoring.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -47,12 +48,11 @@ def branches(weights: dict[str, Path]) -> dict[str, ScoreNet]:
     return {dimension: load_model(path) for dimension, path in weights.items()}
 
 
-def score_all(scorer: Scorer, images: ImageList, path: Path, columns: list[str], workers: int = 2, **given: Mapping) -> Path:
+def score_all(scorer: Scorer, images: ImageList, path: Path, columns: list[str], workers: int = 2) -> Path:
     """Score into one file, which has the columns named."""
-    model = scorer.branches[columns[0]]
-    known, unscorable = given.get("known", {}), given.get("unscorable", {})
-    with open_writer(path, columns, images, model, {columns[0]: "x"}, overwrite=False) as writer:
-        score_images(scorer, images, {columns[0]: writer}, known, unscorable, workers)
+    branch = Branch(scorer.engine.replicas.networks[columns[0]], path, columns, {columns[0]: "x"})
+    with open_writer(branch, images) as writer:
+        score_images(scorer, images, {columns[0]: writer}, workers)
     return path
 
 
@@ -62,34 +62,34 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
 
 
 def test_all_branches_together_give_what_each_gives_alone(branches, gallery):
-    together = Scorer(branches, ["cpu"])
+    together = Scorer(Networks(branches, ["cpu"]))
     for name in list_images(gallery).names:
         row = together(gallery / name, {})
         assert row.error == ""
         assert set(row.scores) == {"CF", "SCC", "PR"}
         for dimension in ("CF", "SCC"):
-            alone = Scorer({dimension: branches[dimension]}, ["cpu"])(gallery / name, {})
+            alone = Scorer(Networks({dimension: branches[dimension]}, ["cpu"]))(gallery / name, {})
             assert alone.scores == {dimension: row.scores[dimension]}
         pair = {dimension: row.scores[dimension] for dimension in ("CF", "SCC")}
-        assert Scorer({"PR": branches["PR"]}, ["cpu"])(gallery / name, pair).scores == row.scores
+        assert Scorer(Networks({"PR": branches["PR"]}, ["cpu"]))(gallery / name, pair).scores == row.scores
 
 
 def test_scores_are_rounded_as_the_file_holds_them_before_pr_reads_them(branches, gallery):
-    row = Scorer(branches, ["cpu"])(gallery / "x.png", {})
+    row = Scorer(Networks(branches, ["cpu"]))(gallery / "x.png", {})
     assert all(value == float(f"{value:.6f}") for value in row.scores.values())
     pr = branches["PR"].score(gallery / "x.png", cf=row.scores["CF"], scc=row.scores["SCC"])
     assert row.scores["PR"] == round(pr, 6)
 
 
 def test_pr_reads_the_scores_that_are_given(branches, gallery):
-    scorer = Scorer({"PR": branches["PR"]}, ["cpu"])
+    scorer = Scorer(Networks({"PR": branches["PR"]}, ["cpu"]))
     low, high = (scorer(gallery / "x.png", {"CF": v, "SCC": v}).scores["PR"] for v in (-0.9, 0.9))
     assert low != high
     assert "PR" not in scorer(gallery / "x.png", {"CF": 0.5}).scores
 
 
 def test_networks_are_left_in_evaluation_mode_by_threads(branches, gallery, tmp_path):
-    score_all(Scorer(branches, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"], workers=4)
+    score_all(Scorer(Networks(branches, ["cpu"])), list_images(gallery), tmp_path / "cf.csv", ["CF"], workers=4)
     assert not any(module.training for module in branches["CF"].modules())
 
 
@@ -98,7 +98,7 @@ def test_a_picture_that_breaks_a_network_gets_an_error_row(branches, gallery, mo
     def broken(*_: object) -> float:
         raise error
 
-    scorer = Scorer({"CF": branches["CF"]}, ["cpu"])
+    scorer = Scorer(Networks({"CF": branches["CF"]}, ["cpu"]))
     monkeypatch.setattr(branches["CF"], "score_prepared", broken)
     row = scorer(gallery / "x.png", {})
     assert row.scores == {}
@@ -111,14 +111,16 @@ def test_an_error_that_no_picture_causes_is_not_hidden(branches, gallery, tmp_pa
 
     monkeypatch.setattr(branches["CF"], "score_prepared", broken)
     with pytest.raises(AttributeError, match="our bug"):
-        score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"])
+        score_all(Scorer(Networks({"CF": branches["CF"]}, ["cpu"])), list_images(gallery), tmp_path / "cf.csv", ["CF"])
     assert not (tmp_path / "cf.csv").exists()
     assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_score_that_is_not_finite_is_an_error_row(branches, gallery, tmp_path, monkeypatch):
     monkeypatch.setattr(branches["CF"], "score_prepared", lambda *_: float("nan"))
-    rows = rows_of(score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"]))
+    rows = rows_of(
+        score_all(Scorer(Networks({"CF": branches["CF"]}, ["cpu"])), list_images(gallery), tmp_path / "cf.csv", ["CF"])
+    )
     assert {row["CF"] for row in rows.values()} == {""}
     assert {row["error"] for row in rows.values()} == {"CF score is not finite"}
 
@@ -129,16 +131,16 @@ def test_rows_belong_to_their_pictures_whatever_thread_ends_first(gallery, branc
     class Slow(Scorer):
         """The first picture ends last."""
 
-        def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> Row:
+        def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> ImageResult:
             if images.path(images.names[0]) == path:
                 assert others_done.wait(30)
-            row = Row({"CF": images.names.index(path.relative_to(gallery).as_posix()) / 100}, False)
+            row = ImageResult({"CF": images.names.index(path.relative_to(gallery).as_posix()) / 100})
             if path == images.path(images.names[-1]):
                 others_done.set()
             return row
 
     others_done = threading.Event()
-    path = score_all(Slow({"CF": branches["CF"]}, ["cpu"]), images, tmp_path / "cf.csv", ["CF"], workers=2)
+    path = score_all(Slow(Networks({"CF": branches["CF"]}, ["cpu"])), images, tmp_path / "cf.csv", ["CF"], workers=2)
     assert read_scores(path)["CF"].tolist() == [i / 100 for i in range(len(images.names))]
     assert read_scores(path)["image"].tolist() == images.names
 
@@ -148,7 +150,7 @@ def test_no_more_pictures_wait_than_two_a_thread(branches, gallery, tmp_path):
     waiting, most = 0, 0
     lock = threading.Lock()
 
-    class Counting(scoring.ThreadPoolExecutor):
+    class Counting(scorer.ThreadPoolExecutor):
         def submit(self, *values: object) -> object:
             nonlocal waiting, most
             with lock:
@@ -164,8 +166,8 @@ def test_no_more_pictures_wait_than_two_a_thread(branches, gallery, tmp_path):
             waiting -= 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "ThreadPoolExecutor", Counting)
-        path = score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), images, tmp_path / "cf.csv", ["CF"], workers=3)
+        patch.setattr(scorer, "ThreadPoolExecutor", Counting)
+        path = score_all(Scorer(Networks({"CF": branches["CF"]}, ["cpu"])), images, tmp_path / "cf.csv", ["CF"], workers=3)
     assert len(rows_of(path)) == 60
     assert 3 <= most <= 6
 
@@ -177,11 +179,11 @@ def test_only_missing_and_changed_pictures_are_scored_again(branches, gallery, t
     scored: list[str] = []
 
     class Noting(Scorer):
-        def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> Row:
+        def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> ImageResult:
             scored.append(path.relative_to(folder).as_posix())
             return super().__call__(path, known, name)
 
-    scorer = Noting({"CF": branches["CF"]}, ["cpu"])
+    scorer = Noting(Networks({"CF": branches["CF"]}, ["cpu"]))
     before = rows_of(score_all(scorer, images, tmp_path / "cf.csv", ["CF"], workers=1))
     assert scored == images.names
     scored.clear()
@@ -196,7 +198,7 @@ def test_only_missing_and_changed_pictures_are_scored_again(branches, gallery, t
 
 
 def test_large_pictures_are_worked_on_one_at_a_time(branches, gallery, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "_ALONE_PIXELS", 10)  # every picture of the gallery is larger
+    monkeypatch.setattr(scorer, "_ALONE_PIXELS", 10)  # every picture of the gallery is larger
     lock, together = threading.Lock(), []
 
     def alone(*_: object) -> float:
@@ -207,7 +209,7 @@ def test_large_pictures_are_worked_on_one_at_a_time(branches, gallery, tmp_path,
         return 0.5
 
     monkeypatch.setattr(branches["CF"], "score_prepared", alone)
-    score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "cf.csv", ["CF"], workers=4)
+    score_all(Scorer(Networks({"CF": branches["CF"]}, ["cpu"])), list_images(gallery), tmp_path / "cf.csv", ["CF"], workers=4)
     assert together == [True] * len(list_images(gallery).names)
 
 
@@ -215,11 +217,11 @@ def test_pictures_used_in_training_are_known_by_content_under_any_name(branches,
     shutil.copy(gallery / "x.png", tmp_path / "renamed.webp")
     shutil.copy(gallery / "x.jpg", tmp_path / "other.jpg")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
-    size, identity = (gallery / "x.png").stat().st_size, scoring.picture_id(gallery / "x.png")
+    size, identity = (gallery / "x.png").stat().st_size, picture_id(gallery / "x.png")
     monkeypatch.setattr(branches["CF"], "seen", (frozenset({size}), frozenset({identity})))
     images = list_images(tmp_path)
-    assert seen_pictures(branches["CF"], images) == 1
-    with open_writer(tmp_path / "cf.csv", ["CF"], images, branches["CF"], {"CF": "x"}, overwrite=False) as writer:
+    assert seen_images(branches["CF"], images) == 1
+    with open_writer(Branch(branches["CF"], tmp_path / "cf.csv", ["CF"], {"CF": "x"}), images) as writer:
         writer.add("other.jpg", {"CF": 0.5}, gray=False)
     assert "1 of 3 pictures were used to train the CF weights: in-sample scores" in capsys.readouterr().out
     assert read_scores(tmp_path / "cf.csv").attrs["meta"]["sample"] == "in-sample"
@@ -232,7 +234,7 @@ def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> pd.DataF
 
 def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
     frame = table(("a.png", 0.1, ""), ("b.png", np.nan, "in/b.png: is empty"), ("c.png", 0.9, ""), gray=("a.png",))
-    lines = report(frame.assign(SCC=[0.4, np.nan, 0.2]), "CF", ["SCC", "CF"]).splitlines()
+    lines = format_table(frame.assign(SCC=[0.4, np.nan, 0.2]), "CF", ["SCC", "CF"]).splitlines()
     assert [line.split() for line in lines[:-2]] == [
         ["image", "SCC", "CF"],
         ["c.png", "0.200", "0.900"],
@@ -244,12 +246,12 @@ def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
 
 
 def test_report_names_the_picture_of_an_error_that_does_not():
-    lines = report(table(("b.png", np.nan, "CF score is not finite")), "CF", ["CF"]).splitlines()
+    lines = format_table(table(("b.png", np.nan, "CF score is not finite")), "CF", ["CF"]).splitlines()
     assert lines[-1] == "ERROR  b.png: CF score is not finite"
 
 
 def test_report_of_many_pictures_shows_both_ends():
-    lines = report(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), "CF", ["CF"]).splitlines()
+    lines = format_table(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), "CF", ["CF"]).splitlines()
     assert len(lines) == 44
     assert lines[1].startswith("099.png")
     assert lines[21] == "... 60 more ..."
@@ -282,7 +284,7 @@ def test_report_is_by_scene_with_originals_marked_where_scenes_are_known(tmp_pat
         (tmp_path / file).write_text(index, encoding="utf-8")
     frame = table(*((name, score, "") for name, score in zip(names, (0.1, 0.2, 0.3, 0.5, -0.5), strict=True)))
     frame.attrs["meta"] = {"root": str(tmp_path)}
-    lines = report(frame, "CF", ["CF"]).splitlines()
+    lines = format_table(frame, "CF", ["CF"]).splitlines()
     assert [line.split() for line in lines[1:10]] == [
         [],
         ["scene", scenes[0]],
@@ -301,24 +303,24 @@ def test_report_is_by_scene_with_originals_marked_where_scenes_are_known(tmp_pat
 
 def test_report_by_scene_shows_whole_scenes_and_says_how_many_images_it_does_not():
     names = [f"{method}_{scene}.png" for scene in range(10, 30) for method in "ABC"]
-    lines = report(table(*((name, 0.1, "") for name in names)), "CF", ["CF"]).splitlines()
+    lines = format_table(table(*((name, 0.1, "") for name in names)), "CF", ["CF"]).splitlines()
     assert sum(line.startswith("scene ") for line in lines) == 13
     assert lines[-2] == "... 21 more of other scenes ..."
     assert lines[-1].startswith("Compare images of the same scene")
-    one = report(table(*((f"{n}_1.png", n / 100, "") for n in range(60))), "CF", ["CF"]).splitlines()
+    one = format_table(table(*((f"{n}_1.png", n / 100, "") for n in range(60))), "CF", ["CF"]).splitlines()
     assert "... 20 more ..." in one
     assert len(one) == 1 + 2 + 41 + 1
 
 
 def test_report_of_a_camera_folder_or_of_one_image_is_not_by_scene(tmp_path):
-    lines = report(table(*((f"IMG_{n:04}.jpg", n / 10, "") for n in range(5))), "CF", ["CF"]).splitlines()
+    lines = format_table(table(*((f"IMG_{n:04}.jpg", n / 10, "") for n in range(5))), "CF", ["CF"]).splitlines()
     assert lines[1].startswith("IMG_0004.jpg")
-    assert len(report(table(("ORG_1.png", 0.1, "")), "CF", ["CF"]).splitlines()) == 2
+    assert len(format_table(table(("ORG_1.png", 0.1, "")), "CF", ["CF"]).splitlines()) == 2
 
 
 def test_report_keeps_a_row_a_line_whatever_a_name_holds():
     names = ["new\nline.png", "carriage\r.png", "tab\t.png", "red\x1b[31m.png", "\u202egnp.png", "\u2028.png", "grün 写.png"]
-    lines = report(table(*((name, 0.5, "") for name in names)), "CF", ["CF"]).split("\n")
+    lines = format_table(table(*((name, 0.5, "") for name in names)), "CF", ["CF"]).split("\n")
     assert len(lines) == 1 + len(names) + 2  # what to compare, and how to name scenes
     assert all(char.isprintable() for line in lines for char in line)
     assert {line.split()[0] for line in lines if line} >= {r"new\nline.png", r"red\x1b[31m.png", "grün"}
@@ -333,13 +335,13 @@ def test_a_name_that_is_not_utf_8_gets_an_error_row_and_the_others_are_scored(br
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     images = list_images(folder)
-    rows = rows_of(score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), images, tmp_path / "cf.csv", ["CF"]))
+    rows = rows_of(score_all(Scorer(Networks({"CF": branches["CF"]}, ["cpu"])), images, tmp_path / "cf.csv", ["CF"]))
     assert rows[r"odd\udcff.png"]["error"].startswith(r"odd\udcff.png: the file name is not UTF-8")
     assert rows["a.png"]["CF"] == rows["new\nline.png"]["CF"] != ""
 
 
 def test_report_of_errors_only():
-    assert "ERROR  x.jpg: empty" in report(table(("x.jpg", np.nan, "x.jpg: empty")), "CF", ["CF"])
+    assert "ERROR  x.jpg: empty" in format_table(table(("x.jpg", np.nan, "x.jpg: empty")), "CF", ["CF"])
 
 
 def test_score_file_is_named_after_what_was_scored(tmp_path, monkeypatch):
@@ -367,22 +369,23 @@ def test_files_of_folders_with_one_name_do_not_collide(tmp_path, monkeypatch):
 
 
 def test_devices_come_as_a_list_and_one_that_is_not_there_is_refused():
-    assert devices_of("cpu, cpu") == ["cpu", "cpu"]
+    assert parse_devices("cpu, cpu") == ["cpu", "cpu"]
     with pytest.raises(ValueError, match=r"--device gpu cannot be used .*expected cpu, cuda or cuda:N"):
-        devices_of("gpu")
+        parse_devices("gpu")
     with pytest.raises(ValueError, match=r"--device cuda:99 cannot be used"):
-        devices_of("cpu,cuda:99")
+        parse_devices("cpu,cuda:99")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs core affinity")
 def test_one_thread_a_core_this_process_may_use():
-    assert scoring.worker_count(["cpu"]) == len(os.sched_getaffinity(0))
-    assert scoring.worker_count(["cuda:0", "cuda:1"]) == 6
+    assert worker_count(["cpu"]) == len(os.sched_getaffinity(0))
+    assert worker_count(["cuda:0", "cuda:1"]) == 6
 
 
 def test_two_devices_share_the_work_and_give_the_same(branches, gallery, tmp_path):
-    one = score_all(Scorer({"CF": branches["CF"]}, ["cpu"]), list_images(gallery), tmp_path / "1.csv", ["CF"])
-    two = score_all(Scorer({"CF": branches["CF"]}, ["cpu", "cpu"]), list_images(gallery), tmp_path / "2.csv", ["CF"], workers=4)
+    one, two = (Scorer(Networks({"CF": branches["CF"]}, devices)) for devices in (["cpu"], ["cpu", "cpu"]))
+    one = score_all(one, list_images(gallery), tmp_path / "1.csv", ["CF"])
+    two = score_all(two, list_images(gallery), tmp_path / "2.csv", ["CF"], workers=4)
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -413,16 +416,16 @@ def test_our_own_bugs_keep_their_traceback():
         run_script(raiser(TypeError("bug")))
 
 
-def test_exit_status_and_json_follow_the_errors(tmp_path, capsys):
+def test_exit_status_and_json_follow_the_errors(branches, tmp_path, capsys):
     (tmp_path / "cf.csv").write_text("image,CF,gray,error\na.png,0.5,0,\nb.png,,0,b.png: empty\n")
-    paths = {"CF": tmp_path / "cf.csv"}
-    assert conclude(paths, "CF", ["CF"], tmp_path / "cf.json") == 1
+    scored = [Branch(branches["CF"], tmp_path / "cf.csv", ["CF"], {})]
+    assert print_summary(scored, ["CF"], tmp_path / "cf.json") == 1
     assert not (tmp_path / "cf.json").exists()
     assert "1 of 2 pictures have no score, see the column error; no JSON was written" in capsys.readouterr().err
     (tmp_path / "cf.csv").write_text("image,CF,gray,error\na.png,0.5,0,\n")
-    assert conclude(paths, "CF", ["CF"], tmp_path / "cf.json") == 0
+    assert print_summary(scored, ["CF"], tmp_path / "cf.json") == 0
     assert "left out" not in capsys.readouterr().out
-    assert conclude(paths, "CF", ["CF"], None, left_out="3 .heic, 1 .svg") == 0
+    assert print_summary(scored, ["CF"], None, left_out="3 .heic, 1 .svg") == 0
     assert "\nleft out: 3 .heic, 1 .svg\n" in capsys.readouterr().out
     assert (tmp_path / "cf.json").read_text() == '{\n    "a": 0.5\n}\n'
 

@@ -21,7 +21,7 @@ from readers import meta_of, rows_of
 
 from data.splits import PARTS, read_split
 from data.table import load_data
-from inference import scoring
+from inference import scorer
 from models import load_model
 from training.runs import training_objects
 from utils.checkpoint import read_checkpoint
@@ -37,14 +37,14 @@ FILES = {"best.pt", "last.pt", "metrics.csv", "curves.png", "split.txt", "test.j
 # infer_CF.py that gets a signal when it begins with a picture of a certain number, midway on any machine
 STOPPED = """
 import itertools, os, runpy, sys
-from inference import scoring
+from inference import scorer
 how, pictures = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-real, begun = scoring.Scorer.__call__, itertools.count(1)
+real, begun = scorer.Scorer.__call__, itertools.count(1)
 def stopped(*values):
     if next(begun) == pictures:
         os.kill(os.getpid(), how)
     return real(*values)
-scoring.Scorer.__call__ = stopped
+scorer.Scorer.__call__ = stopped
 runpy.run_path("infer_CF.py", run_name="__main__")
 """
 
@@ -869,13 +869,13 @@ def test_a_stopped_run_goes_on_where_it_stopped_and_ends_as_one_that_was_not(run
     assert all(row == done[name] for name, row in interrupted.items())
 
     scored: list[str] = []
-    real = scoring.Scorer.__call__
+    real = scorer.Scorer.__call__
 
-    def noting(self: scoring.Scorer, path: Path, known: object, name: str) -> scoring.Row:
+    def noting(self: scorer.Scorer, path: Path, known: object, name: str) -> scorer.ImageResult:
         scored.append(path.name)
         return real(self, path, known, name)
 
-    monkeypatch.setattr(scoring.Scorer, "__call__", noting)
+    monkeypatch.setattr(scorer.Scorer, "__call__", noting)
     result = run("infer_CF.py", *arguments)
     assert result.code == 0
     assert f"going on; {len(interrupted)} rows kept" in result.out

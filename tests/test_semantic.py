@@ -12,18 +12,19 @@ from conftest import BROCCOLI, CAR, make_picture
 from PIL import Image
 from torch import Tensor
 
-from inference.scoring import Scorer
+from inference.networks import Networks
+from inference.scorer import Scorer
 from models import SemanticConsistencyNet, load_model
 from models.base import Inputs, stack
 from models.color_prior import COMPARISONS
 from models.object_prior import MIN_PIXELS, OBJECT_COMPARISONS, ObjectPrior, scaled
-from models.semantic import SLOTS, AttentionPool, pooled
+from models.semantic import MOST_OBJECTS, AttentionPool, pooled
 from training.engine import predict
 from training.pictures import RatedPictures
 from training.runs import labeled_objects
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.color import rgb_to_lab
-from utils.labels import LabeledObject, LabelError, ObjectLabels, no_curves, object_mask
+from utils.labels import LabeledObject, LabelError, ObjectLabels, object_mask
 
 CPU = torch.device("cpu")
 THINGS = [
@@ -57,6 +58,10 @@ def labeled(net: SemanticConsistencyNet, rgb: np.ndarray, things: list[LabeledOb
 
 def score_of(net: SemanticConsistencyNet, rgb: np.ndarray, things: list[LabeledObject]) -> float:
     return net.score_prepared(labeled(net, rgb, things))
+
+
+def scores_of(net: SemanticConsistencyNet, inputs: Inputs) -> Tensor:
+    return net.head(net.encode(inputs))
 
 
 def write_labels(folder: Path, **rows: str) -> Path:
@@ -140,9 +145,9 @@ def test_maps_are_pooled_over_the_part_that_an_object_fills():
 
 def test_an_object_brings_the_comparison_with_its_category_and_where_it_is(net, object_prior):
     inputs = labeled(net, picture(1, 60, 80), THINGS)
-    assert inputs["objects"].shape == (SLOTS, len(OBJECT_COMPARISONS))
-    assert inputs["object_cells"].shape == (SLOTS, 8, 8)
-    assert inputs["present"].tolist() == [1] * 3 + [0] * (SLOTS - 3)
+    assert inputs["objects"].shape == (MOST_OBJECTS, len(OBJECT_COMPARISONS))
+    assert inputs["object_cells"].shape == (MOST_OBJECTS, 8, 8)
+    assert inputs["present"].tolist() == [1] * 3 + [0] * (MOST_OBJECTS - 3)
     lab = rgb_to_lab(inputs["rgb"][None])[0]
     masks = [object_mask(thing, 64, 64) for thing in THINGS]
     by_size = sorted(range(3), key=lambda i: -masks[i].sum())
@@ -157,11 +162,11 @@ def test_an_object_brings_the_comparison_with_its_category_and_where_it_is(net, 
 
 def test_the_largest_objects_are_kept_where_there_are_more_than_slots(net):
     rgb = picture(2, 64, 64)
-    sides = np.linspace(0.2, 0.6, SLOTS + 6)
+    sides = np.linspace(0.2, 0.6, MOST_OBJECTS + 6)
     things = [LabeledObject(CAR, (0.3 + 0.015 * n, 0.5, side, side)) for n, side in enumerate(sides)]
     shuffled = [things[i] for i in np.random.default_rng(0).permutation(len(things))]
     assert score_of(net, rgb, shuffled) == pytest.approx(score_of(net, rgb, things[6:]), abs=1e-6)
-    assert score_of(net, rgb, shuffled) != pytest.approx(score_of(net, rgb, things[:SLOTS]), abs=1e-6)
+    assert score_of(net, rgb, shuffled) != pytest.approx(score_of(net, rgb, things[:MOST_OBJECTS]), abs=1e-6)
 
 
 def test_objects_too_small_to_have_a_color_are_as_if_not_labeled(net):
@@ -209,7 +214,7 @@ def test_no_objects_contribute_zero_as_an_empty_picture_does(net):
     contributions = []
     hook = net.objects.register_forward_hook(lambda module, inputs, output: contributions.append(output))
     try:
-        plain, with_empty = net(prepared), net(prepared | empty)
+        plain, with_empty = scores_of(net, prepared), scores_of(net, prepared | empty)
     finally:
         hook.remove()
     assert torch.equal(plain, with_empty)
@@ -219,13 +224,13 @@ def test_no_objects_contribute_zero_as_an_empty_picture_does(net):
 @torch.no_grad()
 def test_what_stands_in_an_empty_slot_never_changes_the_score(net):
     inputs = stack([labeled(net, picture(n, 60, 70), THINGS[:n]) for n in range(3)])
-    expected = net(inputs)
+    expected = scores_of(net, inputs)
     absent = inputs["present"] == 0
     noise = 100 * torch.randn(inputs["objects"].shape, generator=torch.Generator().manual_seed(0))
     cells = torch.rand(inputs["object_cells"].shape, generator=torch.Generator().manual_seed(1))
     objects = torch.where(absent[..., None], noise, inputs["objects"])
     places = torch.where(absent[..., None, None], cells, inputs["object_cells"])
-    assert torch.equal(net(inputs | {"objects": objects, "object_cells": places}), expected)
+    assert torch.equal(scores_of(net, inputs | {"objects": objects, "object_cells": places}), expected)
 
 
 def test_a_picture_without_labels_has_one_score_by_every_way(net, tmp_path):
@@ -233,10 +238,10 @@ def test_a_picture_without_labels_has_one_score_by_every_way(net, tmp_path):
     for number in range(3):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(picture(number, 60, 80)).save(paths[-1])
-    labels = ObjectLabels(write_labels(tmp_path / "labels", other=f"{CAR} 0.5 0.5 0.5 0.5\n", **{"2": "\n"}), no_curves())
+    labels = ObjectLabels(write_labels(tmp_path / "labels", other=f"{CAR} 0.5 0.5 0.5 0.5\n", **{"2": "\n"}))
     scores = net.score(paths)
     assert len(set(scores)) == 3
-    without, beside = Scorer({"SCC": net}, ["cpu"]), Scorer({"SCC": net}, ["cpu"], labels)
+    without, beside = Scorer(Networks({"SCC": net}, ["cpu"])), Scorer(Networks({"SCC": net}, ["cpu"], labels))
     for path, score in zip(paths, scores, strict=True):  # the last one has an empty file
         for scorer in (without, beside):
             row = scorer(path, {}, path.name)
@@ -253,8 +258,8 @@ def test_a_labeled_picture_scores_the_same_alone_and_beside_others(net, tmp_path
     for number in range(4):
         Image.fromarray(picture(number, 60, 80)).save(tmp_path / f"{number}.png")
     rows = {"0": f"{CAR} 0.4 0.4 0.5 0.5 0.9\n", "2": f"{BROCCOLI} 0.5 0.5 0.9 0.6 0.4 0.9\n{CAR} 0.3 0.3 0.4 0.4\n", "3": ""}
-    labels = ObjectLabels(write_labels(tmp_path / "labels", **rows), no_curves())
-    scorer = Scorer({"SCC": net}, ["cpu"], labels)
+    labels = ObjectLabels(write_labels(tmp_path / "labels", **rows))
+    scorer = Scorer(Networks({"SCC": net}, ["cpu"], labels))
     names = [f"{n}.png" for n in range(4)]
     alone = [scorer(tmp_path / name, {}, name).scores["SCC"] for name in names]
     assert [scorer(tmp_path / name, {}, name).scores["SCC"] for name in names[::-1]] == alone[::-1]
@@ -270,8 +275,8 @@ def test_a_labeled_picture_scores_the_same_alone_and_beside_others(net, tmp_path
 
 def test_a_label_file_that_cannot_be_read_is_an_error_of_its_picture_alone(net, tmp_path):
     Image.fromarray(picture(0, 60, 80)).save(tmp_path / "0.png")
-    labels = ObjectLabels(write_labels(tmp_path / "labels", **{"0": "80 0.5 0.5 0.5 0.5\n"}), no_curves())
-    row = Scorer({"SCC": net}, ["cpu"], labels)(tmp_path / "0.png", {}, "0.png")
+    labels = ObjectLabels(write_labels(tmp_path / "labels", **{"0": "80 0.5 0.5 0.5 0.5\n"}))
+    row = Scorer(Networks({"SCC": net}, ["cpu"], labels))(tmp_path / "0.png", {}, "0.png")
     assert row.scores == {}
     assert "0.txt, line 1: class '80' is unknown" in row.errors["SCC"]
 
@@ -328,7 +333,7 @@ def test_labels_of_a_data_set_must_be_there_be_readable_and_have_a_prior(net, tm
 def test_gradients_are_finite_whatever_the_number_of_objects(object_prior, counts):
     net = build(object_prior).train()
     inputs = stack([labeled(net, picture(n, 60, 70), THINGS[:count]) for n, count in enumerate(counts)])
-    net(inputs).sum().backward()
+    scores_of(net, inputs).sum().backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
     assert any(p.grad.any() for p in net.objects.parameters()) == any(counts)
 
@@ -336,7 +341,7 @@ def test_gradients_are_finite_whatever_the_number_of_objects(object_prior, count
 def test_every_weight_takes_part_without_labels_too():
     # processes that train together wait for the gradient of each
     net = build(None).train()
-    net(stack([net.prepare(picture(n, 60, 70)) for n in range(2)])).sum().backward()
+    scores_of(net, stack([net.prepare(picture(n, 60, 70)) for n in range(2)])).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 
 

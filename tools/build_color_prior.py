@@ -112,7 +112,6 @@ from utils.labels import (
     LabeledObject,
     LabelError,
     ObjectLabels,
-    no_curves,
     object_mask,
     read_objects,
     uses_coco91,
@@ -162,7 +161,7 @@ class LabeledPictures:
     def __init__(self, images: Path, labels: Path, polygons: Path | None = None) -> None:
         self.listed = list_images(images)
         self.preprocess = Preprocess(SIZE)
-        self.folders = [ObjectLabels(folder, no_curves()) for folder in (polygons, labels) if folder is not None]
+        self.folders = [ObjectLabels(folder) for folder in (polygons, labels) if folder is not None]
         self.coco91 = [
             uses_coco91(file for file in map(folder.file, self.listed.names) if file is not None) for folder in self.folders
         ]

@@ -45,7 +45,7 @@ from tqdm import tqdm
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, lab_severity, recolor, to_lab
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
-from utils.labels import ObjectLabels, no_curves, object_rows
+from utils.labels import ObjectLabels, object_rows
 
 BEST, WORST = 0.8, -0.8  # scores of an untouched photo and of a gross fault; the ends of the scale stay free
 # A clean but wrong color is hardly a chromatic fault; a gross stain is also a color that the thing cannot have.
@@ -122,7 +122,7 @@ def recolorings(
 def main() -> None:
     args = parse_args()
     names = list_images(args.photos).names
-    labels = [ObjectLabels(folder, no_curves()) for folder in args.labels]
+    labels = [ObjectLabels(folder) for folder in args.labels]
     (args.output / "images").mkdir(parents=True, exist_ok=True)
     work = partial(
         recolorings,

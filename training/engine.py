@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
-from models.base import Inputs, ScoreNet, stack
+from models.base import Inputs, LoadedBatches, ScoreNet, stack
 from models.loading import build_model
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
@@ -250,8 +250,9 @@ def predict(model: ScoreNet, dataset: Dataset, device: torch.device, workers: in
     """Scores of a dataset in its order, by the network in evaluation mode, shape (N,), or (N, K) of K columns."""
     model.eval()
     loader = DataLoader(dataset, model.scoring_batch, num_workers=workers, collate_fn=collate)
+    net = LoadedBatches(model, isinstance(dataset, FeatureSet))
     parts = [
-        model(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
+        net(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
         for inputs, _, scores, _ in loader
     ]
     return torch.cat(parts)
@@ -415,7 +416,7 @@ def fit(
     if args.best_epoch and not judged and output is not None:
         why = "no validation pictures" if val_set is None else f"all {len(val_set)} validation pictures are rated alike"
         print(f"WARNING: {why}, so that nothing can choose the epoch: the last one is kept")
-    wrapped = distributed.wrap(model, device)
+    wrapped = distributed.wrap(LoadedBatches(model, isinstance(train_set, FeatureSet)), device)
     quiet = output is None or not distributed.is_main()
     writer = None if quiet else summary_writer(output, start)
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data.table import picture_paths
 from models.base import Inputs
 from models.preprocessing import Preprocess
-from models.published import object_inputs, resized, unit_range
+from models.published import resized, slot_inputs, unit_range
 from utils.files import write_atomic
 from utils.images import ImageReadError, read_rgb
 from utils.labels import ObjectLabels
@@ -138,7 +138,7 @@ class PublishedPictures(Dataset):
         """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         item = {"rgb": unit_range(self.levels(index))}
         if self.objects is not None:
-            item |= object_inputs(*self.objects.slots(self.names[index]))
+            item |= slot_inputs(*self.objects.slots(self.names[index]))
         return item, self.mos[index], torch.empty(0) if self.scores is None else self.scores[index], index
 
 

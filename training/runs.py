@@ -31,10 +31,10 @@ from training.pictures import PublishedPictures, RatedPictures
 from utils import distributed, interrupt
 from utils.checkpoint import read_checkpoint, read_weights, seen_by
 from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
-from utils.labels import ObjectLabels, no_curves, read_color_curves
+from utils.labels import ObjectLabels, read_color_curves
 from utils.metrics import within_scene_srcc
 from utils.names import match_names
-from utils.scores import ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
+from utils.scores import Provenance, ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
 
 VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
 
@@ -243,7 +243,7 @@ def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
     start_ranker(args, model)
     if args.checkpoint_activations:
         model.backbone.set_grad_checkpointing(True)
-    if model.reads_objects:
+    if (model.dimension, model.preset) == ("SCC", "published"):
         model.config["train_attention"] = args.attention
     return model
 
@@ -276,7 +276,7 @@ def start_ranker(args: argparse.Namespace, model: CompactNet) -> None:
 def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedPictures:
     """The pictures of a MOS table, as the network reads them."""
     cache_bytes = int(args.cache_gb * (1 << 30))
-    objects = labeled_objects(args, model, frame) if model.compares_objects else None
+    objects = labeled_objects(args, model, frame) if isinstance(model, SemanticConsistencyNet) else None
     return RatedPictures(frame, model.preprocess, model.dimension, scores, cache_bytes, objects)
 
 
@@ -293,7 +293,7 @@ def labeled_objects(
         return None
     if model.object_prior is None:
         raise ValueError("--labels need an object prior to compare with; pass --object-prior, or --labels none")
-    folders = [ObjectLabels(Path(folder), no_curves()) for folder in args.labels]
+    folders = [ObjectLabels(Path(folder)) for folder in args.labels]
     rows = []
     for image, scene in zip(frame["image"], frame["scene"], strict=True):
         # recolorings of one photograph show the same objects
@@ -373,7 +373,7 @@ def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFra
     out-of-fold) is read as in scoring.
     """
     cache = args.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
-    objects = training_objects(args, frame) if model.reads_objects else None
+    objects = training_objects(args, frame) if model.dimension == "SCC" else None
 
     def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> PublishedPictures | None:
         if part.empty:
@@ -622,12 +622,14 @@ def out_of_fold(
         target,
         columns,
         list(frame["image"]),
-        root=frame.attrs["root"],
-        weights={f"{dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
-        preprocessing=model.preprocessing(),
-        sample="out-of-fold",
+        Provenance(
+            root=frame.attrs["root"],
+            weights={f"{dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
+            preprocessing=model.preprocessing(),
+            sample="out-of-fold",
+            unbounded=args.preset == "baseline",
+        ),
         overwrite=True,
-        unbounded=args.preset == "baseline",
     ) as writer:
         for name, values in zip(frame["image"], predictions, strict=True):
             writer.add(name, dict(zip(columns, values.tolist(), strict=True)), gray=False)

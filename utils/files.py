@@ -6,8 +6,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows: there nothing stops two runs from writing one file

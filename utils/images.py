@@ -298,7 +298,7 @@ def is_gray(rgb: np.ndarray) -> bool:
     for top in range(0, height, rows):
         r, g, b = np.moveaxis(rgb[top : top + rows], 2, 0)
         spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
-        colored += np.count_nonzero(spread > GRAY_SPREAD)
+        colored += int(np.count_nonzero(spread > GRAY_SPREAD))
         if colored > allowed:
             return False
     return True
@@ -322,10 +322,10 @@ def _open(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
                 pixels, info = png.plain_png(stream)
             except OverflowError as error:
                 raise ImageReadError(f"{name}: {error}") from error
-            image = PngImageFile(pixels, "")
-            image.info |= info
+            image: ImageFile.ImageFile = PngImageFile(pixels, "")
+            image.info |= dict[Any, Any](info)
             return image
-        colors = _box_colors(stream) if reader in (AvifImageFile, Jpeg2KImageFile) else {}
+        colors: dict[Any, Any] = _box_colors(stream) if reader in (AvifImageFile, Jpeg2KImageFile) else {}
         stream.seek(0)
         # Without a file name Pillow does not map the file into memory, where a file that another process shortens
         # meanwhile would end this one.
@@ -491,18 +491,20 @@ def _white_level(image: Image.Image, name: str) -> float | None:
     return -white if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO else white
 
 
-def _color_info(image: Image.Image) -> Mapping[str, Any]:
+def _color_info(image: Image.Image) -> Mapping[Any, Any]:
     """What the file says of its colors. Pillow does not keep all of it, so a file that it opened is looked at again."""
-    read = {"PNG": lambda stream: png.plain_png(stream)[1], "AVIF": _box_colors, "JPEG2000": _box_colors}.get(image.format)
+    read = {"PNG": lambda stream: png.plain_png(stream)[1], "AVIF": _box_colors, "JPEG2000": _box_colors}.get(
+        image.format or ""
+    )
     if read is None or not isinstance(image, ImageFile.ImageFile) or "cicp" in image.info:
         return image.info
     try:
         if image.fp is None or image.format == "AVIF":  # closed, or replaced by pixels
             with open(image.filename, "rb") as stream:
-                return read(stream) | image.info
+                return {**read(stream), **image.info}
         place = image.fp.tell()
         try:
-            return read(image.fp) | image.info
+            return {**read(image.fp), **image.info}
         finally:
             image.fp.seek(place)
     except Exception:  # the file may be gone or another one, while the pixels are there

@@ -52,6 +52,8 @@ _PRIOR = 'expected {"class": {"r": {"0": number, ..., "255": number}, "g": ..., 
 _CHANNELS = "rgb"
 _LEVELS = CURVE // len(_CHANNELS)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+EMPTY_CURVES = np.zeros((CLASSES, CURVE), np.float32)  # a color prior where nobody looks it up
+EMPTY_CURVES.flags.writeable = False
 
 
 class LabelError(ValueError):
@@ -153,7 +155,9 @@ def read_objects(path: str | Path, coco91: bool = False) -> list[LabeledObject]:
             raise LabelError(f"{path}, line {number}: {error}") from error
         values = [float(token) for token in tokens[1:]]
         polygon = np.array(values).reshape(-1, 2) if len(values) > 5 else None
-        objects.append(LabeledObject(category, tuple(box), polygon, values[4] if len(values) == 5 else None))
+        objects.append(
+            LabeledObject(category, (box[0], box[1], box[2], box[3]), polygon, values[4] if len(values) == 5 else None)
+        )
     return objects
 
 
@@ -294,11 +298,6 @@ def write_color_curves(path: str | Path, curves: np.ndarray) -> None:
     write_atomic(path, json.dumps(content) + "\n")
 
 
-def no_curves() -> np.ndarray:
-    """A color prior of zeros, float32, shape (81, 768), where nobody looks it up."""
-    return np.zeros((CLASSES, CURVE), np.float32)
-
-
 def object_slots(boxes: Boxes, curves: np.ndarray) -> np.ndarray:
     """The objects of a picture as the published SCC network takes them.
 
@@ -327,14 +326,14 @@ class ObjectLabels:
 
     Args:
         folder: Holds the label files; None if there are none, so that all pictures are without objects.
-        curves: The color prior, shape (81, 768), as from :func:`read_color_curves`.
+        curves: The color prior, shape (81, 768), as from :func:`read_color_curves`, for ``slots``.
         as_published: Read the label files as the published code does, see :func:`read_yolo`.
 
     Raises:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, folder: str | Path | None, curves: np.ndarray, as_published: bool = False) -> None:
+    def __init__(self, folder: str | Path | None, curves: np.ndarray = EMPTY_CURVES, as_published: bool = False) -> None:
         self.folder = None if folder is None else Path(folder)
         self.curves = curves
         self.as_published = as_published

@@ -21,6 +21,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -47,6 +48,25 @@ def fingerprint(path: str | Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """How the scores of a file are made. A run goes on with a file of an earlier one only if that is the same.
+
+    Attributes:
+        root: The scored folder.
+        weights: SHA-256 of each weight file by dimension.
+        preprocessing: All else that changes a score; what JSON can hold.
+        sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
+        unbounded: Allow any names of scores, and any finite scores, of systems that have no bounds.
+    """
+
+    root: str | Path
+    weights: Mapping[str, str]
+    preprocessing: Mapping[str, Any]
+    sample: str
+    unbounded: bool = False
+
+
 class ScoreWriter:
     """Write a score file row by row, so that a run that was stopped goes on where it stopped.
 
@@ -55,22 +75,17 @@ class ScoreWriter:
     that had an error or have changed since are scored again. However often it was stopped, the final files are byte
     for byte those of a run that was not::
 
-        with ScoreWriter("cf.csv", ["CF"], names, root=folder, weights=..., preprocessing=..., sample="unseen") as out:
+        with ScoreWriter("cf.csv", ["CF"], names, Provenance(folder, weights={}, preprocessing={}, sample="unseen")) as out:
             for name in out.remaining(names):
                 out.add(name, {"CF": score}, gray=False)
 
     Args:
         path: The CSV to write.
-        columns: The dimension that is scored, then the sub-scores it was computed from: ``["PR", "CF", "SCC"]``. With
-            ``unbounded`` any names.
-        names: Every image of the folder, relative to ``root``, with forward slashes.
-        root: The scored folder.
-        weights: SHA-256 of each weight file by dimension.
-        preprocessing: All else that changes a score; what JSON can hold.
-        sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
+        columns: The dimension that is scored, then the sub-scores it was computed from: ``["PR", "CF", "SCC"]``.
+        names: Every image of the folder, relative to its root, with forward slashes.
+        provenance: How the scores are made.
         overwrite: Delete the files of an earlier run first.
-        beside: Another file by image, such as its labels, a change of which counts as a change of the image.
-        unbounded: Allow any finite scores, of systems that have no bounds.
+        beside: Another file by image, such as its labels. If that file changes, the image counts as changed.
 
     Attributes:
         kept: How many rows of an earlier run are taken over.
@@ -87,15 +102,11 @@ class ScoreWriter:
         path: str | Path,
         columns: Sequence[str],
         names: Sequence[str],
-        *,
-        root: str | Path,
-        weights: Mapping[str, str],
-        preprocessing: Mapping[str, Any],
-        sample: str,
+        provenance: Provenance,
         overwrite: bool = False,
         beside: Mapping[str, Path] | None = None,
-        unbounded: bool = False,
     ) -> None:
+        sample, root, unbounded = provenance.sample, provenance.root, provenance.unbounded
         self.path = Path(path)
         self.columns = list(columns)
         self.limit = math.inf if unbounded else 1.0
@@ -114,8 +125,8 @@ class ScoreWriter:
         meta = {
             "dimension": columns[0],
             "version": VERSION,
-            "weights": dict(weights),
-            "preprocessing": dict(preprocessing),
+            "weights": dict(provenance.weights),
+            "preprocessing": dict(provenance.preprocessing),
             "sample": sample,
             "root": os.path.abspath(root),
         } | ({"unbounded": self.columns} if unbounded else {})
@@ -661,7 +672,7 @@ def _parse_rows(lines: Iterable[bytes]) -> dict[str, dict]:
 
 def _flat(meta: dict) -> dict:
     """``{"weights": {"CF": x}}`` as ``{"weights.CF": x}``, to name what differs."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in meta.items():
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": content for inner, content in _flat(value).items()}

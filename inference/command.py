@@ -1,0 +1,353 @@
+"""What the inference scripts need around the scoring: options of the command line, score files, the summary, how a run ends."""
+
+import argparse
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from inference.networks import Networks
+from inference.scorer import Scorer
+from models.base import ScoreNet
+from models.loading import find_published, load_model
+from models.semantic import SemanticConsistencyNet
+from utils import distributed, interrupt, startup
+from utils.files import picture_id, sha256
+from utils.images import ImageList, printable, read_rgb_as_published
+from utils.labels import ObjectLabels, read_color_curves
+from utils.scenes import ORIGINALS, scenes_of
+from utils.scores import DIMENSIONS, Provenance, ScoreWriter, read_scores, scored_folder, write_json
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One dimension of a run: what computes it, and the score file that it goes to.
+
+    Attributes:
+        model: The network.
+        path: The score file.
+        columns: Of the file: the dimension, then the sub-scores that it is computed from.
+        sources: SHA-256 of each file that the scores depend on, by what it is.
+        settings: What else changes the scores, beside the preprocessing of the network.
+        beside: What is read beside an image, by its name: the label file, or the original.
+    """
+
+    model: ScoreNet
+    path: Path
+    columns: Sequence[str]
+    sources: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, Path] = field(default_factory=dict)
+
+    def with_objects(self, objects: "Objects | None") -> "Branch":
+        """The branch with the objects that its scores depend on, as its score file records them."""
+        if objects is None:
+            return self
+        sources, settings = {**self.sources, **objects.sources}, {**self.settings, **objects.settings}
+        return replace(self, sources=sources, settings=settings, beside=objects.files)
+
+
+def load_branch(args: argparse.Namespace, dimension: str, weights: str) -> ScoreNet:
+    """The network of a dimension, as the command line asks for it.
+
+    Raises:
+        FileNotFoundError: If there is no such file of weights.
+        ValueError: If the file holds something else, or the network has no such attention or arithmetic.
+    """
+    attention = args.attention if dimension == "SCC" else None
+    model = load_model(weights, dimension=dimension, preset=args.preset, attention=attention)
+    model.set_precision(args.precision)
+    if args.weights == dimension and model.preset == "published":
+        print(f"{dimension} weights: {model.source}")
+    return model
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The labels that an SCC network reads, and the color prior of a published one.
+
+    Attributes:
+        labels: Both, read.
+        files: The label file of each image that has one.
+        sources: SHA-256 of that color prior, as score files record it.
+    """
+
+    labels: ObjectLabels
+    files: dict[str, Path]
+    sources: dict[str, str]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What score files say of the labels."""
+        return {"labels": "none" if self.labels.folder is None else os.path.abspath(self.labels.folder)}
+
+
+def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -> Objects | None:
+    """What ``--labels`` and ``--color-prior`` name; for a published network by default what ``find_published`` finds.
+
+    Args:
+        args: The command line.
+        model: The SCC network, or another one where SCC is not computed.
+        images: The images.
+
+    Returns:
+        None if the network reads no objects, or can do without and no labels are given.
+
+    Raises:
+        FileNotFoundError: If the network reads objects and there is no such folder or file.
+        ValueError: If the color prior cannot be read, or the network does not read what is given.
+    """
+    if (model.dimension, model.preset) == ("SCC", "published"):
+        return _published_objects(args, images)
+    if args.color_prior is not None:
+        raise ValueError("--color-prior is for a published SCC network; the weights hold another one")
+    if args.labels in (None, "none"):
+        return None
+    if not isinstance(model, SemanticConsistencyNet):
+        raise ValueError("--labels are for SCC, which is not computed here")
+    labels = ObjectLabels(Path(args.labels))
+    files = labels.files(images.names)
+    unused = "" if model.object_prior is not None else "; they change no score, for the weights hold no object prior"
+    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} pictures{unused}")
+    return Objects(labels, files, {})
+
+
+def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
+    """``find_objects`` for a published SCC network, which cannot do without."""
+    if args.labels == "none" and args.color_prior is None:
+        return Objects(ObjectLabels(None, as_published=args.published_quirks), {}, {})
+    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
+    prior = args.color_prior or find_published("color_.json", beside)
+    folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
+    print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
+    labels = ObjectLabels(folder, read_color_curves(prior), args.published_quirks)
+    files = labels.files(images.names)
+    without = len(images.names) - len(files)
+    if folder is not None and without:
+        print(f"{without} of {len(images.names)} pictures have no label file in {folder}: scored without objects, as published")
+    return Objects(labels, files, {"color prior": sha256(prior)})
+
+
+def parse_devices(requested: str | None) -> list[str]:
+    """The devices to use, by name.
+
+    Raises:
+        ValueError: If one of them is not there; else every picture would get an error row that says so.
+    """
+    if requested is not None:
+        names = [device.strip() for device in requested.split(",")]
+        for name in names:
+            distributed.check_device(name)
+        return names
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def output_path(requested: Path | None, source: Path, root: Path, name: str) -> Path:
+    """Return where the score file goes: what is requested, or a file named after the folder, list or image in ``results``.
+
+    Where files of that name hold the scores of another folder, the folders above are named as well: ``results/b_imgs_CF.csv``
+    for b/imgs after a/imgs.
+
+    Args:
+        requested: ``--output``.
+        source: The folder, the list or the image.
+        root: The folder that the names of the images start from.
+        name: Ends the name of the file, such as CF.
+    """
+    if requested is not None:
+        return requested
+    resolved, own = source.resolve(), os.path.abspath(root)
+    parts = [*resolved.parent.parts[1:], resolved.name if resolved.is_dir() else resolved.stem]  # folders v1.0 and v1.5 are two
+    stems = ["_".join(parts[first:]) for first in reversed(range(len(parts)))]
+    for stem in stems:
+        files = [Path("results") / f"{stem}_{ending}.csv" for ending in (name, *DIMENSIONS)]
+        if {scored_folder(file) for file in files} <= {None, own}:
+            break
+    return files[0]
+
+
+def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> ScoreWriter:
+    """The score file of a branch, which goes on with an earlier run and says so."""
+    model, path = branch.model, branch.path
+    seen = seen_images(model, images)
+    if seen:
+        print(f"{seen} of {len(images.names)} pictures were used to train the {branch.columns[0]} weights: in-sample scores")
+    provenance = Provenance(
+        root=images.root,
+        weights=branch.sources,
+        preprocessing={**model.preprocessing(), **branch.settings},
+        sample="unknown" if seen is None else "in-sample" if seen else "unseen",
+        unbounded=model.preset == "baseline",
+    )
+    writer = ScoreWriter(path, branch.columns, images.names, provenance, overwrite=overwrite, beside=branch.beside)
+    if writer.kept or writer.changed or writer.dropped:
+        print(
+            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed pictures to score again, "
+            f"{writer.dropped} rows of absent pictures dropped"
+        )
+    return writer
+
+
+def seen_images(model: ScoreNet, images: ImageList) -> int | None:
+    """How many of the images the weights were trained on, by content; None if nobody knows."""
+    if model.seen is None:
+        return None
+    sizes, ids = model.seen
+    count = 0
+    for name in images.names:
+        path = images.path(name)
+        # only files of a size that occurs among the training images are read
+        with contextlib.suppress(OSError):
+            count += path.stat().st_size in sizes and path.is_file() and picture_id(path) in ids
+    return count
+
+
+def format_table(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -> str:
+    """Return scores as a table with what to compare below it: by scene where that is known, images with an error last.
+
+    Args:
+        frame: What ``read_scores`` returned.
+        main: Column that the images are sorted by, best first.
+        columns: What is shown.
+        most: Images shown; of others it is said how many there are.
+    """
+    scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
+    root = frame.attrs.get("meta", {}).get("root")
+    labels, problem = scenes_of(None if root is None else Path(root), frame["image"].tolist())
+    by_scene: dict[str, list[dict]] = {}
+    for row in scored.to_dict("records"):
+        by_scene.setdefault(labels.get(row["image"], ("", ""))[0], []).append(row)
+    table: list[str | dict] = []
+    shown = 0
+    for scene, rows in sorted(by_scene.items(), key=lambda item: (item[0] == "", item[0])):
+        if shown and shown + len(rows) > most:
+            table += ["", f"... {len(scored) - shown} more of other scenes ..."]
+            break
+        if labels:
+            table += ["", f"scene {printable(scene)}" if scene else "of no known scene"]
+        cut = len(rows) - most
+        table += rows if cut <= 0 else [*rows[: most // 2], f"... {cut} more ...", *rows[-(most // 2) :]]
+        shown += len(rows)
+
+    width = max([len("image"), *(len(printable(row["image"])) for row in table if isinstance(row, dict))])
+    wide = max(8, *(len(column) + 2 for column in columns))
+    lines = [f"{'image':<{width}}  " + "".join(f"{column:>{wide}}" for column in columns)]
+    originals = False
+    for row in table:
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        original = labels.get(row["image"], ("", ""))[1].casefold() in ORIGINALS
+        originals = originals or original
+        marks = ("  gray" if row["gray"] else "") + ("  original" if original else "")
+        name = printable(row["image"])
+        lines.append(f"{name:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
+    for row in frame[frame["error"] != ""].to_dict("records"):
+        name = printable(row["image"])
+        lines.append(f"ERROR  {row['error']}" if name in row["error"] else f"ERROR  {name}: {row['error']}")
+    if problem:
+        lines.append(problem)
+    whom = "a colorization with its original and with others" if originals else "images"
+    if len(scored) > 1:
+        lines.append(f"Compare {whom} of the same scene, not one scene with another (docs/reading_scores.md).")
+    if len(scored) > 1 and not labels:
+        lines.append("To see them by scene: file names METHOD_SCENE, or index.csv (image, scene, method) in the folder.")
+    return "\n".join(lines)
+
+
+def print_summary(
+    branches: Sequence[Branch], columns: list[str], json_path: Path | None, as_published: bool = False, left_out: str = ""
+) -> int:
+    """Print the scores as a table, what the folder holds beside images, and where the files are.
+
+    Args:
+        branches: What was scored; the images are sorted by the last one.
+        columns: What the table shows.
+        json_path: Where to write the scores of the last branch in the published form, if at all.
+        as_published: Name images in it as the published scripts do.
+        left_out: Files of the folder that are no images.
+
+    Returns:
+        The exit status, 1 if an image has no score.
+    """
+    main = branches[-1].columns[0]
+    frame = read_scores(branches[-1].path, main)
+    print(format_table(frame, main, columns))
+    if left_out:
+        print(f"left out: {left_out}")
+    for branch in branches:
+        print(f"{branch.columns[0]}: {branch.path}")
+    failed = int((frame["error"] != "").sum())
+    if json_path is not None and not failed:
+        write_json(frame, json_path, main, as_published)
+        print(f"{main}, as {{stem: score}}: {json_path}")
+    if failed:
+        note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
+        print(f"{failed} of {len(frame)} pictures have no score, see the column error{note}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_script(main: Callable[[], int]) -> None:
+    """Run an inference script: usage errors are one line, an interruption leaves the finished rows."""
+    # a terminated run closes its files as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    torch.set_num_threads(1)  # cores are filled with images, not with parts of one
+    startup.end_loading()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and nothing that takes its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show is no reason to stop
+    try:
+        interrupt.hear()
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+                raise ValueError(
+                    f"{Path(sys.argv[0]).name} uses several GPUs by itself: run it without torchrun, --device cuda:0,cuda:1 "
+                    "says which (default: all)"
+                )
+            interrupt.leave(1)
+        status = main()
+    except BrokenPipeError:  # what reads the table has seen enough; the files are written
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
+        status = 141
+    except (OSError, ValueError) as error:
+        status = 1
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        interrupt.deafen()
+        status = 130
+        print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)
+    except BaseException:  # --help, a wrong argument, a termination, or a bug with its traceback
+        startup.undo()
+        raise
+    if not interrupt.is_script():
+        startup.undo()
+    interrupt.leave(status)
+
+
+def check_json(json_path: Path | None, score_files: Iterable[Path]) -> None:
+    """Refuse a --json that would replace a score file or what stands beside it."""
+    taken = {p.resolve() for path in score_files for p in (path, path.with_name(path.name + ".json"))}
+    if json_path is not None and (json_path.suffix.lower() != ".json" or json_path.resolve() in taken):
+        raise ValueError(f"--json {json_path} must end in .json and be another file than the score files and their sidecars")
+
+
+def chosen_settings(args: argparse.Namespace) -> dict[str, str]:
+    """The settings of the command line that change scores, where they are not the usual ones."""
+    chosen = {"reading": "as published"} if args.published_quirks else {}
+    return chosen if args.precision == "float32" else chosen | {"precision": args.precision}
+
+
+def make_scorer(
+    args: argparse.Namespace, branches: Iterable[Branch], devices: list[str], objects: Objects | None = None
+) -> Scorer:
+    """A scorer of the networks of these branches, with the settings of the command line."""
+    networks = {branch.model.dimension: branch.model for branch in branches}
+    engine = Networks(networks, devices, objects.labels if objects else None)
+    return Scorer(engine, read_rgb_as_published if args.published_quirks else None)

@@ -1,0 +1,94 @@
+"""Our own networks as what turns the pixels of an image into scores."""
+
+import copy
+import hashlib
+import itertools
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from inference.scorer import ImageResult, round_score
+from models.base import CompactNet, Inputs, Maps, MissingScoreError, ScoreNet
+from utils.labels import LabelError, ObjectLabels
+from utils.scores import DIMENSIONS
+
+
+class Replicas:
+    """Networks on the devices that are used; each thread has one of them.
+
+    Args:
+        networks: By dimension, in evaluation mode.
+        devices: Where to run; every device gets a copy.
+    """
+
+    def __init__(self, networks: Mapping[str, ScoreNet], devices: list[str]) -> None:
+        self.networks, self.devices = dict(networks), devices
+        self._thread = threading.local()
+        self._counter = itertools.count()
+        self._lock = threading.Lock()
+        torch.set_num_threads(1)  # cores are filled with images, not with parts of one
+        tf32 = any(network.precision == "tf32" for network in networks.values())
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+    def of_thread(self) -> dict[str, ScoreNet]:
+        """The networks on the device of this thread."""
+        if not hasattr(self._thread, "networks"):
+            torch.set_num_threads(1)  # OpenMP keeps this for each thread
+            with self._lock:
+                device = torch.device(self.devices[next(self._counter) % len(self.devices)])
+                if next(iter(self.networks.values())).device == device:
+                    self._thread.networks = self.networks
+                else:
+                    self._thread.networks = {k: copy.deepcopy(b).to(device) for k, b in self.networks.items()}
+        return self._thread.networks
+
+
+class Networks:
+    """Our own networks as an engine. Work that they share is done once per image.
+
+    Args:
+        networks: By dimension, in evaluation mode.
+        devices: Where to run; every device gets a copy.
+        labels: The objects of the images, for an SCC network.
+    """
+
+    def __init__(self, networks: Mapping[str, ScoreNet], devices: list[str], labels: ObjectLabels | None = None) -> None:
+        self.replicas = Replicas(networks, devices)
+        self.labels = labels
+        self._backbones = {d: backbone_key(network) for d, network in networks.items() if isinstance(network, CompactNet)}
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray, name: str, known: Mapping[str, float]) -> ImageResult:
+        networks = self.replicas.of_thread()
+        rgb = torch.from_numpy(pixels).permute(2, 0, 1)
+        prepared: dict[tuple, Inputs] = {}
+        maps: dict[str | None, Maps | None] = {None: None}  # by backbone; None for a network that shares none
+        scores, errors = dict(known), {}
+        for dimension in (d for d in DIMENSIONS if d in networks):  # PR last, for it reads the others
+            network, backbone = networks[dimension], self._backbones.get(dimension)
+            if network.input_key not in prepared:
+                prepared[network.input_key] = network.prepare(rgb)
+            try:
+                inputs = network.inputs_of(prepared[network.input_key], name, self.labels, scores)
+            except LabelError as error:
+                errors[dimension] = str(error)
+                continue
+            except MissingScoreError as error:
+                errors[dimension] = f"{error}: {errors.get(error.dimension, 'it is not given')}"
+                continue
+            if isinstance(network, CompactNet) and backbone not in maps:
+                maps[backbone] = network.backbone_maps({"rgb": inputs["rgb"][None]})
+            scores[dimension] = round_score(network.score_prepared(inputs, maps[backbone]))
+        return ImageResult(scores, errors=errors)
+
+
+def backbone_key(model: CompactNet) -> str:
+    """Equal for networks whose backbones and rankers see the same image alike, so that one of them need look."""
+    digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
+    for part in filter(None, (model.backbone, model.ranker)):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
