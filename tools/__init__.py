@@ -3,6 +3,7 @@
 build_color_prior: counts which colors objects have
 compute_mos: from ratings to MOS
 detect_objects: label files by a detector of torchvision
+export: the graph of the compact networks that needs no torch
 export_weights: weights as the published scripts read them
 make_colorizations: a training set of colorizations of our own
 make_icqa2k_standin: a small stand-in for ICQA-2K

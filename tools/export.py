@@ -44,7 +44,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inference.engine import ABOUT, DIGITS, GRAPH, Engine
+from inference.graph import ABOUT, GRAPH, Graph
+from inference.scorer import DIGITS
 from models import load_model
 from models.base import CompactNet, one_thread
 from models.color_prior import ColorPrior, soft_encode
@@ -118,13 +119,13 @@ class Together(nn.Module):
             CF, SCC and PR, each of shape (1,).
         """
         inputs = {"rgb": levels.permute(2, 0, 1)[None].float() / 255}
-        maps = self.branches["SCC"].see(inputs)
+        maps = self.branches["SCC"].backbone_maps(inputs)
         cf, scc = (self.branches[d].head(self.branches[d].encode(inputs, maps)) for d in ("CF", "SCC"))
         pr = self.branches["PR"]
         # rounded as score files hold them, so that PR is the same from a file
         computed = (torch.cat((cf, scc)).double() * 10**DIGITS).round() / 10**DIGITS
         scores = torch.where(given.isnan(), computed.float(), given)
-        return cf, scc, pr.head(pr.encode(inputs, maps) | {"scores": scores[None]})
+        return cf, scc, pr.head(pr.encode(inputs, maps), scores[None])
 
 
 def load_branches(weights_dir: Path) -> dict[str, CompactNet]:
@@ -223,14 +224,14 @@ def refer_to_checkpoints(graph, files: dict[str, bytes]) -> None:
     graph.node.extend(nodes)
 
 
-def largest_difference(engine: Engine, branches: dict[str, CompactNet], folder: Path) -> tuple[float, str, int]:
+def largest_difference(graph: Graph, branches: dict[str, CompactNet], folder: Path) -> tuple[float, str, int]:
     """Compare scores of a folder with those of torch: the largest difference, the image that has it, and how many there are."""
     images = list_images(folder)
     worst = (0.0, "", len(images.names))
     with one_thread():
         for name in images.names:
             pixels = read_rgb(images.path(name))
-            found = engine.score(pixels)
+            found = graph.score(pixels)
             cf, scc = (round(branches[d].score(pixels), DIGITS) for d in ("CF", "SCC"))
             expected = {"CF": cf, "SCC": scc, "PR": branches["PR"].score(pixels, cf, scc)}
             difference = max(abs(found[d] - expected[d]) for d in DIMENSIONS)
@@ -250,7 +251,7 @@ def main() -> None:
                     shutil.copy(args.weights_dir / f"{dimension}.pt", folder)
                 trial = Path(folder) / GRAPH.name
                 trial.write_bytes(data)
-            difference, name, count = largest_difference(Engine(trial), load_branches(args.weights_dir), args.images)
+            difference, name, count = largest_difference(Graph(trial), load_branches(args.weights_dir), args.images)
         if difference > TOLERANCE:
             raise ValueError(
                 f"the graph differs from torch by {difference:.1e} on {name}, more than {TOLERANCE:g}; {path} is as it was"

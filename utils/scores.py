@@ -36,6 +36,7 @@ from utils.tables import comma_hint, csv_rows, finite_number, read_text, separat
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.1.0"}
+_TORCH = "torch"  # the engine of score files that name none
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
 
@@ -58,6 +59,7 @@ class Provenance:
         preprocessing: All else that changes a score; what JSON can hold.
         sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
         unbounded: Allow any names of scores, and any finite scores, of systems that have no bounds.
+        engine: What computes the scores: torch or onnxruntime.
     """
 
     root: str | Path
@@ -65,6 +67,7 @@ class Provenance:
     preprocessing: Mapping[str, Any]
     sample: str
     unbounded: bool = False
+    engine: str = "torch"
 
 
 class ScoreWriter:
@@ -130,6 +133,8 @@ class ScoreWriter:
             "sample": sample,
             "root": os.path.abspath(root),
         } | ({"unbounded": self.columns} if unbounded else {})
+        if provenance.engine != _TORCH:
+            meta["engine"] = provenance.engine
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
         self._files = {name: fingerprint(Path(root, name)) for name in names}
@@ -265,10 +270,14 @@ class ScoreWriter:
         advice = "pass --overwrite to score all images again, or another file with -o"
         if not earlier:
             raise ValueError(f"{path} does not say which weights made it, so it cannot be continued; {advice}")
-        now = _flat({**self._meta, "columns": self.columns})
-        then = _flat({key: value for key, value in earlier.items() if key not in ("count", "errors", "files")})
+        now = _flat({"engine": _TORCH, **self._meta, "columns": self.columns})
+        then = _flat(
+            {"engine": _TORCH} | {key: value for key, value in earlier.items() if key not in ("count", "errors", "files")}
+        )
         other = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
         if other:
+            if "engine" in other:
+                advice = f"pass --engine {then['engine']} to go on with it, {advice.removeprefix('pass ')}"
             differences = "; ".join(f"{key} was {then.get(key)}, is now {now.get(key)}" for key in other)
             raise ValueError(f"{path} was made in another way: {differences}; {advice}")
 
