@@ -18,11 +18,9 @@ from utils.files import picture_id, sha256
 from utils.images import ImageList, printable, read_rgb_as_published
 from utils.labels import ObjectLabels, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
-from utils.scores import DIMENSIONS, Provenance, ScoreWriter, read_scores, scored_folder, write_json
+from utils.scores import DIMENSIONS, Provenance, ScoreRows, ScoreWriter, read_rows, scored_folder, write_json
 
 if TYPE_CHECKING:  # torch is slow to load, and most runs need none
-    import pandas as pd
-
     from inference.graph import Exported, Graph
     from models.base import ScoreNet
 
@@ -274,20 +272,20 @@ def seen_images(model: "ScoreNet | Exported", images: ImageList) -> int | None:
     return count
 
 
-def format_table(frame: "pd.DataFrame", main: str, columns: list[str], most: int = 40) -> str:
+def format_table(scores: ScoreRows, main: str, columns: list[str], most: int = 40) -> str:
     """Return scores as a table with what to compare below it: by scene where that is known, images with an error last.
 
     Args:
-        frame: What ``read_scores`` returned.
+        scores: What ``read_rows`` returned.
         main: Column that the images are sorted by, best first.
         columns: What is shown.
         most: Images shown; of others it is said how many there are.
     """
-    scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
-    root = frame.attrs.get("meta", {}).get("root")
-    labels, problem = scenes_of(None if root is None else Path(root), frame["image"].tolist())
+    scored = sorted((row for row in scores.rows if not row["error"]), key=lambda row: (-row[main], row["image"]))
+    root = scores.meta.get("root")
+    labels, problem = scenes_of(None if root is None else Path(root), [row["image"] for row in scores.rows])
     by_scene: dict[str, list[dict]] = {}
-    for row in scored.to_dict("records"):
+    for row in scored:
         by_scene.setdefault(labels.get(row["image"], ("", ""))[0], []).append(row)
     table: list[str | dict] = []
     shown = 0
@@ -314,7 +312,7 @@ def format_table(frame: "pd.DataFrame", main: str, columns: list[str], most: int
         marks = ("  gray" if row["gray"] else "") + ("  original" if original else "")
         name = printable(row["image"])
         lines.append(f"{name:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
-    for row in frame[frame["error"] != ""].to_dict("records"):
+    for row in (row for row in scores.rows if row["error"]):
         name = printable(row["image"])
         lines.append(f"ERROR  {row['error']}" if name in row["error"] else f"ERROR  {name}: {row['error']}")
     if problem:
@@ -343,19 +341,19 @@ def print_summary(
         The exit status, 1 if an image has no score.
     """
     main = branches[-1].columns[0]
-    frame = read_scores(branches[-1].path, main)
-    print(format_table(frame, main, columns))
+    scores = read_rows(branches[-1].path, main)
+    print(format_table(scores, main, columns))
     if left_out:
         print(f"left out: {left_out}")
     for branch in branches:
         print(f"{branch.columns[0]}: {branch.path}")
-    failed = int((frame["error"] != "").sum())
+    failed = sum(row["error"] != "" for row in scores.rows)
     if json_path is not None and not failed:
-        write_json(frame, json_path, main, as_published)
+        write_json(branches[-1].path, json_path, main, as_published)
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
-        print(f"{failed} of {len(frame)} pictures have no score, see the column error{note}", file=sys.stderr)
+        print(f"{failed} of {len(scores.rows)} pictures have no score, see the column error{note}", file=sys.stderr)
     return 1 if failed else 0
 
 
