@@ -285,9 +285,9 @@ def format_table(scores: ScoreRows, main: str, columns: list[str], most: int = 4
     root = scores.meta.get("root")
     labels, problem = scenes_of(None if root is None else Path(root), [row["image"] for row in scores.rows])
     by_scene: dict[str, list[dict]] = {}
-    for row in scored:
-        by_scene.setdefault(labels.get(row["image"], ("", ""))[0], []).append(row)
-    table: list[str | dict] = []
+    for result in scored:
+        by_scene.setdefault(labels.get(result["image"], ("", ""))[0], []).append(result)
+    table: list[str | dict[str, Any]] = []
     shown = 0
     for scene, rows in sorted(by_scene.items(), key=lambda item: (item[0] == "", item[0])):
         if shown and shown + len(rows) > most:
@@ -312,7 +312,7 @@ def format_table(scores: ScoreRows, main: str, columns: list[str], most: int = 4
         marks = ("  gray" if row["gray"] else "") + ("  original" if original else "")
         name = printable(row["image"])
         lines.append(f"{name:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
-    for row in (row for row in scores.rows if row["error"]):
+    for row in [row for row in scores.rows if row["error"]]:
         name = printable(row["image"])
         lines.append(f"ERROR  {row['error']}" if name in row["error"] else f"ERROR  {name}: {row['error']}")
     if problem:
@@ -417,6 +417,11 @@ def make_scorer(
         engine = GraphEngine(_graph(), networks)
     else:
         from inference.networks import Networks
+        from models.base import ScoreNet
 
-        engine = Networks(networks, devices, objects.labels if objects else None)
+        engine = Networks(
+            {d: network for d, network in networks.items() if isinstance(network, ScoreNet)},
+            devices,
+            objects.labels if objects else None,
+        )
     return Scorer(engine, read_rgb_as_published if args.published_quirks else None)

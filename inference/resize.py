@@ -101,16 +101,16 @@ def _average_as_torch(
     if factor == 1:
         return _FLOATS[pixels[rows, columns, channels]]
     height, width = pixels.shape[:2]
-    total: np.ndarray | float = np.float32(0)
-    count: np.ndarray | int = 0
+    shape = np.broadcast_shapes(rows.shape, columns.shape, channels.shape)
+    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for below in range(factor):
         for right in range(factor):
             y, x = rows * factor + below, columns * factor + right
             inside = (y < height) & (x < width)
             values = _FLOATS[pixels[np.minimum(y, height - 1), np.minimum(x, width - 1), channels]]
             total = total + np.where(inside, values, np.float32(0))
-            count = count + inside
-    return total / count.astype(np.float32)
+            count += inside
+    return total / count
 
 
 def _weighted_as_torch(values: np.ndarray, weights: np.ndarray, taps: np.ndarray) -> np.ndarray:
