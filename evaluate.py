@@ -4,17 +4,21 @@
     python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
     python evaluate.py --predictions ICQA_2K_test_CF_result.json --dataset icqa2k --root ICQA_2K --compare-published
     python evaluate.py --images ICQA_2K/ICQA_2K_test --dataset icqa2k --root ICQA_2K --output results/icqa2k
-    python evaluate.py --protocol scene --repeats 10 --root data/HECD --output runs/scene     # trains, ten times
     python evaluate.py --predictions pr.csv --mos mos.csv --versus other_pr.csv method-mean
     python evaluate.py --predictions pr.csv --mos mos.csv --versus niqe.csv --versus-range 0 100 --lower-is-better
     python evaluate.py --predictions pr.csv --dataset cin25 --ratings Results_raw_all.csv
+    python evaluate.py --images METHOD_A METHOD_B --originals PHOTOS --paper-table            # the table of a paper, no ratings
 
 Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
 path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
 For each dimension the tables set the network beside a trivial predictor, the mean MOS of the picture's method in other scenes.
 
 --output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
-predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at.
+predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at. With --images
+all other flags go on to infer_PR.py. cross_validate.py trains and tests.
+
+--paper-table is another task: methods beside the originals, by FID, colorfulness, PSNR, SSIM, LPIPS and our scores, with the
+intervals of means and of paired differences (docs/paper_table.md).
 """
 
 from utils import interrupt  # first, so that Ctrl-C is heard
@@ -33,20 +37,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.arguments import ScriptParser
-from utils.choices import CIN25_RANGE, DIMENSIONS, NOISE, PROTOCOLS, SPLITS
+from utils.choices import CIN25_RANGE, DIMENSIONS, NOISE, SPLITS
 
-PUBLISHED_SRCC = 0.9210  # README of https://github.com/ARBEZ-ZEBRA/ICQA
 NOT_IN_TRAIN = "scenes not in train"
 METHOD_MEAN = "method-mean"  # as a second predictor
+PAPER_OPTIONS = ("paper_table", "images", "originals", "index", "crop", "allow_missing", "resamples", "seed", "output")
 _MOST_NAMES, _MOST_METHODS = 10, 30  # on the console, the latter over all dimensions
 
 
 def parse_args() -> argparse.Namespace:
     usage = "%(prog)s --predictions FILE (--mos CSV | --dataset NAME --root DIR) [options]"
-    parser = ScriptParser(__doc__, usage, ("data", "measures", "protocols, which train", "run"))
+    parser = ScriptParser(__doc__, usage, ("data", "measures", "table of a paper", "run"), allow_abbrev=False)
     add = parser.groups["data"].add_argument
-    add("--images", type=Path, metavar="FOLDER", help="score these pictures first, in place of --predictions; needs --output")
-    add("--score-options", default="", metavar="TEXT", help="for infer_PR.py, such as '--preset published'")
+    add(
+        "--images",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="score these pictures first, in place of --predictions; needs --output; --paper-table: a folder for each method",
+    )
     add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
     source = parser.groups["data"].add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
@@ -62,18 +71,10 @@ def parse_args() -> argparse.Namespace:
     add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
     add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
     add("--lower-is-better", action="store_true", help="the scores of --versus fall as pictures get better")
-    add = parser.groups["protocols, which train"].add_argument
-    add("--protocol", choices=PROTOCOLS, help="train and test on --root in place of reading --predictions; needs --output")
-    add("--repeats", type=int, default=10, help="splits of --protocol scene (default: %(default)s)")
-    add("--train-root", type=Path, help="data set that --protocol cross trains on")
-    add(
-        "--train-options",
-        default="",
-        metavar="TEXT",
-        help="for all three training scripts, such as '--epochs 5'; a lone flag after =",
-    )
-    add("--scc-options", default="", metavar="TEXT", help="for train_SCC.py, such as '--labels LABELS'")
-    add("--folds", type=int, default=5, help="of the out-of-fold predictions (default: %(default)s)")
+    add = parser.groups["table of a paper"].add_argument
+    add("--paper-table", action="store_true", help="--images beside --originals: FID, PSNR, SSIM, LPIPS, our scores, ...")
+    add("--originals", type=Path, metavar="FOLDER", help="photographs (default: the method original of --images, by --index)")
+    add("--crop", action="store_true", help="keep the middle square of an image (default: squeeze the whole into 256 x 256)")
     add = parser.groups["run"].add_argument
     add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
@@ -81,25 +82,32 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
     add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong in the report")
-    parser.limits["folds"] = (2, 10**4)
-    args = parser.parse_args()
-    if args.protocol == "official" and (args.predictions or args.images):  # made already: nothing to train
-        args.protocol, args.compare_published = None, True
-    if args.protocol:
-        if args.root is None or args.output is None or args.predictions or args.images:
-            parser.error("--protocol needs --root and --output, and makes its own predictions")
-        if args.mos or args.versus or args.compare_published:
-            parser.error("--protocol takes the MOS of --root, and does not go with --mos, --versus and --compare-published")
-        if (args.protocol == "cross") != (args.train_root is not None):
-            parser.error("--protocol cross and --train-root need each other")
-        args.options, args.scc_options = shlex.split(args.train_options), shlex.split(args.scc_options)
-        args.scc_scoring = []
-        if "published" in args.options:
-            args.scc_scoring = ["--labels", args.root / "labels", "--color-prior", args.root / "color_.json"]
-            args.scc_options += args.scc_scoring
-    elif bool(args.predictions) == bool(args.images) or not (args.mos or args.dataset):
-        parser.error("expected --predictions or --images, with --mos or --dataset; or --protocol")
-    elif args.images and args.output is None:
+    parser.replaced(
+        ("--protocol", "--repeats", "--train-root", "--train-options", "--scc-options", "--folds"),
+        "cross_validate.py trains and tests, and takes the flags of the training scripts as they are; to set scores that are "
+        "there beside the published number, pass --compare-published",
+    )
+    parser.replaced(("--score-options",), "pass the flags of infer_PR.py as they are, with --images")
+    args, args.flags = parser.parse_known_args()
+    (check_paper_table if args.paper_table else check_arguments)(parser, args)
+    args.split = args.split or "test"
+    args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
+    return args
+
+
+def check_arguments(parser: ScriptParser, args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, in one line."""
+    if args.originals or args.crop:
+        parser.error("--originals and --crop are for --paper-table")
+    if args.images is not None:
+        if len(args.images) > 1:
+            parser.error(f"--images takes one folder, got {len(args.images)}; several are for --paper-table")
+        args.images = args.images[0]
+    if args.flags and not args.images:
+        parser.error(f"unrecognized arguments: {' '.join(args.flags)}")
+    if bool(args.predictions) == bool(args.images) or not (args.mos or args.dataset):
+        parser.error("expected --predictions or --images, with --mos or --dataset")
+    if args.images and args.output is None:
         parser.error("--images needs --output, where the score files go")
     if (args.dataset == "cin25") != (args.ratings is not None):
         parser.error("--dataset cin25 and --ratings, its file, need each other")
@@ -115,17 +123,29 @@ def parse_args() -> argparse.Namespace:
         parser.error("--versus-range and --lower-is-better need the file of another metric in --versus")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output must be a folder, {args.output} is a file")
-    if args.report is not None and args.protocol:
-        parser.error("--report is for --predictions and --images, not for --protocol")
     if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
         parser.error(f"--report needs a name that ends in .html, got {args.report}")
-    if args.index is not None and (args.protocol or not args.index.is_file()):
-        parser.error(f"--index takes a table image, scene, method, and does not go with --protocol, got {args.index}")
+    if args.index is not None and not args.index.is_file():
+        parser.error(f"--index takes a table image, scene, method, got {args.index}")
     if args.report_labels is not None and args.report is None:
         parser.error("--report-labels needs --report")
-    args.split = args.split or "test"
-    args.mos_range = tuple(args.mos_range or (CIN25_RANGE if args.dataset == "cin25" else (-1.0, 1.0)))
-    return args
+
+
+def check_paper_table(parser: ScriptParser, args: argparse.Namespace) -> None:
+    """Refuse what does not go with ``--paper-table``, in one line."""
+    given = [name for name, value in vars(args).items() if name != "flags" and value != parser.get_default(name)]
+    unknown = [*args.flags, *(f"--{name.replace('_', '-')}" for name in given if name not in PAPER_OPTIONS)]
+    if unknown:
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in PAPER_OPTIONS[1:])
+        parser.error(f"--paper-table goes with {known}, and not with {unknown[0]}")
+    if args.images is None:
+        parser.error("--paper-table needs --images, a folder for each method")
+    if len(args.images) > 1 and (args.originals is None or args.index is not None):
+        parser.error("--images of several folders needs --originals; --index is for one folder with the images of all methods")
+    if args.index is not None and not args.index.is_file():
+        parser.error(f"--index takes a table image, scene, method, got {args.index}")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output must be a folder, {args.output} is a file")
 
 
 if __name__ == "__main__":
@@ -143,6 +163,7 @@ from evaluation.agreement import (
     METRICS,
     MIN_SCENES,
     NETWORK_COLUMNS,
+    PUBLISHED_SRCC,
     Joined,
     Predictor,
     Scores,
@@ -162,9 +183,8 @@ from evaluation.agreement import (
     require_rows,
     sample_of,
 )
-from evaluation.compare import compact_comparison, compare, comparison_notes
-from evaluation.protocols import TrialError, run_protocol
-from tools.compute_mos import HECD_RAW, hecd_noise
+from evaluation.compare import compact_comparison, compare_predictors, comparison_notes
+from evaluation.mos import HECD_RAW, hecd_noise
 from utils.files import write_atomic
 from utils.images import IMAGE_EXTENSIONS
 from utils.labels import ObjectLabels
@@ -232,7 +252,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
             continue
         joined = join(table, scores, dimension)
         require_rows(joined, scores, dimension, table.attrs["root"], allow_missing)
-        notes[dimension] = describe(joined, scores, dimension)
+        notes[dimension] = print_joined(joined, scores, dimension)
         # The table is in the order of joined.rows, once the pictures without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
         reasons = dict.fromkeys(joined.absent, f"no row in {scores.path.name}") | joined.failed
@@ -243,7 +263,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
     return pd.concat(parts, ignore_index=True), notes
 
 
-def describe(joined: Joined, scores: Scores, dimension: str) -> str:
+def print_joined(joined: Joined, scores: Scores, dimension: str) -> str:
     """Print what became of a score file; what the table must say of it."""
     sample = sample_of(scores)
     origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
@@ -289,7 +309,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
         args: Of the command line.
 
     Returns:
-        Columns dimension and versus, and those of :func:`evaluation.compare.compare`.
+        Columns dimension and versus, and those of :func:`evaluation.compare.compare_predictors`.
 
     Raises:
         ValueError: If no dimension is left to compare.
@@ -318,7 +338,7 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
             if both.empty:
                 print(f"{dimension}: no picture that the network and {name} both have, not compared")
                 continue
-            compared = compare(
+            compared = compare_predictors(
                 Predictor.of(both, NETWORK_COLUMNS),
                 Predictor.of(both, columns),
                 both["mos"].to_numpy(float),
@@ -447,13 +467,16 @@ def write_page(
 
 def main() -> None:
     args = parse_args()
+    if args.paper_table:
+        from report.paper_table import write_paper_table  # only here, for it is slow to load
+
+        if status := write_paper_table(args):
+            raise SystemExit(status)
+        return
     # what is wrong with an option must be known before the work
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
-    if args.protocol:
-        run_protocol(args, PUBLISHED_SRCC if args.protocol == "official" else None)
-        return
     if args.images is not None:
-        args.predictions = score(args.images, args.output, shlex.split(args.score_options))
+        args.predictions = score(args.images, args.output, args.flags)
     with warnings.catch_warnings():
         if args.index is not None:
             warnings.filterwarnings("ignore", ".*has no column scene")
@@ -523,9 +546,10 @@ if __name__ == "__main__":
     except BrokenPipeError:  # what reads the tables has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
         raise SystemExit(141) from None
-    except (OSError, ValueError, TrialError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         interrupt.deafen()
-        print("interrupted: run the same command again; what it trained or scored is kept", file=sys.stderr)
+        kept = "nothing was written" if "--paper-table" in sys.argv else "what it scored is kept"
+        print(f"interrupted: run the same command again; {kept}", file=sys.stderr)
         interrupt.leave(130)

@@ -32,7 +32,7 @@ def main() -> int:
     scorer = command.make_scorer(args, [branch], devices)
     with command.open_writer(branch, images, args.overwrite) as writer:
         score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
-    return command.print_summary([branch], ["CF"], args.json, args.published_quirks, images.left_out)
+    return command.print_summary([branch], ["CF"], args.json, images.left_out)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main() -> int:
         for dimension, branch in branches.items():
             writers[dimension] = stack.enter_context(command.open_writer(branch, images, args.overwrite))
         score_images(scorer, images, writers, args.workers or worker_count(devices), given)
-    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, args.published_quirks, images.left_out)
+    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out)
     if args.report is not None:
         if labels is None and objects is not None and objects.labels.folder is not None:
             labels = objects.labels

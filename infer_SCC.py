@@ -42,7 +42,7 @@ def main() -> int:
     scorer = command.make_scorer(args, [branch], devices, objects)
     with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
         score_images(scorer, images, {"SCC": writer}, workers)
-    status = command.print_summary([branch], ["SCC"], args.json, args.published_quirks, images.left_out)
+    status = command.print_summary([branch], ["SCC"], args.json, images.left_out)
     if args.maps is None:
         return status
     failed = write_maps(args.maps, mapper.to(devices[0]), images, path, objects.labels if objects else None, workers)

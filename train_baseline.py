@@ -2,7 +2,7 @@
 
     python train_baseline.py nr_aigciqa --data data/HECD --output runs/nr                    # CF, SCC and PR at once
     python train_baseline.py fr_aigciqa --data ICQA_2K --target PR --reference COCO --output runs/fr      # with originals
-    python train_baseline.py dpam --label koniq.txt --form koniq --images KONIQ --output runs/dpam        # its own labels
+    python train_baseline.py dpam --data koniq.csv --target MOS --output runs/dpam   # tools/convert_labels.py made koniq.csv
     python train_baseline.py nr_aigciqa --data ICQA_2K --target PR --test-data data/HECD --output runs/x  # another data set
     python train_baseline.py nr_aigciqa --data ICQA_2K --test-methods DDColor CT2 --output runs/y         # other generators
     python train_baseline.py nr_aigciqa --data data/HECD --output runs/try/nr --random-init --set backbone=resnet18 size=64 \\
@@ -18,22 +18,33 @@ from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
 
 import argparse
 import os
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import (
-    ScriptParser,
+from training.options import (
+    TrainOptions,
     add_fold_arguments,
     add_run_arguments,
     add_split_arguments,
     add_start_arguments,
-    add_system_arguments,
     check_parts,
-    settings_of,
 )
-from utils.choices import FORMS
+from utils.arguments import ScriptParser, add_system_arguments, settings_of
 
+# What the recipes have in common, with the choice of the epoch, which the authors lack.
+_COMMON: dict[str, Any] = {
+    "preset": "baseline",
+    "val": 0.15,  # share of the scenes that choose the epoch
+    "test": None,  # share of the scenes that are tested on: 0.2, or 0 with --test-data
+    "shared_scenes": "refuse",
+    "correlation_weight": 0.0,
+    "stop_loss": None,
+    "betas": (0.9, 0.999),
+    "seed": 0,
+    "amp": True,
+    "views": 4,  # of each image, where the backbone is frozen
+}
 # Of the authors, docs/baselines.md. AIGCIQA's rate is that of its backbone, A-FINE's that of the stage.
 _RECIPES: dict[str, dict[str, Any]] = {
     "dpam": {"optimizer": "adam", "lr": 1e-5, "weight_decay": 1e-5, "batch_size": 12, "epochs": [200], "schedule": "cosine"},
@@ -61,28 +72,42 @@ _RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 _RECIPES["fr_aigciqa"] = _RECIPES["nr_aigciqa"]
-_CROPPED = ("csiq", "tid2013", "kadid")  # of which DPAM takes crops
 
 
-def parse_args() -> argparse.Namespace:
-    usage = "%(prog)s MODEL (--data PATH | --label FILE) --output DIR [options]"
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions(TrainOptions):
+    """What train_baseline.py is asked to do."""
+
+    stage_epochs: list[int]
+    weights: Path | None
+    target: list[str] | None
+    reference: Path | None
+    test_data: list[Path] | None
+    test_target: list[str] | None
+    test_reference: Path | None
+    test_mos_range: tuple[float, float] | None
+    set: list[str]
+    naturalness: bool
+    within_scenes: bool = False  # whether ratings compare within a scene only
+
+
+def parse_args() -> BaselineOptions:
+    usage = "%(prog)s MODEL --data PATH --output DIR [options]"
     parser = ScriptParser(__doc__, usage)
     add_system_arguments(parser)
     add = parser.groups["data"].add_argument
-    add("--data", type=Path, nargs="+", metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N for N pictures")
-    add("--label", type=Path, nargs="+", metavar="FILE", help="label files of the published systems")
-    add("--form", choices=FORMS, metavar="FORM", help="of --label, if its rows do not tell")
-    add("--images", type=Path, metavar="DIR", help="where those of --label lie (default: beside it)")
-    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: all there are)")
+    add("--data", type=Path, nargs="+", required=True, metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N for N images")
+    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: those of CF, SCC, PR there are)")
     add("--reference", type=Path, metavar="DIR", help="originals, or a CSV of image and reference")
     add("--test-data", type=Path, nargs="+", metavar="PATH", help="test on this, train on all of --data")
-    add("--test-label", type=Path, nargs="+", metavar="FILE", help="likewise, a label file")
-    add("--test-form", choices=FORMS, metavar="FORM", help="as --form, of what is tested on")
-    add("--test-images", type=Path, metavar="DIR", help="as --images, of what is tested on")
     add("--test-target", nargs="+", metavar="COL", help="as --target, in its order")
     add("--test-reference", type=Path, metavar="DIR", help="as --reference, of what is tested on")
     add("--test-mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="as --mos-range, of what is tested on")
     add("--test-methods", nargs="+", metavar="NAME", help="colorizers to test on and not to train on")
+    parser.replaced(
+        ("--label", "--form", "--images", "--test-label", "--test-form", "--test-images"),
+        "tools/convert_labels.py makes a table of a label file, for --data and --test-data",
+    )
     add_split_arguments(parser)
     add_fold_arguments(parser)
     add = parser.groups["model"].add_argument
@@ -96,47 +121,39 @@ def parse_args() -> argparse.Namespace:
     add("--weight-decay", type=float, metavar="W", help="(default: the authors')")
     add("--warmup", type=float, default=0.0, help="share of steps with rising rate (default: 0)")
     add("--clip", type=float, default=0.0, help="largest gradient norm (default: 0, any)")
-    add("--patience", type=int, metavar="N", help="epochs without a better one to stop after")
     add("--best-epoch", action=argparse.BooleanOptionalAction, default=True, help="keep the best epoch, not the last")
-    add("--optimizer", choices=("adamw", "adam"), help="(default: the authors')")
     add("--schedule", choices=("cosine", "constant", "restarts"), metavar="NAME", help="of rates: cosine, constant, restarts")
     add("--augment", action=argparse.BooleanOptionalAction, default=True, help="the system's own views")
 
     add_run_arguments(parser)
     add = parser.groups["run"].add_argument
     add("--cache", type=Path, metavar="DIR", help="of superpixels (default: runs/cache)")
-    add("--cache-gb", type=float, default=8, metavar="GB", help="afine: memory for features (default: 8)")
-    parser.set_defaults(
-        preset="baseline", strict_recipe=False, correlation_weight=0.0, stop_loss=None, betas=(0.9, 0.999), test=None
-    )
+    parser.replaced(("--patience", "--optimizer"), "change the recipes at the top of the script")
+    parser.set_defaults(**_COMMON)
     known, _ = parser.parse_known_args()
     parser.set_defaults(**_RECIPES[known.system])
-    args = parser.parse_args()
+    return checked(parser, parser.parse_args())
 
-    args.elsewhere = args.test_data is not None or args.test_label is not None
-    if (args.data is None) == (args.label is None):
-        parser.error("pass --data or --label, and not both")
-    if args.test_data is not None and args.test_label is not None:
-        parser.error("pass --test-data or --test-label, not both")
-    for name, of in {"form": "label", "images": "label", "test_form": "test_label", "test_images": "test_label"}.items():
-        if getattr(args, name) is not None and getattr(args, of) is None:
-            parser.error(f"--{name} goes with --{of}, which is not given".replace("_", "-"))
-    if not args.elsewhere and (args.test_target or args.test_reference or args.test_mos_range):
-        parser.error("--test-target, --test-reference and --test-mos-range go with --test-data or --test-label")
-    if args.elsewhere and (args.test_methods or args.test or args.folds):
-        parser.error("--test-data and --test-label are the test part; leave out --test, --test-methods and --folds")
+
+def checked(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
+    """Return the arguments as options; refuse those that do not go together."""
+    elsewhere = args.test_data is not None
+    if not elsewhere and (args.test_target or args.test_reference or args.test_mos_range):
+        parser.error("--test-target, --test-reference and --test-mos-range go with --test-data")
+    if elsewhere and (args.test_methods or args.test or args.folds):
+        parser.error("--test-data is the test part; leave out --test, --test-methods and --folds")
     if args.test_methods and args.folds:
         parser.error("--folds predicts all pictures; leave it out with --test-methods")
     if args.test is None:
-        args.test = 0.0 if args.elsewhere else 0.2
-    check_parts(parser, args)
+        args.test = 0.0 if elsewhere else 0.2
     if args.weights is not None and (args.backbone_weights or args.random_init):
         parser.error("--weights are those of the whole network; leave out --backbone-weights and --random-init")
     stages = 3 if args.system == "afine" else 1
-    if len(args.epochs) == 1:
-        args.epochs = args.epochs * stages
-    if len(args.epochs) != stages:
-        parser.error(f"--epochs: expected {'one number or three' if stages == 3 else 'one number'}, got {len(args.epochs)}")
+    args.stage_epochs = args.epochs * stages if len(args.epochs) == 1 else args.epochs
+    args.epochs = args.stage_epochs[0]
+    if len(args.stage_epochs) != stages:
+        expected = "one number or three" if stages == 3 else "one number"
+        parser.error(f"--epochs: expected {expected}, got {len(args.stage_epochs)}")
     if args.schedule == "restarts" and args.system != "afine":
         parser.error("--schedule restarts is A-FINE's")
     args.init = args.weights
@@ -144,7 +161,9 @@ def parse_args() -> argparse.Namespace:
         args.settings = settings_of(args)
     except ValueError as error:
         parser.error(str(error))
-    return args
+    options = BaselineOptions(**vars(args))
+    check_parts(parser, options)
+    return options
 
 
 if __name__ == "__main__":
@@ -156,62 +175,56 @@ import torch
 
 from baselines.afine import STAGES, learning_rate
 from baselines.command import load_baseline
-from baselines.dpam import SUPERPIXELS
-from baselines.label_files import load_foreign, recognize
 from baselines.pictures import check_originals, with_originals
 from baselines.scorer import Baseline
-from baselines.train import baseline_maker
-from data.table import REFERENCE, counted, join_data, load_dataset, rated, spread, with_paths
+from baselines.train import baseline_sets
+from data.table import REFERENCE, TEXT_COLUMNS, WITHIN_SCENES, counted, join_data, load_dataset, rated, spread, with_paths
 from models.base import ScoreNet
-from training.engine import FeatureSet, OwnViews, agreement, command_line, encode_set, fit, predict
+from training.batches import OwnViews
+from training.engine import fit, make_optimizer, make_schedule, predict
+from training.images import FeatureSet, ImageSet, Sets, encode_set, features_folder, sets_of
+from training.records import command_line
 from training.runs import (
-    Part,
+    Parts,
+    apply_shared_scenes_policy,
     check_ratings,
-    divide,
-    features_folder,
-    one_line_errors,
-    run_folder,
-    settle_scenes,
-    settle_seed,
-    train_and_test,
+    clear_folder,
+    fold_parts,
+    open_run,
+    out_of_fold,
+    score_test_part,
+    split_parts,
+    training_record,
 )
 from utils import distributed
 from utils.checkpoint import save_checkpoint
 from utils.files import picture_id, sha256
+from utils.metrics import column_correlations
 from utils.scores import DIMENSIONS
 
 
-def load(
-    data: list[Path] | None,
-    label: list[Path] | None,
-    form: str | None,
-    images: Path | None,
-    reference: Path | None,
-    target: list[str] | None,
-    mos_range: tuple[float, float],
+def load_rated(
+    data: list[Path], reference: Path | None, target: list[str] | None, mos_range: tuple[float, float]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Pictures with ratings and originals, as one table, and the names of the ratings.
+    """Read images with ratings and originals.
 
-    Its ``attrs["within scenes"]`` says whether ratings compare within a scene only, as those made of choices do.
+    Returns:
+        One table, and the names of the ratings. Its ``attrs["within scenes"]`` says whether ratings compare within a scene
+        only, as those made of choices do.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
         ValueError: If a file cannot be read, or has not the ratings that are wanted.
     """
-    frames, known, choices = [], [], False
-    usual = tuple(mos_range) == (-1.0, 1.0)
-    for named in data or label or []:
+    frames, known, within_scenes = [], [], False
+    wanted = dict.fromkeys([*DIMENSIONS, *(name for name in target or () if name not in TEXT_COLUMNS)])
+    for named in data:
         source, most = counted(named)
-        if data:
-            frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
-            rated_columns = [d for d in DIMENSIONS if frame[d].notna().any()]
-        else:
-            frame = with_paths(load_foreign(source, form, None if usual else tuple(mos_range), images))
-            rated_columns = frame.attrs["scores"]
-            choices = choices or (form or recognize(source)) == "afine"
+        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range), ratings=list(wanted)))
+        known += [name for name in wanted if name in frame and frame[name].notna().any() and name not in known]
+        within_scenes = within_scenes or (WITHIN_SCENES in frame and (frame[WITHIN_SCENES] == "1").any())
         frame = with_originals(frame, reference)
         frames.append((str(source), frame if most is None else spread(frame, most)))
-        known += [column for column in rated_columns if column not in known]
     columns = list(dict.fromkeys(target or known))
     unknown = [column for column in columns if column not in known]
     if unknown:
@@ -220,21 +233,21 @@ def load(
     joined = join_data(frames, columns)
     if reference is not None:
         check_originals(reference, list(joined["path"]), list(joined[REFERENCE]))
-    joined.attrs["within scenes"] = choices
+    joined.attrs["within scenes"] = within_scenes
     return joined, columns
 
 
-def test_elsewhere(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The pictures of ``--test-data`` or ``--test-label``, their ratings under the names that are trained on.
+def load_test_data(options: BaselineOptions, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Read the images of ``--test-data``, their ratings under the names that are trained on.
 
     Raises:
-        ValueError: If a picture of it is among those to train on, or the numbers of ratings differ.
+        ValueError: If an image of it is among those to train on, or the numbers of ratings differ.
     """
-    wanted = args.test_target or columns
+    wanted = options.test_target or columns
     if len(wanted) != len(columns):
         raise ValueError(f"--test-target names {len(wanted)} ratings, but {len(columns)} are learned: {', '.join(columns)}")
-    mos_range = args.test_mos_range or args.mos_range
-    other, _ = load(args.test_data, args.test_label, args.test_form, args.test_images, args.test_reference, wanted, mos_range)
+    mos_range = options.test_mos_range or options.mos_range
+    other, _ = load_rated(options.test_data or [], options.test_reference, wanted, mos_range)
     trained_on = {picture_id(path) for path in frame["path"]}
     both = [path for path in other["path"] if picture_id(path) in trained_on]
     if both:
@@ -251,7 +264,7 @@ def test_elsewhere(args: argparse.Namespace, frame: pd.DataFrame, columns: list[
     return rated(other.assign(image=names, **ratings), columns)
 
 
-def leave_out(parts: dict[str, pd.DataFrame], methods: list[str]) -> dict[str, pd.DataFrame]:
+def leave_out(parts: Parts, methods: list[str]) -> Parts:
     """Train and validate without some colorizers, test on them alone.
 
     Raises:
@@ -272,116 +285,136 @@ def leave_out(parts: dict[str, pd.DataFrame], methods: list[str]) -> dict[str, p
     return chosen
 
 
-def make_model(args: argparse.Namespace, columns: list[str]) -> Baseline:
-    """A network with its start weights, the same at every call."""
-    torch.manual_seed(args.seed)
-    if args.weights is not None:
-        model = load_baseline(args, columns)
+def make_model(options: BaselineOptions, columns: list[str]) -> Baseline:
+    """Return a network with its start weights, the same at every call."""
+    torch.manual_seed(options.seed)
+    if options.weights is not None:
+        model = load_baseline(options, columns)
     else:
-        model = Baseline(args.system, columns, args.settings)
-        print("start weights: random" if args.random_init else model.start(args.backbone_weights))
-    if (args.reference is not None or args.test_reference is not None) and not model.uses_reference:
-        raise ValueError(f"{args.system} looks at pictures alone as it is set; leave out --reference and --test-reference")
+        model = Baseline(options.system, columns, options.settings)
+        print("start weights: random" if options.random_init else model.start(options.backbone_weights))
+    if (options.reference is not None or options.test_reference is not None) and not model.uses_reference:
+        raise ValueError(f"{options.system} looks at pictures alone as it is set; leave out --reference and --test-reference")
     if model.network.config.get("native", False):
-        if args.weights is None:
+        if options.weights is None:
             raise ValueError("--set native=true is for scoring: pictures of a batch have one size, see --set size")
         model.network.config["native"] = False
         print(f"pictures are resized to {model.size} pixels, as a batch must be of one size; see --set size")
     return model
 
 
-def fit_at_own_rate(model: Baseline, train_set: Part, val_set: Part | None, args: argparse.Namespace, *more: Any) -> ScoreNet:
-    """``fit`` with the rate of the authors where none is asked for; AIGCIQA's is that of its backbone."""
-    own = argparse.Namespace(**vars(args))
-    own.lr = model.network.learning_rate if args.lr is None else args.lr
-    own.backbone_lr = own.lr if args.backbone_lr is None else args.backbone_lr
-    return fit(model, train_set, val_set, own, *more)
+def train(options: BaselineOptions, start: Baseline, sets: Sets, output: Path | None, record: dict[str, Any]) -> ScoreNet:
+    """Train a network from its start weights: A-FINE in stages, the others at once."""
+    if options.system == "afine" and output is not None:
+        return fit_stages(options, start, sets, output, record)
+    # the rate of the authors where none is asked for; AIGCIQA's is that of its backbone
+    options = at_rate(options, start.network.learning_rate if options.lr is None else options.lr)
+    return fit(start, make_optimizer(start, options), make_schedule(options), sets, options, output, record)
 
 
-def fit_stages(
-    model: Baseline, train_set: Part, val_set: Part | None, args: argparse.Namespace, output: Path, record: dict[str, Any]
-) -> ScoreNet:
-    """``fit`` for A-FINE: its stages one after the other, each in a folder of its own, or the first for naturalness alone.
+def at_rate(options: BaselineOptions, lr: float) -> BaselineOptions:
+    """Return the options with this rate, for the backbone as well if they name no other."""
+    return replace(options, lr=lr, backbone_lr=lr if options.backbone_lr is None else options.backbone_lr)
+
+
+def fit_stages(options: BaselineOptions, model: Baseline, sets: Sets, output: Path, record: dict[str, Any]) -> ScoreNet:
+    """Train A-FINE: its stages one after the other, each in a folder of its own, or the first for naturalness alone.
 
     1 trains tower and naturalness, 2 the weights of the fidelity, 3 both maps and k. The last two leave the tower alone, so
     that its moments are kept, where there is room.
     """
-    device = torch.device(args.device)
+    device = torch.device(options.device)
     stages = (1, 2, 3) if model.uses_reference else (1,)
-    moment_bytes = 4 * 5 * (3 + model.network.config["depth"] * model.network.config["width"])  # of a picture
-    sets = [train_set, val_set]
+    train_set, val_set = sets["train"], sets["val"]
+    moment_bytes = 4 * 5 * (3 + model.network.config["depth"] * model.network.config["width"])  # of an image
+    room = moment_bytes * len(train_set) <= options.cache_gb * (1 << 30)
+    shape = (lambda step, steps, _: learning_rate(step, steps, 1.0)) if options.schedule == "restarts" else None
     for stage in stages:
         model.set_stage(stage)
-        model.within_scenes = args.within_scenes
+        model.within_scenes = options.within_scenes
         rate, batch = STAGES[stage]
-        own = argparse.Namespace(**vars(args))
-        own.epochs, own.batch_size = args.epochs[stage - 1], args.batch_size or batch
-        own.lr = rate if args.lr is None else args.lr
-        own.backbone_lr = own.lr if args.backbone_lr is None else args.backbone_lr
+        own = at_rate(options, rate if options.lr is None else options.lr)
+        own = replace(own, epochs=options.stage_epochs[stage - 1], batch_size=options.batch_size or batch)
         if stage > 1:
-            own.backbone_lr, own.augment = own.lr, False  # the tower is no part of it in any case
-            room = moment_bytes * len(train_set) <= args.cache_gb * (1 << 30)
-            if stage == 2 and room and isinstance(train_set, OwnViews):
-                sets = [s and encode_moments(args, model.to(device), s, f"{output.name}_{i}") for i, s in enumerate(sets)]
+            own = replace(own, backbone_lr=own.lr, augment=False)  # the tower is no part of it in any case
+        if stage == 2 and room and isinstance(train_set, OwnViews):
+            named = {f"{output.name}_{i}": images for i, images in enumerate((train_set, val_set))}
+            moments = [images and encode_moments(options, model.to(device), images, name) for name, images in named.items()]
+            sets = dict(zip(("train", "val"), moments, strict=True))
         print(f"stage {stage} of {len(stages)}: {own.epochs} epochs, rate {own.lr:g}, batches of {own.batch_size}")
-        model = fit(model, *sets, own, output / f"stage{stage}", record, learning_rate)
+        schedule = make_schedule(own, shape)
+        model = fit(model, make_optimizer(model, own), schedule, sets, own, output / f"stage{stage}", record)
         if stage == 1:
             model.set_stage(1)
-            if isinstance(train_set, OwnViews):
-                train_set.epoch.fill_(0)
-                plain = train_set
-            else:  # views drawn at random would be others after a --resume
-                plain = train_set.subset(np.arange(len(train_set)), train_set.mos.numpy(), None, 1)
-            raw = -predict(model, plain, device, args.workers).reshape(len(train_set), -1)
-            model.network.fit_naturalness_map(raw, train_set.mos.reshape(raw.shape))
+            fit_map(model, train_set, device, options.workers)
     model.set_stage(None)
     if distributed.is_main():
         metrics = {}
         if val_set is not None:
-            metrics = agreement(predict(model, val_set, device, args.workers).numpy(), val_set.mos.numpy(), model.columns)
-        save_checkpoint(output / "best.pt", model, half=args.half, **record, metrics=metrics, command=command_line())
+            pred = predict(model, val_set, device, options.workers).numpy()
+            metrics = column_correlations(pred, val_set.mos.numpy(), model.columns)
+        save_checkpoint(output / "best.pt", model, half=options.half, **record, metrics=metrics, command=command_line())
         model.weights_hash = sha256(output / "best.pt")
     distributed.barrier()
     return model.eval()
 
 
-def encode_moments(args: argparse.Namespace, model: Baseline, pictures: OwnViews, name: str) -> FeatureSet:
-    """What stages 2 and 3 read of each picture and its original, which the tower no longer changes."""
-    frame = pd.DataFrame({"path": pictures.paths, REFERENCE: pictures.originals})
-    keep = features_folder(args, model, frame, f"moments_{name}")
-    return encode_set(model, pictures, torch.device(args.device), 1, args.seed, args.workers, keep)
+def fit_map(model: Baseline, train_set: ImageSet, device: torch.device, workers: int) -> None:
+    """Fit the map of naturalness to the ratings of plain views: others would be other ones after a --resume."""
+    if isinstance(train_set, OwnViews):
+        train_set.epoch.fill_(0)
+        plain = train_set
+    else:
+        plain = train_set.subset(np.arange(len(train_set)), 1)
+    raw = -predict(model, plain, device, workers).reshape(len(train_set), -1)
+    model.network.fit_naturalness_map(raw, train_set.mos.reshape(raw.shape))
+
+
+def encode_moments(options: BaselineOptions, model: Baseline, images: OwnViews, name: str) -> FeatureSet:
+    """Return what stages 2 and 3 read of each image and its original, which the tower no longer changes."""
+    frame = pd.DataFrame({"path": images.paths, REFERENCE: images.originals})
+    keep = features_folder(options.output, model, frame, [options.seed, []], f"moments_{name}")
+    return encode_set(model, images, torch.device(options.device), 1, options.seed, options.workers, keep)
 
 
 def main() -> None:
-    one_line_errors()
-    args = parse_args()
-    if args.system == "dpam" and args.label is not None and args.weights is None:
-        form = args.form or recognize(counted(args.label[0])[0])
-        args.settings = SUPERPIXELS.get(form, {}) | {"crop": form in _CROPPED} | args.settings
-    args.device = distributed.setup(args.device)
-    with run_folder(args, args.system):
-        train(args)
+    options = parse_args()
+    with open_run(options, str(options.system)) as options:
+        # Data: a row per image, with its ratings
+        frame, columns = load_rated(options.data, options.reference, options.target, options.mos_range)
+        options = replace(options, columns=columns, within_scenes=frame.attrs["within scenes"])
+        if options.test_data is not None:
+            other = load_test_data(options, frame, columns)
+            frame = frame.drop(columns="split", errors="ignore")  # all of it is trained on
+        frame = apply_shared_scenes_policy(options, frame)
 
+        # Split, by scene
+        parts = split_parts(options, frame, columns)
+        if options.test_data is not None:
+            parts["test"] = other
+        if options.test_methods:
+            parts = leave_out(parts, options.test_methods)
+            check_ratings(parts["train"], columns)
+        rest, folds = fold_parts(options, frame, parts, columns)
 
-def train(args: argparse.Namespace) -> None:
-    """Read the data, divide them, train and test."""
-    settle_seed(args)
-    frame, columns = load(args.data, args.label, args.form, args.images, args.reference, args.target, args.mos_range)
-    args.columns, args.within_scenes = columns, frame.attrs["within scenes"]
-    if args.elsewhere:
-        other = test_elsewhere(args, frame, columns)
-        frame = frame.drop(columns="split", errors="ignore")  # all of it is trained on
-    frame = settle_scenes(args, frame)
-    parts = divide(args, frame, columns)
-    if args.elsewhere:
-        parts["test"] = other
-    if args.test_methods:
-        parts = leave_out(parts, args.test_methods)
-        check_ratings(parts["train"], columns)
-    fit_all = fit_stages
-    if args.system != "afine":
-        fit_all, args.epochs = fit_at_own_rate, args.epochs[0]
-    train_and_test(args, frame, parts, partial(make_model, args, columns), fit_all, baseline_maker)
+        # Network, and the images as it reads them
+        start = make_model(options, columns)
+        images = baseline_sets(options, start, [*parts.values(), rest])
+        sets = sets_of(images, parts)
+        clear_folder(options.output, options.overwrite)
+
+        # Optimizer, schedule and loop
+        model = train(options, start, sets, options.output, training_record(options, parts, columns))
+
+        # Test, once
+        score_test_part(options, model, parts["test"], sets["test"])
+
+        # Out-of-fold predictions
+        def train_fold(fold: Parts, output: Path) -> ScoreNet:
+            fresh = make_model(options, columns)
+            return train(options, fresh, sets_of(images, fold), output, training_record(options, fold, columns))
+
+        out_of_fold(options, train_fold, images, rest, folds)
 
 
 if __name__ == "__main__":

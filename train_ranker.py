@@ -80,7 +80,7 @@ from tqdm import tqdm
 from models.backbone import load_pretrained
 from models.ranker import Ranker
 from training.colorings import Batch, Scene, batch_of, read_colorings, summary, view_of
-from training.engine import command_line
+from training.records import command_line
 from training.runs import one_line_errors
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.distributed import default_device

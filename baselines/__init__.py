@@ -5,7 +5,6 @@ aigciqa: NR-AIGCIQA and FR-AIGCIQA
 command: the weights that a system starts from
 delegate_transformer: Delegate Transformer
 dpam: DPAM
-label_files: label files of the systems, as MOS tables
 loading: weight files of the authors
 pictures: images and originals as a system reads them
 scorer: the systems behind the interface of our branches

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from scipy.optimize import curve_fit
 from torch import Tensor, nn
 
-from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.backbone import read_state
 from models.preprocessing import Preprocess, check_picture
 
@@ -805,7 +805,7 @@ def _checked(
     """Compare a state with ``own`` but for what is known not to be needed; gives the reasons for that, by name."""
     others = [name for name in found if name not in own]
     reasons = {name: reason for name in others for pattern, reason in unused if re.match(pattern, name)}
-    compare({name: value for name, value in found.items() if name not in reasons}, own, source, what)
+    check_tensors({name: value for name, value in found.items() if name not in reasons}, own, source, what)
     return reasons
 
 

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import make_layers
 
-from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.backbone import UnreachableError, load_pretrained
 from models.preprocessing import check_picture
 from models.published import imagenet_normalized, resized, unit_range
@@ -312,7 +312,7 @@ class AIGCIQA(nn.Module):
         """
         self._check_official(source)
         for part in ("backbone", "regressor"):
-            tensors = state.get(part)
+            tensors = state.get(part) if isinstance(state, Mapping) else None
             if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
                 raise ValueError(
                     f"{source} has no tensors {part}, expected a file of the AIGIQA4K training script with backbone and "
@@ -326,7 +326,7 @@ class AIGCIQA(nn.Module):
                 found[key] = found[key].expand(own[key].shape)  # with several outputs each one gets the published score
         unused = {f"backbone.{key}": value for key, value in self._unused_tensors().items()}
         what = f"an {self.config['form']} network on {self.config['backbone']} with {self.outputs} output(s)"
-        compare(found, own | unused, source, what, own)
+        check_tensors(found, own | unused, source, what, own)
         self.load_state_dict({key: found[key] for key in own})
         self.set_faithful(faithful)
         self.config["score_range"] = list(_OFFICIAL_RANGE)
@@ -421,7 +421,7 @@ class AIGCIQA(nn.Module):
         stages = ("layer", "features.", "vit.blocks.", "blocks.")
         deeper = {key: value for key, value in state.items() if key not in own and key.startswith(stages)}
         needed = [key for key in own if not key.endswith(_COUNTER)]
-        compare(found | deeper, own, source, f"{name} of {self.size} pixels", needed)
+        check_tensors(found | deeper, own, source, f"{name} of {self.size} pixels", needed)
         self.backbone.load_state_dict({key: found.get(key, own[key]) for key in own})
         ignored = {key: "no part of the backbone" for key in state if key not in found}
         fresh = [key for key in self.state_dict() if key.removeprefix("backbone.") not in found]

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from models.published import imagenet_normalized, resized, unit_range
 
@@ -545,7 +545,7 @@ class DelegateTransformer(nn.Module):
         as_published = {"size": 32 * self.config["window"], "outputs": 2 if gated else 1, "gate": "hard" if gated else "none"}
         with torch.device("meta"):
             twin = DelegateTransformer(**{**self.config, **as_published})
-        compare(state, twin.to_official(), source, f"the {'ICAA17K' if gated else 'SPAQ'} edition")
+        check_tensors(state, twin.to_official(), source, f"the {'ICAA17K' if gated else 'SPAQ'} edition")
 
         rows = ["class_head"] * self.outputs
         if gated:
@@ -667,7 +667,7 @@ class DelegateTransformer(nn.Module):
             )
         needed = [k for k in body if not k.endswith(estimates) and not any(part in k for part in optional)]
         found = {k: _fitted(v, own[k]) if k in own and k.endswith("rpe_table") else v for k, v in found.items()}
-        compare(found, {k: own[k] for k in body}, source, "a backbone of this configuration", needed)
+        check_tensors(found, {k: own[k] for k in body}, source, "a backbone of this configuration", needed)
         self.load_state_dict({**own, **found})
         return LoadReport(source, [k for k in state if k not in ignored], ignored, [k for k in own if k not in found])
 

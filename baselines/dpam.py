@@ -25,7 +25,7 @@ from skimage.segmentation import slic
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.preprocessing import check_picture
 from utils.color import rgb_to_lab
 
@@ -354,7 +354,7 @@ class DPAM(nn.Module):
         if faithful and self.config["texture"] != "gray":
             raise ValueError(f"{source}: the published weights are for gray texture; build the network with texture='gray'")
         own, found = self.state_dict(), unwrapped(state, source)
-        compare(found, {name: _one_score(name, tensor, 0) for name, tensor in own.items()}, source, "DPAM")
+        check_tensors(found, {name: _one_score(name, tensor, 0) for name, tensor in own.items()}, source, "DPAM")
         self.load_state_dict({name: found[name].expand(own[name].shape) for name in own})
         if faithful:
             self.config.update(dict.fromkeys(_FLAGS, True))
@@ -390,7 +390,7 @@ class DPAM(nn.Module):
             found = {name.removeprefix("vit."): tensor for name, tensor in found.items() if name.startswith("vit.")}
         own = self.vit.state_dict()
         needed = {name: tensor for name, tensor in own.items() if _reaches_score(name, self.config["taps"][-1])}
-        compare({name: found[name] for name in needed if name in found}, needed, source, "the transformer of DPAM")
+        check_tensors({name: found[name] for name in needed if name in found}, needed, source, "the transformer of DPAM")
         fitting = {name for name in own if getattr(found.get(name), "shape", None) == own[name].shape}
         self.vit.load_state_dict({name: found[name] if name in fitting else own[name] for name in own})
         ignored = {

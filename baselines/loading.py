@@ -112,7 +112,7 @@ def fetched(source: str, fetch: Callable[[], Mapping[str, Tensor]], advice: str)
         ) from error
 
 
-def compare(
+def check_tensors(
     found: Mapping[str, Any], expected: Mapping[str, Tensor], source: str, what: str, needed: Iterable[str] | None = None
 ) -> None:
     """Check tensors of a file against those of a network, by name and shape.

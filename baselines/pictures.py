@@ -12,8 +12,8 @@ from torch import Tensor
 from baselines.scorer import Baseline
 from data.table import REFERENCE, picture_paths, relative_image
 from models.base import Inputs
-from training.engine import OwnViews, epoch_generator
-from training.pictures import kept, kept_file, make_lacking
+from training.batches import OwnViews, epoch_generator
+from training.images import kept, kept_file, make_lacking
 from utils.images import list_images, read_rgb
 from utils.tables import csv_rows
 

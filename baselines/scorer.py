@@ -51,6 +51,7 @@ class Baseline(ScoreNet):
     """
 
     preset = "baseline"
+    network: Any  # one of _NETWORKS, which have no class in common
 
     def __init__(self, system: str, columns: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()

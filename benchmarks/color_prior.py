@@ -46,7 +46,7 @@ from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
 from models.color_prior import COMPARISONS, ColorPriorNet
 from models.loading import load_model, load_prior
-from training.engine import command_line
+from training.records import command_line
 from utils.files import write_atomic
 from utils.images import list_images, read_rgb
 from utils.labels import ObjectLabels, object_mask

@@ -16,6 +16,7 @@ import multiprocessing
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
@@ -54,9 +55,13 @@ from data.splits import scene_folds
 from data.table import load_data
 from models.base import ScoreNet
 from models.loading import build_model
-from training.engine import FeatureSet, command_line, encode_set, fit, predict
-from training.runs import pictures
-from utils.arguments import training_parser
+from train_CF import RECIPE as CF
+from train_PR import RECIPE as PR
+from train_SCC import RECIPE as SCC
+from training.engine import fit, make_optimizer, make_schedule, predict
+from training.images import FeatureSet, encode_set, rated_images
+from training.options import TrainOptions, parse_training, training_parser
+from training.records import command_line
 from utils.checkpoint import read_checkpoint
 from utils.files import write_atomic
 from utils.metrics import correlations, within_scene_srcc
@@ -74,10 +79,16 @@ _COLORIZERS = ("O", "L", "I", "Z", "P")
 _FEW_SCENES = 10  # with fewer, nothing is said of the outputs of colorizers, six a scene
 
 
-def recipe(dimension: str) -> argparse.Namespace:
-    """The training arguments of a branch."""
+def recipe(dimension: str) -> TrainOptions:
+    """Return the training options of a branch."""
     words = ["--data", "HECD", "--output", "unused", "--device", "cpu", *shlex.split(RECIPES[dimension])]
-    return training_parser(None).parse_args(words)
+    return parse_training(training_parser(None), dimension, {"CF": CF, "SCC": SCC, "PR": PR}[dimension], words)
+
+
+def train_head(model: ScoreNet, train_set: FeatureSet, options: TrainOptions) -> ScoreNet:
+    """Train the head of a network without validation; nothing is written."""
+    sets = {"train": train_set, "val": None}
+    return fit(model, make_optimizer(model, options), make_schedule(options), sets, options, None, {})
 
 
 class Experiment:
@@ -106,9 +117,9 @@ class Experiment:
         model = type(self.starts[dimension])(**self.starts[dimension].config)
         model.load_state_dict(self.starts[dimension].state_dict())
         train_set, held_set = (
-            self.features[dimension].subset(r, mos[r], None if scores is None else scores[r], 1) for r in (rows, held)
+            self.features[dimension].subset(r, 1, None if scores is None else scores[r]) for r in (rows, held)
         )
-        return predict(fit(model, train_set, None, recipe(dimension), None, {}), held_set, torch.device("cpu")).numpy()
+        return predict(train_head(model, train_set, recipe(dimension)), held_set, torch.device("cpu")).numpy()
 
     def leave_out(self, scene: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a scene, and their CF, SCC and PR by networks trained on all others, shape (N, 3)."""
@@ -230,9 +241,7 @@ def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
         path = getattr(args, dimension.lower())
         model = starts[dimension] = build_model(read_checkpoint(path), str(path))
         model.take_ranker(args.ranker, args.ranking)
-        settings = recipe(dimension)
-        settings.labels = args.labels
-        dataset = pictures(settings, model, frame)
+        dataset = rated_images(replace(recipe(dimension), labels=args.labels), model, frame)
         features[dimension] = encode_set(model, dataset, torch.device("cpu"), 1, 0, args.workers)
     human = frame["kind"].notna().to_numpy()
     predictions = np.full((len(frame), 3), np.nan)

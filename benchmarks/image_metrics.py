@@ -1,9 +1,9 @@
 """Other people's measures of a colored picture: colorfulness, PSNR, SSIM, MS-SSIM, CIEDE2000, and packages with weights.
 
 No-reference metrics take one batch, full-reference metrics a batch and its originals, both sRGB in [0, 1] of shape
-(B, 3, H, W), and give one value a picture, shape (B,). None of them was made to say how natural colors look; how well each
-does is in benchmarks/hecd_metrics.md. All are computed here but LPIPS, DISTS and the metrics of pyiqa, which come from
-packages that are not among our requirements: :func:`packaged_metric`.
+(B, 3, H, W), and give one value per image, shape (B,). None of them was made to say how natural colors look; how well each
+does is in benchmarks/hecd_metrics.md. Colorfulness, chroma and entropy are computed here, PSNR, SSIM and CIEDE2000 by
+scikit-image. MS-SSIM, LPIPS, DISTS and the metrics of pyiqa come from packages of requirements-metrics.txt.
 """
 
 import importlib
@@ -11,19 +11,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from skimage.color import deltaE_ciede2000
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from utils.color import chroma, rgb_to_lab
 
 SPACES = ("RGB", "ab", "hue-chroma")
 
-_WINDOW, _SIGMA = 11, 1.5  # Wang et al. 2004, section III-C
-_K1, _K2 = 0.01, 0.03
-_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik 2003, section 3.2
-# Halved four times, rounding up, this leaves a window.
-MS_SSIM_SIDE = (_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1
+_WINDOW = 11  # of SSIM, pixels per side; Wang et al. 2004, section III-C
+MS_SSIM_SIDE = (_WINDOW - 1) * 2**4 + 1  # halved four times, rounding up, this leaves a window
 
 _ENTROPY_BIN = 10.0  # CIELAB units, the grid of Zhang et al., "Colorful Image Colorization", ECCV 2016
 _ENTROPY_BINS = 23  # to +-115, which holds all of sRGB
@@ -43,25 +42,6 @@ def _require_pictures(rgb: Tensor, reference: Tensor | None = None) -> None:
 
 
 # No reference
-
-
-def colorfulness(rgb: Tensor) -> Tensor:
-    """Spread and mean of the opponent colors.
-
-    Args:
-        rgb: sRGB in [0, 1], shape (B, 3, H, W).
-
-    Returns:
-        At least 0, which is gray; the authors call 33 moderately and 109 extremely colorful. Shape (B,). More is not better.
-
-    Reference:
-        Hasler and Suesstrunk, "Measuring colourfulness in natural images", Proc. SPIE 5007, 2003: the third measure.
-    """
-    _require_pictures(rgb)
-    red, green, blue = (255 * rgb).flatten(2).unbind(1)
-    opponents = torch.stack((red - green, (red + green) / 2 - blue), dim=1)  # (B, 2, HW)
-    spread = opponents.var(2, correction=0).sum(1).sqrt()
-    return spread + 0.3 * opponents.mean(2).square().sum(1).sqrt()
 
 
 def mean_chroma(rgb: Tensor) -> Tensor:
@@ -135,178 +115,109 @@ def planes(rgb: Tensor, space: str) -> Tensor:
 
 
 def psnr(rgb: Tensor, reference: Tensor, space: str = "RGB") -> Tensor:
-    """Peak signal-to-noise ratio, of the square error over all planes.
+    """Return the peak signal-to-noise ratio, of the square error over all planes.
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
-        reference: The originals, likewise.
+        reference: The originals, same shape.
         space: One of :data:`SPACES`.
 
     Returns:
-        In dB for a data range of 1, higher is more alike, infinite for equal pictures, shape (B,).
+        In dB for a data range of 1, higher is more alike, infinite for equal images, shape (B,).
     """
     _require_pictures(rgb, reference)
     return plane_psnr(planes(rgb, space), planes(reference, space))
 
 
 def plane_psnr(x: Tensor, y: Tensor) -> Tensor:
-    """:func:`psnr` of planes with a data range of 1, shape (B, C, H, W)."""
-    return -10 * (x - y).square().mean((1, 2, 3)).log10()
+    """Return :func:`psnr` of planes with a data range of 1, shape (B, C, H, W)."""
+    with np.errstate(divide="ignore"):  # equal images
+        return _by_scikit_image(lambda image, original: peak_signal_noise_ratio(original, image, data_range=1), x, y)
 
 
 def ssim(rgb: Tensor, reference: Tensor, space: str = "RGB") -> Tensor:
-    """Structural similarity, in Gaussian windows that lie inside the picture, averaged over the planes.
+    """Return the structural similarity, in Gaussian windows that lie inside the image, averaged over the planes.
 
     Args:
-        rgb: sRGB in [0, 1], shape (B, 3, H, W), of at least 11 pixels a side.
-        reference: The originals, likewise.
+        rgb: sRGB in [0, 1], shape (B, 3, H, W), of at least 11 pixels per side.
+        reference: The originals, same shape.
         space: One of :data:`SPACES`.
 
     Returns:
-        In [-1, 1], higher is more alike, 1 for equal pictures, shape (B,).
+        In [-1, 1], higher is more alike, 1 for equal images, shape (B,).
 
     Raises:
-        ValueError: If the pictures are smaller, or no pair of pictures.
+        ValueError: If the images are smaller, or no pair of images.
 
     Reference:
         Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity",
-        IEEE TIP 13, 2004. At its first scale: the authors' script first makes large pictures smaller.
+        IEEE TIP 13, 2004. At its first scale: the authors' script first makes large images smaller.
     """
     _require_pictures(rgb, reference)
     _require_side(rgb, _WINDOW, "SSIM")
-    similarity, _ = _similarity(planes(rgb, space), planes(reference, space))
-    return similarity.mean(1)
+    options = {"channel_axis": 2, "data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return _by_scikit_image(
+        lambda image, original: structural_similarity(image, original, **options),
+        planes(rgb, space),
+        planes(reference, space),
+    )
 
 
 def ms_ssim(rgb: Tensor, reference: Tensor, space: str = "RGB") -> Tensor:
-    """Structural similarity at five scales, averaged over the planes.
+    """Return the structural similarity at five scales, averaged over the planes, by the package piq.
 
-    A picture with a side below 161 pixels is refused: fewer scales would be another measure, with other values. A negative
-    contrast term, which has no root, counts as 0. For an odd side the first row or column is repeated before it is halved,
-    as in photosynthesis-team/piq; libraries differ in this, by some 0.001.
+    An image with a side below 161 pixels is refused: fewer scales would be another measure, with other values. For odd sides
+    piq repeats the first row and column before it halves an image. torchmetrics drops the last ones, which changes values of
+    HECD by 0.01.
 
     Args:
-        rgb: sRGB in [0, 1], shape (B, 3, H, W), of at least 161 pixels a side.
-        reference: The originals, likewise.
+        rgb: sRGB in [0, 1], shape (B, 3, H, W), of at least 161 pixels per side.
+        reference: The originals, same shape.
         space: One of :data:`SPACES`.
 
     Returns:
-        In [0, 1], higher is more alike, 1 for equal pictures, shape (B,).
+        In [0, 1], higher is more alike, 1 for equal images, shape (B,).
 
     Raises:
-        ValueError: If the pictures are smaller, or no pair of pictures.
+        ModuleNotFoundError: If piq is not installed.
+        ValueError: If the images are smaller, or no pair of images.
 
     Reference:
         Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment", Asilomar 2003.
     """
     _require_pictures(rgb, reference)
     _require_side(rgb, MS_SSIM_SIDE, "MS-SSIM")
-    x, y = planes(rgb, space), planes(reference, space)
-    product = torch.ones_like(x[:, :, 0, 0])
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
-        similarity, contrast = _similarity(x, y)
-        last = scale == len(_SCALE_WEIGHTS) - 1
-        product = product * (similarity if last else contrast).clamp(min=0) ** weight
-        if not last:
-            x, y = _halve(x), _halve(y)
-    return product.mean(1)
+    piq = importlib.import_module("piq")  # only here, for it is no requirement of the other metrics
+    # Chroma divided by 128 can reach 1.05, which piq refuses for a range of 1. Half the constants at a range of 2 are the same.
+    halved = {"data_range": 2.0, "k1": 0.005, "k2": 0.015}
+    return piq.multi_scale_ssim(planes(rgb, space), planes(reference, space), reduction="none", **halved)
 
 
 def ciede2000(rgb: Tensor, reference: Tensor) -> Tensor:
-    """Mean color difference.
+    """Return the mean color difference, with all weights of CIEDE2000 1.
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
-        reference: The originals, likewise.
+        reference: The originals, same shape.
 
     Returns:
         At least 0, lower is more alike, about 1 is just visible, shape (B,).
     """
     _require_pictures(rgb, reference)
-    return delta_e_2000(rgb_to_lab(rgb), rgb_to_lab(reference)).mean((1, 2))
+    return _by_scikit_image(
+        lambda image, original: deltaE_ciede2000(image, original).mean(), rgb_to_lab(rgb), rgb_to_lab(reference)
+    )
 
 
-def delta_e_2000(lab: Tensor, reference: Tensor) -> Tensor:
-    """CIEDE2000 of each pair of colors, with all weights 1.
-
-    Args:
-        lab: CIELAB, shape (B, 3, H, W).
-        reference: Likewise.
-
-    Returns:
-        At least 0, shape (B, H, W). Not for training: its gradient is not finite at equal or gray colors.
-
-    Reference:
-        Sharma, Wu and Dalal, "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and
-        mathematical observations", Color Research and Application 30, 2005. The numbers in comments are its equations.
-    """
-    (l1, a1, b1), (l2, a2, b2) = lab.unbind(1), reference.unbind(1)
-    c7 = ((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) ** 7  # (2), (3)
-    stretch = 1.5 - 0.5 * (c7 / (c7 + 25.0**7)).sqrt()  # 1 + G, (4)
-    a1, a2 = a1 * stretch, a2 * stretch  # (5)
-    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)  # (6)
-    h1, h2 = (torch.atan2(b, a) % (2 * math.pi) for a, b in ((a1, b1), (a2, b2)))  # (7)
-
-    gray = c1 * c2 == 0
-    half = math.pi + 1e-6  # opposite hues are not more than half a turn apart, whatever the rounding
-    turn = h2 - h1
-    turn = torch.where(turn > half, turn - 2 * math.pi, torch.where(turn < -half, turn + 2 * math.pi, turn))  # (10)
-    dh = torch.where(gray, 0, 2 * (c1 * c2).sqrt() * torch.sin(turn / 2))  # (11)
-    dl, dc = l2 - l1, c2 - c1  # (8), (9)
-
-    lightness, c = (l1 + l2) / 2, (c1 + c2) / 2  # (12), (13)
-    total = h1 + h2
-    wrapped = torch.where(total < 2 * math.pi, total + 2 * math.pi, total - 2 * math.pi)
-    h = torch.where((h1 - h2).abs() > half, wrapped, total) / 2
-    h = torch.where(gray, total, h)  # (14)
-    t = (
-        1
-        - 0.17 * torch.cos(h - math.radians(30))
-        + 0.24 * torch.cos(2 * h)
-        + 0.32 * torch.cos(3 * h + math.radians(6))
-        - 0.20 * torch.cos(4 * h - math.radians(63))
-    )  # (15)
-    angle = math.radians(30) * torch.exp(-(((torch.rad2deg(h) - 275) / 25) ** 2))  # (16)
-    c7 = c**7
-    rotation = -torch.sin(2 * angle) * 2 * (c7 / (c7 + 25.0**7)).sqrt()  # (17), (21)
-    away = (lightness - 50) ** 2
-    dl = dl / (1 + 0.015 * away / (20 + away).sqrt())  # (18)
-    dc = dc / (1 + 0.045 * c)  # (19)
-    dh = dh / (1 + 0.015 * c * t)  # (20)
-    return (dl**2 + dc**2 + dh**2 + rotation * dc * dh).clamp(min=0).sqrt()  # (22)
+def _by_scikit_image(metric: Callable[[np.ndarray, np.ndarray], float], x: Tensor, y: Tensor) -> Tensor:
+    """Return a metric of each pair of images, shape (B,); it takes arrays of shape (H, W, C) in float64."""
+    pairs = zip(*(planes.movedim(1, 3).double().numpy() for planes in (x, y)), strict=True)
+    return torch.tensor([float(metric(image, original)) for image, original in pairs], dtype=x.dtype)
 
 
 def _require_side(rgb: Tensor, side: int, name: str) -> None:
     if min(rgb.shape[2:]) < side:
         raise ValueError(f"{name} needs pictures of at least {side} pixels a side, got {rgb.shape[3]} x {rgb.shape[2]}")
-
-
-def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean SSIM and mean contrast-structure term of each plane, shape (B, C); the data range is 1."""
-    mean_x, mean_y = _blur(x), _blur(y)
-    variances = _blur(x * x) - mean_x**2 + _blur(y * y) - mean_y**2
-    covariance = _blur(x * y) - mean_x * mean_y
-    contrast = (2 * covariance + _K2**2) / (variances + _K2**2)
-    luminance = (2 * mean_x * mean_y + _K1**2) / (mean_x**2 + mean_y**2 + _K1**2)
-    return (luminance * contrast).mean((2, 3)), contrast.mean((2, 3))
-
-
-def _blur(x: Tensor) -> Tensor:
-    """Each plane under the Gaussian window, where that lies inside the picture."""
-    window = [math.exp(-((k - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for k in range(_WINDOW)]
-    # Sums of shifted planes: on a CPU several times as fast as a convolution with one channel.
-    for axis in (2, 3):
-        length = x.shape[axis] - _WINDOW + 1
-        total = torch.zeros_like(x.narrow(axis, 0, length))
-        for k, weight in enumerate(window):
-            total = total.add_(x.narrow(axis, k, length), alpha=weight / sum(window))
-        x = total
-    return x
-
-
-def _halve(x: Tensor) -> Tensor:
-    height, width = x.shape[2:]
-    return F.avg_pool2d(F.pad(x, (width % 2, 0, height % 2, 0), mode="replicate"), 2)
 
 
 # Metrics of other packages

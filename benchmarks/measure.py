@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from utils.choices import DIMENSIONS
+
 ROOT = Path(__file__).resolve().parents[1]
-DIMENSIONS = ("CF", "SCC", "PR")
 _CELL = 800  # pixels a sample photograph is wide in a large picture; at most twice its own width, so that detail remains
 
 
@@ -75,6 +76,7 @@ def run(command: Sequence[str | Path]) -> Run:
     other = _busy_seconds()
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
@@ -88,29 +90,24 @@ def run(command: Sequence[str | Path]) -> Run:
     return Run(seconds, cpu, max(0.0, _busy_seconds() - other - cpu), peak)
 
 
-def infer_command(pictures: Path, output: Path, weights_dir: Path | None = None) -> list[str | Path]:
-    """infer_PR.py for all three scores on the CPU, with a fresh output."""
-    command = [sys.executable, ROOT / "infer_PR.py", pictures, "-o", output, "--overwrite", "--device", "cpu"]
-    if weights_dir is not None:
-        for flag, dimension in zip(("--cf-weights", "--scc-weights", "--weights"), DIMENSIONS, strict=True):
-            command += [flag, weights_dir.resolve() / f"{dimension}.pt"]
-    return command
-
-
-def published_command(pictures: Path, output: Path, files: Path, precision: str) -> list[str | Path]:
-    """infer_PR.py of the published preset for all three scores on the CPU, with a fresh output.
+def infer_command(
+    images: Path | str, output: Path, published: Path | None = None, precision: str = "float32"
+) -> list[str | Path]:
+    """Return the command of infer_PR.py for all three scores on the CPU, with a fresh output.
 
     Args:
-        pictures: What to score.
+        images: What to score.
         output: The score file of PR.
-        files: Folder with what benchmarks/weights.py writes.
-        precision: Arithmetic of the networks.
+        published: Folder with what benchmarks/weights.py writes, for the published preset; None for the shipped weights.
+        precision: Arithmetic of the published networks.
     """
-    command = [sys.executable, ROOT / "infer_PR.py", pictures, "-o", output, "--overwrite", "--device", "cpu"]
+    command: list[str | Path] = [sys.executable, ROOT / "infer_PR.py", images, "-o", output, "--overwrite", "--device", "cpu"]
+    if published is None:
+        return command
     command += ["--preset", "published", "--precision", precision]
     for flag, dimension in zip(("--cf-weights", "--scc-weights", "--weights"), DIMENSIONS, strict=True):
-        command += [flag, files / f"{dimension}.pth"]
-    return [*command, "--labels", files / "labels", "--color-prior", files / "color_.json"]
+        command += [flag, published / f"{dimension}.pth"]
+    return [*command, "--labels", published / "labels", "--color-prior", published / "color_.json"]
 
 
 def write_section(path: Path, top: str, title: str, text: str) -> None:

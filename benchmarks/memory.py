@@ -1,60 +1,223 @@
-"""How much memory infer_PR.py needs for large pictures; exit status 1 if it is more than allowed.
+"""How much memory scoring large images takes, and training the published CF network, on the CPU.
 
-    python benchmarks/memory.py                   # 8 JPEGs of 12 megapixels
-    python benchmarks/memory.py --huge --write    # with one of 100 megapixels, and a row in memory.md
+    python benchmarks/memory.py                       # 8 JPEGs of 12 megapixels; exit status 1 if it takes more than allowed
+    python benchmarks/memory.py --huge --write        # with one of 100 megapixels, and a row in memory.md
+    python benchmarks/memory.py --train 1600 --write  # a data set of 1,600 training images, of which 24 are used
+    python benchmarks/memory.py --train 1600 --limit 24 96 1600    # more of them, up to the whole epoch (an hour)
 
-The peak depends on how many pictures are worked on at a time, by default one a core.
+The peak of scoring depends on how many images are worked on at a time, by default one per core.
+
+For training, train_CF.py runs as a whole process, one epoch at the published batch size, with and without recomputation of
+activations: steps, the test images, and the checkpoints with the state of the optimizer, which is all that takes memory. It
+reads images itself (``--workers 0``), so that no memory is in other processes, and starts from random weights, which changes
+neither memory nor time. A step takes 20 to 30 seconds on two cores, so ``--limit`` keeps a run short. What more images could
+add is then not in the peak, so the table also gives the peak with all images of the data set in memory at once. That is more
+than a run should reach, for the cache of resized images is on disk and only those of a step are read.
 """
 
-import shlex
+import argparse
+import csv
+import json
+import random
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from benchmarks.measure import ROOT, cores, infer_command, machine, make_pictures, run
+from benchmarks.measure import ROOT, Run, command_line, cores, infer_command, machine, make_pictures, run, write_section
 from utils.arguments import ScriptParser
 
-_HEADER = """# Peak memory of infer_PR.py on the CPU
+TRAIN = "ICQA_2K_train"  # folder of the training pictures; their ratings are beside it
+FLOAT_BYTES = 6 * 384 * 384 * 4  # a picture in the cache of the published training: RGB and CIELAB in float32
+_ALLOWED = 6000  # MB, the memory of a small machine
+_CROP = 0.9  # share of the sides that is left at least
+_METHODS = ("BIG", "CIC", "CT2", "DDC", "GCP")
+PAGE = ROOT / "benchmarks" / "memory.md"
 
-JPEGs of 12 megapixels (4000x3000), and one of 100 megapixels (12000x8333) where the command says `--huge`.
+_TOP = """# Peak memory on the CPU
 
-| pictures at a time | peak MiB | seconds | command | machine |
-| --- | --- | --- | --- | --- |
-"""
+Of whole processes. Scoring: infer_PR.py on JPEGs of 12 megapixels (4000x3000), and one of 100 megapixels (12000x8333) where the
+command says `--huge`. Training:
+`train_CF.py --preset published --random-init --epochs 1 --folds 0 --val 0 --workers 0`."""
 
 
-def main() -> int:
+def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--count", type=int, default=8, help="pictures of 12 megapixels (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=8, help="images of 12 megapixels (default: %(default)s)")
     parser.add_argument("--huge", action="store_true", help="one of 100 megapixels as well")
-    parser.add_argument("--workers", type=int, help="pictures worked on at a time (default: one a core)")
+    parser.add_argument("--workers", type=int, default=cores(), help="images worked on at a time (default: one per core)")
     parser.add_argument("--limit-mb", type=float, default=1500, help="allowed peak in MiB (default: %(default)s)")
-    parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="CF.pt, SCC.pt, PR.pt (default: the shipped ones)")
-    parser.add_argument("--write", action="store_true", help="add a row to benchmarks/memory.md")
-    args = parser.parse_args()
-    if args.count < 1:
-        parser.error("--count must be at least 1")
+    parser.add_argument("--train", type=int, metavar="N", help="of training, with N images made of those of the stand-in")
+    parser.add_argument("--batch-size", type=int, default=12, help="of training, as published (default: %(default)s)")
+    parser.add_argument("--limit", type=int, nargs="+", default=[24], help="images to train on (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help="write a section of benchmarks/memory.md")
+    parser.limits["train"] = (1, 10**6)
+    return parser.parse_args()
 
-    workers = args.workers or cores()
+
+# --- scoring
+
+
+def score(args: argparse.Namespace) -> int:
+    """Measure infer_PR.py; return 1 if it takes more memory than allowed, else 0."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "pictures"
         make_pictures(pictures, args.count, 4000, 3000)
         if args.huge:
             make_pictures(pictures / "huge", 1, 12000, 8333)
-        command = infer_command(pictures, Path(folder) / "scores_PR.csv", args.weights_dir)
-        result = run([*command, "--workers", str(workers)])
+        result = run([*infer_command(pictures, Path(folder) / "scores_PR.csv"), "--workers", str(args.workers)])
 
     over = result.peak_mib > args.limit_mb
-    print(f"{result.seconds:.1f} s, {workers} pictures at a time")
+    print(f"{result.seconds:.1f} s, {args.workers} pictures at a time")
     print(f"peak {result.peak_mib:.0f} MiB, {'over' if over else 'within'} the limit of {args.limit_mb:.0f} MiB")
     if args.write:
-        path = ROOT / "benchmarks" / "memory.md"
-        text = path.read_text() if path.exists() else _HEADER
-        line = shlex.join(["python", "benchmarks/memory.py", *sys.argv[1:]])
-        path.write_text(f"{text}| {workers} | {result.peak_mib:.0f} | {result.seconds:.1f} | `{line}` | {machine()} |\n")
-    return 1 if over else 0
+        text = (
+            f"Made by `{command_line('memory.py')}`.\n\n{args.workers} images at a time; {machine()}.\n\n"
+            f"Peak **{result.peak_mib:.0f} MiB**, {result.seconds:.1f} s."
+        )
+        write_section(PAGE, _TOP, "Scoring" + (", with 100 megapixels" if args.huge else ""), text)
+    return int(over)
+
+
+# --- training
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one run of train_CF.py took.
+
+    Attributes:
+        checkpointed: Whether activations were recomputed.
+        pictures: Training pictures of the data set.
+        used: Those that were trained on.
+        steps: Optimizer steps.
+        process: The whole process.
+        epoch_seconds: Of the epoch alone.
+        cached_bytes: Of a resized picture on disk, on average.
+    """
+
+    checkpointed: bool
+    pictures: int
+    used: int
+    steps: int
+    process: Run
+    epoch_seconds: float
+    cached_bytes: float
+
+    @property
+    def most_mib(self) -> float:
+        """The peak, had the pictures that were not used been in memory as well."""
+        return self.process.peak_mib + (self.pictures - self.used) * self.cached_bytes / (1 << 20)
+
+
+def enlarge(data: Path, count: int) -> None:
+    """Replace the training pictures of a data set in the layout of ICQA-2K by ``count`` others, always the same.
+
+    They are mirrored cuts of those that were there, five a scene, with the ratings of the pictures they were cut from. Labels
+    of objects are not made.
+    """
+    folder = data / TRAIN
+    originals = sorted(folder.glob("*.jpg"))
+    if not originals:
+        raise FileNotFoundError(f"no *.jpg in {folder}; expected the layout of ICQA-2K (data/README.md)")
+    photos = [Image.open(path).convert("RGB") for path in originals]
+    chance = random.Random(0)
+    origins: dict[str, str] = {}
+    for path in originals:
+        path.unlink()
+    for i in range(count):
+        stem = f"{_METHODS[i % len(_METHODS)]}_{900_000 + i // len(_METHODS):012d}"
+        photo = photos[i % len(photos)]
+        width, height = (round(side * chance.uniform(_CROP, 1)) for side in photo.size)
+        left, top = chance.randint(0, photo.width - width), chance.randint(0, photo.height - height)
+        cut = photo.crop((left, top, left + width, top + height))
+        cut = ImageOps.mirror(cut) if chance.random() < 0.5 else cut
+        cut.save(folder / f"{stem}.jpg", quality=90)
+        origins[stem] = originals[i % len(originals)].stem
+    for file in data.glob(f"{TRAIN}_*_mos.json"):
+        mos = json.loads(file.read_text())
+        file.write_text(json.dumps({stem: mos[origin] for stem, origin in origins.items()}))
+
+
+def training_command(data: Path, folder: Path, batch_size: int, limit: int, checkpointed: bool) -> list[str | Path]:
+    """train_CF.py for one epoch; its output and its cache go to ``folder``."""
+    command: list[str | Path] = [sys.executable, ROOT / "train_CF.py", "--preset", "published", "--data", data]
+    command += ["--output", folder / "output", "--cache", folder / "cache", "--random-init", "--batch-size", str(batch_size)]
+    command += ["--epochs", "1", "--folds", "0"]
+    command += ["--val", "0", "--limit", str(limit), "--workers", "0", "--device", "cpu", "--seed", "0", "--overwrite"]
+    return [*command, "--checkpoint-activations"] if checkpointed else command
+
+
+def train(data: Path, pictures: int, batch_size: int, limit: int, checkpointed: bool) -> Training:
+    """Run train_CF.py once and measure it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        process = run(training_command(data, folder, batch_size, limit, checkpointed))
+        how = "with" if checkpointed else "without"
+        print(f"{how} recomputation, {limit} pictures: {process.peak_mib:.0f} MiB, {process.seconds:.0f} s", flush=True)
+        with open(folder / "output" / "metrics.csv", newline="") as file:
+            seconds = float(list(csv.DictReader(file))[-1]["seconds"])
+        sizes = [path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file()]
+    used = min(limit, pictures)
+    steps = max(1, -(-used // batch_size))
+    return Training(checkpointed, pictures, used, steps, process, seconds, sum(sizes) / len(sizes))
+
+
+def table(trainings: list[Training], batch_size: int) -> str:
+    """The results in Markdown."""
+    lines = [
+        "| `--checkpoint-activations` | pictures used | peak MiB | MiB with all in memory | s per epoch | s per step "
+        "| CPU s of others |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for t in trainings:
+        lines.append(
+            f"| {'yes' if t.checkpointed else 'no'} | {t.used} of {t.pictures} | **{t.process.peak_mib:.0f}** "
+            f"| {t.most_mib:.0f} | {t.epoch_seconds:.1f} | {t.epoch_seconds / t.steps:.1f} "
+            f"| {t.process.other_seconds:.0f} |"
+        )
+    lines.append("")
+    for checkpointed in dict.fromkeys(t.checkpointed for t in trainings):
+        most = max(t.most_mib for t in trainings if t.checkpointed == checkpointed) * (1 << 20) / 1e6
+        fits = "fits" if most <= _ALLOWED else "does not fit"
+        how = "with" if checkpointed else "without"
+        lines.append(
+            f"- {how} `--checkpoint-activations`, batch {batch_size}: {most:.0f} MB, {fits} in {_ALLOWED / 1000:.0f} GB"
+        )
+    cached = trainings[0].cached_bytes
+    lines.append(
+        f"- cache of resized pictures, on disk: {cached / 1e6:.2f} MB a picture, {FLOAT_BYTES / cached:.1f} times less than "
+        f"the {FLOAT_BYTES / 1e6:.2f} MB that RGB and CIELAB take in float32 in memory"
+    )
+    return "\n".join(lines)
+
+
+def measure_training(args: argparse.Namespace) -> None:
+    """Train on images made of those of the stand-in, with and without recomputation."""
+    with tempfile.TemporaryDirectory() as temporary:
+        data = Path(temporary) / "data"
+        run([sys.executable, ROOT / "tools" / "make_icqa2k_standin.py", data])
+        enlarge(data, args.train)
+        setting = f"{args.train} training pictures, batch {args.batch_size}; {machine()}"
+        print(setting, flush=True)
+        trainings = [train(data, args.train, args.batch_size, limit, how) for how in (False, True) for limit in args.limit]
+    result = table(trainings, args.batch_size)
+    print(result)
+    if args.write:
+        text = f"Made by `{command_line('memory.py')}`.\n\n{setting}.\n\n{result}"
+        write_section(PAGE, _TOP, f"Training, {args.train} images", text)
+
+
+def main() -> int:
+    args = parse_args()
+    if args.train is None:
+        return score(args)
+    measure_training(args)
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
@@ -34,7 +35,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--reuse", action="store_true", help="take the values from benchmarks/hecd_metrics.csv")
     parser.add_argument("--write", action="store_true", help="write the page, and the values if they are new")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.reuse and find_spec("piq") is None:
+        parser.error("MS-SSIM needs the package piq: pip install -r requirements-metrics.txt")
+    return args
 
 
 if __name__ == "__main__":
@@ -50,8 +54,9 @@ from tqdm import tqdm
 from benchmarks import image_metrics
 from benchmarks.image_metrics import SPACES, MetricUnavailable, PackagedMetric, packaged_metric, plane_psnr, planes
 from data.hecd import load_hecd
-from evaluation.agreement import agreement, method_means
-from training.engine import command_line
+from evaluation.agreement import measure_agreement, method_means
+from training.records import command_line
+from utils.color import colorfulness
 from utils.files import write_atomic
 from utils.images import read_rgb
 from utils.metrics import srcc
@@ -88,8 +93,9 @@ colorizers, of {scenes} scenes. In brackets: 95 % interval of a bootstrap over s
   side; a positive SRCC says that people preferred more.
 - *reference*: whether the original photograph is needed.
 - *ms*: median CPU time of a picture of 481 x 321 pixels, on one thread, without reading it.
-- Our networks have not seen the scene that they score (hecd_predictions.csv); their times are in [speed.md](speed.md).
-  CF and SCC were trained on kinds of picture that stand in for them, and are asked about all kinds here.
+- Our networks have not seen the scene that they score (hecd_predictions.csv); their times are in
+  [throughput.md](throughput.md). CF and SCC were trained on kinds of picture that stand in for them, and are asked about all
+  kinds here.
 - *method mean* knows what was done to a picture, and predicts how that was rated in the other scenes.
 
 {main_table}
@@ -135,7 +141,7 @@ class Metric:
 def own_metrics() -> dict[str, Metric]:
     """The metrics that need no weights, by name."""
     found = {
-        "colorfulness": Metric(lambda rgb, _: image_metrics.colorfulness(rgb), False),
+        "colorfulness": Metric(lambda rgb, _: colorfulness(rgb), False),
         "mean chroma": Metric(lambda rgb, _: image_metrics.mean_chroma(rgb), False),
         "entropy of ab": Metric(lambda rgb, _: image_metrics.ab_entropy(rgb), False),
     }
@@ -166,7 +172,7 @@ def packaged_metrics(names: list[str]) -> tuple[dict[str, PackagedMetric], list[
 def versions(packaged: Iterable[str]) -> dict[str, str]:
     """Of torch and of the packages that these metrics come from."""
     packages = {"LPIPS": "lpips", "DISTS": "DISTS-pytorch", "pyiqa": "pyiqa"}
-    used = dict.fromkeys(packages[name.partition(":")[0]] for name in packaged)
+    used = dict.fromkeys(["scikit-image", "piq", *(packages[name.partition(":")[0]] for name in packaged)])
     return {"torch": str(torch.__version__)} | {package: version(package) for package in used}
 
 
@@ -246,7 +252,7 @@ def agreement_row(frame: pd.DataFrame, pred: np.ndarray, order: np.ndarray | Non
         ("colorizers", frame["kind"].isin(_COLORIZERS).to_numpy()),
     ):
         mos, scenes = frame["PR"].to_numpy(float)[chosen], frame["scene"].to_numpy(str)[chosen]
-        found = agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
+        found = measure_agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
         for metric, heading in (("SRCC", "pooled"), ("within-scene SRCC", "within scene")):
             value, low, high = found.set_index("metric").loc[metric, ["value", "low", "high"]]
             row[f"{label}, {heading}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"

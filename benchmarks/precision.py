@@ -9,6 +9,7 @@ how large the rounding is, not how far the scores of that network lie apart.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import ROOT, bfloat16_support, command_line, machine, write_section
-from benchmarks.weights import fan_in_weights, write_color_prior, write_labels
+from benchmarks.weights import color_prior, made_up_weights, write_labels
 from inference.command import parse_devices
 from inference.networks import Networks
 from inference.scorer import Scorer, worker_count
@@ -68,7 +69,7 @@ def evenly(names: list[str], count: int) -> list[str]:
 
 def score(photos: dict[str, Path], precision: str, labels: ObjectLabels, device: str) -> tuple[Scores, str]:
     """Scores of the photographs, and the reasons why others have none, one a line."""
-    branches = {dimension: from_published(fan_in_weights(dimension)).to(device) for dimension in NETWORKS}
+    branches = {dimension: from_published(made_up_weights(dimension)).to(device) for dimension in NETWORKS}
     for branch in branches.values():
         branch.set_precision(precision)
     scorer = Scorer(Networks(branches, [device], labels))
@@ -128,7 +129,7 @@ def main() -> int:
 
     photos = {name: images.path(name) for name in evenly(images.names, args.count)}
     with tempfile.TemporaryDirectory() as folder:
-        write_color_prior(Path(folder) / "color_.json")
+        (Path(folder) / "color_.json").write_text(json.dumps(color_prior()))
         write_labels(Path(folder) / "labels", list(photos))
         labels = ObjectLabels(Path(folder) / "labels", read_color_curves(Path(folder) / "color_.json"))
         scores = {}

@@ -17,8 +17,8 @@ import json
 import multiprocessing
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
@@ -63,16 +63,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.hecd import interval, recipe
+from benchmarks.hecd import interval, recipe, train_head
 from data.table import load_data
 from models import SemanticConsistencyNet
 from models.base import Inputs, color_effect
 from models.object_prior import MEASURES, OBJECT_COMPARISONS, ObjectPrior
 from models.semantic import pooled
 from train_SCC import make_model
-from training.engine import FeatureSet, collate, command_line, fit, predict
-from training.pictures import RatedPictures
-from training.runs import labeled_objects
+from training.engine import predict
+from training.images import FeatureSet, RatedPictures, collate, labeled_objects
+from training.records import command_line
 from utils.color import gray_version, rgb_to_lab
 from utils.files import write_atomic
 
@@ -128,7 +128,7 @@ class Encoded:
         spoiled = {"shuffled priors": lambda p: p.shuffled(SEED), "unconditional priors": ObjectPrior.unconditional}
         whole = model.object_prior
         model.object_prior = spoiled[row](whole) if row in spoiled else whole
-        objects = labeled_objects(self.args, model, self.frame)
+        objects = labeled_objects(self.args.labels, model, self.frame)
         scenes = self.frame["scene"].to_numpy()
         other = np.roll(np.arange(len(scenes)), len(scenes) // 2)
         assert (scenes[other] != scenes).all()
@@ -189,21 +189,20 @@ def leave_out(scene: str) -> tuple[np.ndarray, np.ndarray]:
     outside = (frame["scene"] == scene).to_numpy()
     known = np.isfinite(mos)
     train, held = np.flatnonzero(~outside & known), np.flatnonzero(outside & known)
-    args = SimpleNamespace(**vars(recipe("SCC")) | {"epochs": EPOCHS})
     torch.manual_seed(SEED)
     model = SemanticConsistencyNet(**_work["config"])
     model.load_state_dict(_work["model"])
     whole = FeatureSet(_work["features"], _work["mos"], None, 1)
-    train_set, held_set = (whole.subset(rows, mos[rows], None, 1) for rows in (train, held))
-    return held, predict(fit(model, train_set, None, args, None, {}), held_set, torch.device("cpu")).numpy()
+    train_set, held_set = (whole.subset(rows, 1) for rows in (train, held))
+    options = replace(recipe("SCC"), epochs=EPOCHS)
+    return held, predict(train_head(model, train_set, options), held_set, torch.device("cpu")).numpy()
 
 
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(1)
     frame = load_data([args.hecd, Path(f"{args.recolorings}:{RECOLORINGS}")], "SCC", (-1, 1))
-    start = vars(recipe("SCC")) | {"prior": args.prior, "object_prior": args.object_prior}
-    model = make_model(SimpleNamespace(**start))
+    model = make_model(replace(recipe("SCC"), prior=args.prior, object_prior=args.object_prior))
     encoded = Encoded(model, frame, args)
     rated = frame["kind"].notna() & (frame["method"] != "original") & frame["SCC"].notna()
     colorizers = rated & frame["kind"].isin(_COLORIZERS)

@@ -1,4 +1,4 @@
-"""The work of the published ICQA-Net scripts in plain PyTorch: the yardstick of benchmarks/speed.py.
+"""The work of the published ICQA-Net scripts in plain PyTorch: the yardstick of benchmarks/throughput.py.
 
     python benchmarks/reference.py FOLDER                   # CF, SCC and PR, a process each, one after another
     python benchmarks/reference.py FOLDER --part CF         # one of them, in this process

@@ -1,18 +1,18 @@
 """Made-up weight files, labels and color prior, to measure the published networks without the published files.
 
-    python benchmarks/weights.py FOLDER PICTURES    # CF.pth, SCC.pth, PR.pth, color_.json and labels/ for these pictures
+    python benchmarks/weights.py FOLDER IMAGES    # CF.pth, SCC.pth, PR.pth, color_.json and labels/ for these images
 
-The files have the layout and the size of the published ones, which are not ours to ship. Weights are as wide as the inputs of
-their layer are many, so that scores differ from picture to picture; beyond that the scores mean nothing. Two runs write the
-same numbers, given the same version of torch.
+The files have the layout and the size of the published ones, which are not ours to ship. All numbers follow from formulas, so
+none depends on a version of NumPy or torch, or on the machine, and anybody can compute what a network makes of them: the tests
+compare with what the published code made of the same. Scores differ from image to image; beyond that they mean nothing.
 """
 
 import argparse
 import json
 import math
-import random
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
@@ -23,13 +23,14 @@ from utils.arguments import ScriptParser
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("pictures", type=Path, help="what the labels are made up for")
+    parser.add_argument("images", type=Path, help="what the labels are made up for")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,81 +38,106 @@ from models.published import NETWORKS, to_published
 from utils.images import list_images
 
 MOST_BOXES = 10
-_COCO = 80  # classes
-_LEVELS = 256
+_RUN = 1 << 16  # weights made at a time, so that they stay in the cache
 
 
-def fan_in_weights(dimension: str) -> dict[str, Tensor]:
-    """A state dict in the published layout: CF, SCC or PR, CF under the classic names.
+def _noise(name: str, start: int, stop: int) -> np.ndarray:
+    """Return elements ``start`` to ``stop`` of a tensor: an integer hash, as even noise of mean 0 and variance 1, float64."""
+    bits = np.arange(start, stop, dtype=np.uint32)
+    bits *= np.uint32(0x9E3779B9)
+    bits += np.uint32(zlib.crc32(name.encode()))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits ^= bits >> np.uint32(shift)
+        bits *= np.uint32(factor)
+    bits ^= bits >> np.uint32(16)
+    noise = bits.astype(np.float64)
+    noise += 0.5
+    noise *= 2.0**-31
+    noise -= 1.0
+    noise *= math.sqrt(3.0)
+    return noise
 
-    Weights of linear layers, convolutions and embeddings are uniform with a variance of 1 by the number of inputs, those of
-    norms lie around 1, as running variances do; all else is small.
+
+def made_up_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the weights of one tensor of a published file, by its name and shape.
+
+    Weights of linear layers, convolutions and embeddings have a variance of 1 by the number of inputs, those of norms lie
+    around 1, as running variances do; all else is small.
     """
+    kind = name.rpartition(".")[2]
+    if kind == "num_batches_tracked":
+        return torch.zeros(shape, dtype=dtype)
+    if kind == "weight" and len(shape) > 1:
+        base, spread = 0.0, math.sqrt(1.0 / math.prod(shape[1:]))  # what comes out varies as what goes in
+    else:
+        base, spread = {"weight": (1.0, 0.02), "running_mean": (0.0, 0.1), "running_var": (1.0, 0.1)}.get(kind, (0.0, 0.02))
+    size = math.prod(shape)
+    values = torch.empty(size, dtype=dtype)
+    for start in range(0, size, _RUN):
+        noise = _noise(name, start, min(start + _RUN, size))
+        if kind == "running_var":
+            np.abs(noise, out=noise)
+        noise *= spread
+        noise += base
+        values[start : start + _RUN] = torch.from_numpy(noise)
+    return values.reshape(shape)
+
+
+def made_up_weights(dimension: str) -> dict[str, Tensor]:
+    """Return a state dict in the published layout: CF, SCC or PR, CF under the classic names."""
     with torch.device("meta"):
         layout = to_published(NETWORKS[dimension]())
-    generator = torch.Generator().manual_seed(list(NETWORKS).index(dimension))
-    return {name: _tensor(name, like, generator) for name, like in layout.items()}
-
-
-def _tensor(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
-    if not like.is_floating_point():
-        return torch.zeros(like.shape, dtype=like.dtype)
-    noise = torch.empty(like.shape).uniform_(-math.sqrt(3), math.sqrt(3), generator=generator)  # of variance 1
-    kind = name.rpartition(".")[2]
-    if kind == "running_var":
-        return 1 + 0.1 * noise.abs()
-    if kind == "running_mean":
-        return 0.1 * noise
-    if kind != "weight":
-        return 0.02 * noise
-    return noise / math.sqrt(math.prod(like.shape[1:])) if like.ndim > 1 else 1 + 0.02 * noise
+    return {name: made_up_tensor(name, tuple(like.shape), like.dtype) for name, like in layout.items()}
 
 
 def write_weights(folder: Path) -> None:
-    """CF.pth, SCC.pth and PR.pth, 500 MB together."""
+    """Write CF.pth, SCC.pth and PR.pth, 500 MB together."""
     folder.mkdir(parents=True, exist_ok=True)
     for dimension in NETWORKS:
-        torch.save(fan_in_weights(dimension), folder / f"{dimension}.pth")
+        torch.save(made_up_weights(dimension), folder / f"{dimension}.pth")
 
 
-def write_labels(folder: Path, names: Sequence[str]) -> None:
-    """A YOLO file for each picture, with 0 to 10 boxes by turns.
+def label_lines(number: int, objects: int) -> list[str]:
+    """Return the label file of an image: class, then center and size of the box as shares of the image."""
+    lines = []
+    for j in range(objects):
+        percent = (
+            5 + (13 * j + 17 * number) % 90,
+            5 + (29 * j + 7 * number) % 90,
+            2 + (5 * j + 3 * number) % 40,
+            2 + (11 * j + number) % 40,
+        )
+        lines.append(" ".join([str((4 + 11 * j + 7 * number) % 80), *(f"0.{value:02d}0000" for value in percent)]))
+    return lines
 
-    Args:
-        folder: Where they go.
-        names: The pictures, relative to the folder they lie in, with forward slashes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    chance = random.Random(0)
-    for i, name in enumerate(names):
-        rows = []
-        for _ in range(i % (MOST_BOXES + 1)):
-            width, height = chance.uniform(0.05, 0.6), chance.uniform(0.05, 0.6)
-            x, y = chance.uniform(width / 2, 1 - width / 2), chance.uniform(height / 2, 1 - height / 2)
-            rows.append(f"{chance.randrange(_COCO)} {x:.6f} {y:.6f} {width:.6f} {height:.6f}\n")
+
+def write_labels(folder: Path, names: Iterable[str]) -> None:
+    """Write a label file for each image: 0 to 10 boxes in turn."""
+    for number, name in enumerate(names):
         file = (folder / name).with_suffix(".txt")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(rows))
+        file.write_text("".join(f"{line}\n" for line in label_lines(number, number % (MOST_BOXES + 1))))
 
 
-def write_color_prior(file: Path) -> None:
-    """A color prior of all classes: each channel has one broad peak, and its values sum to 1."""
-    chance = random.Random(0)
-    prior: dict[str, dict[str, dict[str, float]]] = {}
-    for category in range(_COCO):
-        prior[str(category)] = {}
-        for channel in "rgb":
-            peak, width = chance.uniform(0, _LEVELS), chance.uniform(15, 60)
-            curve = [math.exp(-(((level - peak) / width) ** 2) / 2) for level in range(_LEVELS)]
-            prior[str(category)][channel] = {str(i): round(value / sum(curve), 8) for i, value in enumerate(curve)}
-    file.write_text(json.dumps(prior))
+def color_prior() -> dict[str, dict[str, dict[str, float]]]:
+    """Return a value by class, channel and bin, with gaps: every tenth class, a channel and a third of the bins are absent."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for number in range(80):
+        if number % 10 == 9:
+            continue
+        channels = table.setdefault(str(number), {})
+        for place, letter in enumerate("rg" if number == 22 else "rgb"):
+            bins = [level for level in range(256) if (level + number) % 3 != 0]
+            thousandths = [(131 * number + 71 * place + 29 * level + level**2 % 97) % 1000 for level in bins]
+            channels[letter] = {str(level): value / 1000 for level, value in zip(bins, thousandths, strict=True)}
+    return table
 
 
 def main() -> None:
     args = parse_args()
     write_weights(args.folder)
-    write_color_prior(args.folder / "color_.json")
-    write_labels(args.folder / "labels", list_images(args.pictures).names)
+    (args.folder / "color_.json").write_text(json.dumps(color_prior()))
+    write_labels(args.folder / "labels", list_images(args.images).names)
 
 
 if __name__ == "__main__":

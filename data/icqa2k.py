@@ -46,12 +46,12 @@ def load_icqa2k(root: Path | str, split: str, mos_range: tuple[float, float] = (
     images = _images_by_stem(folder)
     stems = sorted(images)
     frame = pd.DataFrame({"image": [images[stem] for stem in stems]})
-    parsed = [_STEM.fullmatch(stem) for stem in stems]
-    if None in parsed:
-        unnamed = images[stems[parsed.index(None)]]
+    parsed = [match for stem in stems if (match := _STEM.fullmatch(stem))]
+    if len(parsed) < len(stems):
+        unnamed = next(images[stem] for stem in stems if not _STEM.fullmatch(stem))
         raise ValueError(f"{folder} holds {unnamed}, expected names METHOD_COCOID such as BIG_000000017648.jpg")
-    frame["scene"] = [parts["scene"] for parts in parsed]
-    frame["method"] = [parts["method"] for parts in parsed]
+    frame["scene"] = [match["scene"] for match in parsed]
+    frame["method"] = [match["method"] for match in parsed]
 
     files = {dimension: root / f"{split_folder(split)}_{dimension}_mos.json" for dimension in DIMENSIONS}
     if not any(path.is_file() for path in files.values()):

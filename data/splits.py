@@ -167,14 +167,14 @@ def apply_split(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dic
         ValueError: If a scene of the table is in no part or in two, or if rows that the column ``split`` calls "test"
             would be trained or validated on.
     """
-    scenes = {part: set(scenes.get(part, ())) for part in PARTS}
-    unlisted = set(frame["scene"]).difference(*scenes.values())
+    listed = {part: set(scenes.get(part, ())) for part in PARTS}
+    unlisted = set(frame["scene"]).difference(*listed.values())
     if unlisted:
         raise ValueError(f"the split does not list {_listing(unlisted)} of the table; write a new split for this table")
-    leaked = _given_test_scenes(frame) - scenes["test"]
+    leaked = _given_test_scenes(frame) - listed["test"]
     if leaked:
         raise ValueError(f"the split puts {_listing(leaked)} of the given test split outside test; write a new split")
-    return _parts(frame, scenes)
+    return _parts(frame, listed)
 
 
 def excluded_names(names: Iterable[str], sources: Iterable[Path | str]) -> tuple[set[str], int]:

@@ -4,6 +4,7 @@ import math
 import os
 import posixpath
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from utils.tables import csv_rows, finite_number, separator_hint
 _COLUMNS = ("image", "scene", "method", *DIMENSIONS)
 _UNIT_RANGE = (-1.0, 1.0)
 REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
+WITHIN_SCENES = "within_scenes"  # column: 1 where ratings compare within a scene only, as those made of choices do
+_OTHERS = ("reference", WITHIN_SCENES)  # columns that are handed on as they are
+TEXT_COLUMNS = ("image", "scene", "method", *_OTHERS)
 
 
 def load_table(
@@ -25,6 +29,7 @@ def load_table(
     mos_range: tuple[float, float] = _UNIT_RANGE,
     root: Path | str | None = None,
     check_files: bool = True,
+    ratings: Sequence[str] = DIMENSIONS,
 ) -> pd.DataFrame:
     """A CSV file with the columns image, scene, method, CF, SCC, PR as a MOS table.
 
@@ -40,11 +45,13 @@ def load_table(
         root: Folder that ``image`` is relative to; the folder of the CSV file if None.
         check_files: Whether every image must be there, if need be under a name that is written in another way
             (:mod:`utils.names`); without it the ratings alone are read.
+        ratings: The rating columns to read, where they have other names than CF, SCC and PR.
 
     Returns:
         One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``CF_se``, ``SCC_se`` and ``PR_se``, in
         the unit of the scores, are there only if the file has what they need; NaN where its cells are empty or fewer than two
-        people rated. ``attrs`` holds "root" and "name", the file name without extension.
+        people rated. ``reference`` (path of the original, relative to "root") and ``within_scenes`` are there if the file has
+        them, as text. ``attrs`` holds "root" and "name", the file name without extension.
 
     Raises:
         FileNotFoundError: If the table or an image is missing.
@@ -53,7 +60,8 @@ def load_table(
     path = Path(path)
     root = path.parent if root is None else Path(root)
     header, rows = csv_rows(path, "image")
-    _check_header(header, path)
+    _check_header(header, path, ratings)
+    others = [name for name in _OTHERS if name in header]
     noise_columns = _noise_columns(header)
     names = [relative_image(row["image"], f"{path}, line {line}") for line, row in rows]
     on_disk = _names_on_disk(names, root) if check_files else {}
@@ -74,13 +82,15 @@ def load_table(
         if not scene:
             raise ValueError(f"{path}, line {line}: {image} has no scene; fill the cell, or leave out the whole column")
         scores = {
-            dimension: _score(row.get(dimension, ""), mos_range, f"{path}: {dimension} of {image}") for dimension in DIMENSIONS
+            dimension: _score(row.get(dimension, ""), mos_range, f"{path}: {dimension} of {image}") for dimension in ratings
         }
         errors = {
             f"{dimension}_se": _standard_error(row, names, mos_range, f"{path}, line {line}")
             for dimension, names in noise_columns.items()
         }
-        records.append({"image": image, "scene": scene, "method": row.get("method", ""), **scores, **errors})
+        handed_on = {name: row[name] for name in others}
+        names_of: dict[str, object] = {"image": image, "scene": scene, "method": row.get("method", "")}
+        records.append(names_of | scores | errors | handed_on)
 
     if "scene" not in header:
         warnings.warn(
@@ -88,13 +98,18 @@ def load_table(
             "the colorizations of one photograph on one side",
             stacklevel=2,
         )
-    columns = [*_COLUMNS, *(f"{dimension}_se" for dimension in noise_columns)]
+    columns = ["image", "scene", "method", *ratings, *(f"{dimension}_se" for dimension in noise_columns), *others]
     frame = pd.DataFrame(records, columns=columns).sort_values("image", ignore_index=True)
     frame.attrs = {"root": str(root), "name": path.stem}
     return frame
 
 
-def load_dataset(source: Path | str, split: str | None = None, mos_range: tuple[float, float] = _UNIT_RANGE) -> pd.DataFrame:
+def load_dataset(
+    source: Path | str,
+    split: str | None = None,
+    mos_range: tuple[float, float] = _UNIT_RANGE,
+    ratings: Sequence[str] = DIMENSIONS,
+) -> pd.DataFrame:
     """The MOS table of HECD, ICQA-2K or a CSV file, whichever the path holds.
 
     Args:
@@ -103,6 +118,7 @@ def load_dataset(source: Path | str, split: str | None = None, mos_range: tuple[
         split: "train" or "test" of ICQA-2K. None takes every split that is there; ``image`` is then relative to
             ``source`` and a column ``split`` is added.
         mos_range: Range of the scores in an ICQA-2K or CSV file, mapped linearly to [-1, 1].
+        ratings: The rating columns of a CSV file.
 
     Returns:
         MOS table as of ``load_hecd``, ``load_icqa2k`` or ``load_table``.
@@ -126,7 +142,7 @@ def load_dataset(source: Path | str, split: str | None = None, mos_range: tuple[
             f"{split_folder('train')} nor {split_folder('test')}; leave split out and use data/splits.py"
         )
     if source.is_file() and source.suffix.lower() == ".csv" and source.name != "mean_zscores.csv":
-        return load_table(source, mos_range)
+        return load_table(source, mos_range, ratings=ratings)
     if source.is_dir() and find_ratings(source) is not None:
         if tuple(mos_range) != _UNIT_RANGE:
             raise ValueError(f"{source} is HECD, whose z-scores have a fixed mapping; leave out --mos-range")
@@ -148,20 +164,24 @@ def _load_icqa2k_splits(source: Path, splits: list[str], mos_range: tuple[float,
     return both
 
 
-def _check_header(header: list[str], path: Path) -> None:
-    expected = f"expected image and any of {', '.join(_COLUMNS[1:])}, at least one of {', '.join(DIMENSIONS)}"
+def _check_header(header: list[str], path: Path, ratings: Sequence[str]) -> None:
+    expected = f"expected image and any of {', '.join(_COLUMNS[1:])}, at least one of {', '.join(ratings)}"
     if len(set(header)) < len(header):
         raise ValueError(f"{path} has a column twice: {header}; {expected}")
     known = {name.lower() for name in _COLUMNS}
     # A column "cf" must not be taken for an unrated dimension.
     if "dist_img" in header:
-        raise ValueError(f"{path} is a label file of KADID-10k, which train_baseline.py reads: --label {path} --form kadid")
+        raise ValueError(
+            f"{path} is a label file of KADID-10k; make a table of it: python tools/convert_labels.py {path} --form kadid"
+        )
     misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
-    if "image" not in header or misspelt or not set(DIMENSIONS) & set(header):
-        raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{separator_hint(header)}")
-    used = {*_COLUMNS, *(name for names in _noise_columns(header).values() for name in names)}
+    if "image" not in header or misspelt or not set(ratings) & set(header):
+        hint = separator_hint(header) or "; train_baseline.py learns ratings of other names by --target" * ("image" in header)
+        raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{hint}")
+    used = {*_COLUMNS, *_OTHERS, *ratings, *(name for names in _noise_columns(header).values() for name in names)}
     if any(f"{d}_se" in header for d in DIMENSIONS):
-        used |= {"low", "high", "n", "std", "scale"}  # as compute_mos.py writes them
+        beside = ("low", "high", "n", "std", "scale")  # as compute_mos.py writes them
+        used |= {*beside, *(f"{d}_{name}" for d in DIMENSIONS for name in beside)}
     ignored = [name for name in header if name not in used]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
@@ -240,7 +260,7 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
     frames = []
     for named in sources:
         source, most = counted(named)
-        frame = with_paths(load_dataset(source, mos_range=tuple(mos_range)))
+        frame = with_paths(load_dataset(source, mos_range=mos_range))
         frames.append((str(source), frame if most is None else spread(frame, most)))
     return join_data(frames, [dimension])
 

@@ -18,6 +18,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from evaluation.pairs import auc_better, auc_different, divide, pairwise_accuracy, scene_pairs
+from evaluation.pairs import auc_better, auc_different, pairwise_accuracy, safe_divide, scene_pairs
 from utils.metrics import correlations, plcc, rmse, within_scene_srcc
 from utils.names import amount, match_names, nearest, written_otherwise
 from utils.scores import DIMENSIONS, in_sample, read_metric, read_scores
@@ -36,6 +37,7 @@ from utils.tables import csv_lines
 METRICS = ("SRCC", "KRCC", "PLCC", "RMSE", "PLCC logistic", "RMSE logistic", "within-scene SRCC")
 PAIR_METRICS = ("pairwise accuracy", "AUC different", "AUC better")
 SYSTEM_SRCC = "system SRCC"
+PUBLISHED_SRCC = 0.9210  # in the README of https://github.com/ARBEZ-ZEBRA/ICQA
 NETWORK, METHOD_MEAN = "network", "method mean"  # predictors
 NETWORK_COLUMNS, METHOD_COLUMNS = ("prediction",), ("mean", "place", "step")
 IN_SAMPLE = "in-sample"
@@ -95,24 +97,24 @@ def read_predictions(named: Sequence[str]) -> dict[str, Scores]:
         FileNotFoundError: If there is no such file.
         ValueError: If a file cannot be read, its dimension is not known, or two files give the same one.
     """
-    found: dict[str, Scores] = {}
-    others: dict[str, Scores] = {}
+    main_scores: dict[str, Scores] = {}
+    sub_scores: dict[str, Scores] = {}
     for name in named:
         path, dimension = _named_dimension(name)
         frame = read_scores(path, dimension)
         columns = [column for column in frame.columns if column in DIMENSIONS]
         if not columns:
-            others = ", ".join(column for column in frame.columns if column not in ("image", "gray", "error"))
-            raise ValueError(f"{path} has no column CF, SCC or PR but {others}; name it after what it is to be compared with")
+            unknown = ", ".join(column for column in frame.columns if column not in ("image", "gray", "error"))
+            raise ValueError(f"{path} has no column CF, SCC or PR but {unknown}; name it after what it is to be compared with")
         main = dimension or frame.attrs["meta"].get("dimension", columns[0])
         if main not in columns:
             raise ValueError(f"{path} has no column {main}, which the file beside it names as its dimension")
-        if main in found:
-            raise ValueError(f"{found[main].path} and {path} both give {main}; evaluate one at a time")
-        found[main] = Scores(path, frame, False)
+        if main in main_scores:
+            raise ValueError(f"{main_scores[main].path} and {path} both give {main}; evaluate one at a time")
+        main_scores[main] = Scores(path, frame, False)
         if dimension is None:
-            others |= {column: Scores(path, frame, True) for column in columns if column != main}
-    return {d: found.get(d) or others[d] for d in DIMENSIONS if d in found or d in others}
+            sub_scores |= {column: Scores(path, frame, True) for column in columns if column != main}
+    return {d: main_scores.get(d) or sub_scores[d] for d in DIMENSIONS if d in main_scores or d in sub_scores}
 
 
 def read_versus(
@@ -370,7 +372,7 @@ def _logistic(x: np.ndarray, low: float, high: float, middle: float, log_steepne
 # Measures with intervals
 
 
-def agreement(
+def measure_agreement(
     pred: np.ndarray,
     mos: np.ndarray,
     scenes: np.ndarray,
@@ -543,7 +545,7 @@ def _resampled(
                 "RMSE": _weighted_rmse(pred, mos, scene, block),
                 "PLCC logistic": resampled_plcc(mapped, mos, scene, block),
                 "RMSE logistic": _weighted_rmse(mapped, mos, scene, block),
-                "within-scene SRCC": divide(block @ np.nan_to_num(within), block @ np.isfinite(within)),
+                "within-scene SRCC": safe_divide(block @ np.nan_to_num(within), block @ np.isfinite(within)),
             }
         )
     return {metric: np.concatenate([part[metric] for part in parts]) for metric in METRICS}
@@ -597,13 +599,13 @@ def _weighted_srcc(x: _Levels, y: _Levels, of_x: np.ndarray, of_y: np.ndarray, w
     rank_x, rank_y = (np.cumsum(f, axis=1) - (f - 1) / 2 - middle for f in (of_x, of_y))
     covariance = np.einsum("rn,rn,rn->r", weights, rank_x[:, x.level], rank_y[:, y.level])
     spread = np.sqrt((of_x * rank_x**2).sum(1) * (of_y * rank_y**2).sum(1))
-    return divide(covariance, spread)
+    return safe_divide(covariance, spread)
 
 
 def _tau_b(pairs: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
     n = of_x.sum(1)
     untied_x, untied_y = ((n * (n - 1) - (f * (f - 1)).sum(1)) / 2 for f in (of_x, of_y))
-    return divide(pairs, np.sqrt(untied_x * untied_y))
+    return safe_divide(pairs, np.sqrt(untied_x * untied_y))
 
 
 def resampled_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -614,7 +616,7 @@ def resampled_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts:
     )
     constant = _constant(pred, scene, counts) | _constant(mos, scene, counts)  # where rounding leaves a spread
     spread = np.sqrt(np.maximum(n * xx - sum_x**2, 0) * np.maximum(n * yy - sum_y**2, 0))
-    return divide(n * xy - sum_x * sum_y, np.where(constant, 0, spread)).clip(-1, 1)
+    return safe_divide(n * xy - sum_x * sum_y, np.where(constant, 0, spread)).clip(-1, 1)
 
 
 def _constant(values: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -634,7 +636,7 @@ def _weighted_rmse(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts:
 def pair_agreement(
     step: np.ndarray, mos: np.ndarray, scenes: np.ndarray, noise: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """The measures of :mod:`evaluation.pairs`, with intervals as of :func:`agreement`.
+    """The measures of :mod:`evaluation.pairs`, with intervals as of :func:`measure_agreement`.
 
     Args:
         step: Predictions, of which differences within scenes are taken, shape (N,).
@@ -645,8 +647,8 @@ def pair_agreement(
         seed: Of the bootstrap.
 
     Returns:
-        As of :func:`agreement`, one row for each of :data:`PAIR_METRICS`, and ``n``, the number of pairs: those that are
-        clearly different, but for "AUC different" all.
+        Same as :func:`measure_agreement`, one row for each of :data:`PAIR_METRICS`, and ``n``, the number of pairs: those that
+        are clearly different, but for "AUC different" all.
     """
     names, scene = np.unique(scenes, return_inverse=True)
     pairs = scene_pairs(mos, scene, noise)
@@ -656,9 +658,8 @@ def pair_agreement(
     rows = []
     for metric, function in zip(PAIR_METRICS, (pairwise_accuracy, auc_different, auc_better), strict=True):
         of_pairs = pairs.scene if metric == "AUC different" else pairs.scene[pairs.clear]
-        measured = _with_interval(
-            lambda counts, f=function: f(pairs, step, counts), draws, len(np.unique(of_pairs)), _SHARE, note
-        )
+        measure = partial(function, pairs, step)
+        measured = _with_interval(measure, draws, len(np.unique(of_pairs)), _SHARE, note)
         rows.append((metric, *measured, len(pairs.clear) if metric == "AUC different" else clear))
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note", "n"])
 
@@ -705,7 +706,7 @@ def _srcc_of_means(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
     n = present.sum(1)
     x, y = (np.nan_to_num(r - ((n + 1) / 2)[:, None]) for r in ranks)
     enough = n >= _MIN_METHODS
-    return divide((x * y).sum(1), np.where(enough, np.sqrt((x**2).sum(1) * (y**2).sum(1)), 0))
+    return safe_divide((x * y).sum(1), np.where(enough, np.sqrt((x**2).sum(1) * (y**2).sum(1)), 0))
 
 
 def system_agreement(
@@ -793,7 +794,7 @@ def evaluate(
         scored = rated[rated["prediction"].notna()]
         without_score = _left_out(len(rated) - len(scored), "a score")
         note = "; ".join(filter(None, (notes.get(dimension, ""), without_score)))
-        predictors = [(NETWORK, scored, NETWORK_COLUMNS, note)]
+        predictors: list[tuple[str, pd.DataFrame, tuple[str, ...], str]] = [(NETWORK, scored, NETWORK_COLUMNS, note)]
         if len(set(rated["method"]) - {""}) > 1:
             known = scored[scored["mean"].notna()]
             without_mean = _left_out(len(scored) - len(known), "a method that other scenes have")
@@ -813,7 +814,7 @@ def _measured(pictures: pd.DataFrame, predictor: Predictor, resamples: int, seed
     mos, noise = pictures["mos"].to_numpy(float), pictures["noise"].to_numpy(float)
     scenes, method = pictures["scene"].to_numpy(str), pictures["method"].to_numpy(str)
     tables = [
-        agreement(predictor.value, mos, scenes, resamples, seed, predictor.order).assign(n=len(mos)),
+        measure_agreement(predictor.value, mos, scenes, resamples, seed, predictor.order).assign(n=len(mos)),
         pair_agreement(predictor.step, mos, scenes, noise, resamples, seed),
         system_agreement(predictor.value, mos, method, scenes, resamples, seed),
     ]
@@ -882,10 +883,10 @@ def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
     lines = []
     for (dimension, note), by_predictor in places.items():
         alike: dict[tuple[str, ...], list[str]] = {}
-        for predictor, on in by_predictor.items():
-            alike.setdefault(tuple(on), []).append(predictor)
-        for on, predictors in alike.items():
-            where = "" if len(on) == measures else ", " + ", ".join(on)
+        for predictor, metrics_of in by_predictor.items():
+            alike.setdefault(tuple(metrics_of), []).append(predictor)
+        for names, predictors in alike.items():
+            where = "" if len(names) == measures else ", " + ", ".join(names)
             lines.append(f"{dimension}, {' and '.join(predictors)}{where}: {note}")
     return lines
 
@@ -915,10 +916,10 @@ def shown(value: float, low: float = np.nan, high: float = np.nan) -> str:
     """Three decimals, with the interval if there is one."""
     if not np.isfinite(value):
         return "n/a"
-    text = _decimals(value)
-    return f"{text} [{_decimals(low)}, {_decimals(high)}]" if np.isfinite(low) else text
+    text = _three_decimals(value)
+    return f"{text} [{_three_decimals(low)}, {_three_decimals(high)}]" if np.isfinite(low) else text
 
 
-def _decimals(value: float) -> str:
+def _three_decimals(value: float) -> str:
     text = f"{value:.3f}"
     return "0.000" if text == "-0.000" else text

@@ -9,7 +9,7 @@ References:
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -80,7 +80,7 @@ def mcnemar(wins: int, losses: int) -> float:
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def compare(
+def compare_predictors(
     first: Predictor,
     second: Predictor,
     mos: np.ndarray,
@@ -125,16 +125,16 @@ def compare(
     between = {"SRCC": srcc(first.order, second.order), "PLCC": plcc(first.value, second.value)}
     rows = []
     for metric in METRICS:
-        difference = values[metric][0] - values[metric][1]
+        value, other = values[metric]
+        difference = value - other
         low, high, note = draws.interval(difference, samples[metric][0] - samples[metric][1], scenes_of[metric])
         low, high = np.clip((low, high), -_LARGEST[metric], _LARGEST[metric])
         notes = [note]
-        row = {"metric": metric, "first": values[metric][0], "second": values[metric][1], "n": len(mos)}
+        row: dict[str, Any] = {"metric": metric, "first": value, "second": other, "n": len(mos)}
         row |= {"difference": difference, "low": low, "high": high}
         if metric in between:
-            tested = *values[metric], between[metric], len(mos)
-            row["williams_t"], row["williams_p"] = williams(*tested)
-            row["steiger_z"], row["steiger_p"] = steiger(*tested)
+            row["williams_t"], row["williams_p"] = williams(value, other, between[metric], len(mos))
+            row["steiger_z"], row["steiger_p"] = steiger(value, other, between[metric], len(mos))
             if math.isfinite(difference) and math.isnan(row["williams_t"]):
                 notes.append("no test: fewer than 4 pictures, or the predictors correlate perfectly")
         else:
@@ -149,7 +149,7 @@ def compare(
 
 
 def compact_comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """What :func:`compare` returned, with the columns dimension and versus before it, as text."""
+    """What :func:`compare_predictors` returned, with the columns dimension and versus before it, as text."""
     lines = []
     for row in table.to_dict("records"):
         line = {"dimension": row["dimension"], "versus": Path(row["versus"]).name, "measure": row["metric"], "n": str(row["n"])}

@@ -82,7 +82,7 @@ def pairwise_accuracy(pairs: Pairs, pred: np.ndarray, counts: np.ndarray) -> np.
     """
     scene, scenes = pairs.scene[pairs.clear], counts.shape[1]
     right = counts @ np.bincount(scene, (1 + verdicts(pairs, pred)) / 2, scenes)
-    return divide(right, counts @ np.bincount(scene, minlength=scenes))
+    return safe_divide(right, counts @ np.bincount(scene, minlength=scenes))
 
 
 def auc_different(pairs: Pairs, pred: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -117,9 +117,9 @@ def _auc(high: np.ndarray, of_high: np.ndarray, low: np.ndarray, of_low: np.ndar
         exceeded = (np.searchsorted(lower, high, "left") + np.searchsorted(lower, high, "right")) / 2
         wins[:, scene] = np.bincount(of_high, exceeded, scenes)
     against = (counts @ np.bincount(of_high, minlength=scenes)) * (counts @ np.bincount(of_low, minlength=scenes))
-    return divide(((counts @ wins) * counts).sum(1), against)
+    return safe_divide(((counts @ wins) * counts).sum(1), against)
 
 
-def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def safe_divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Quotient of two arrays of shape (R,); NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)

@@ -63,9 +63,9 @@ def plan(args: argparse.Namespace) -> list[Trial]:
     Raises:
         ValueError: If the data set does not allow it.
     """
-    table = load(args.root, args.mos_range)
+    table = load_with_paths(args.root, args.mos_range)
     if args.protocol == "cross":
-        other = load(args.train_root, args.mos_range)
+        other = load_with_paths(args.train_root, args.mos_range)
         trained_on = {picture_id(path) for path in other["path"]}
         both = [path for path in table["path"] if picture_id(path) in trained_on]
         if both:
@@ -73,12 +73,12 @@ def plan(args: argparse.Namespace) -> list[Trial]:
                 f"{len(both)} of {len(table)} pictures of {args.root} are in {args.train_root} too, e.g. {both[0]}: a test on "
                 "pictures that are trained on says nothing; take them out of one of the two"
             )
-        return [trial("cross", other, table, args.seed)]
+        return [make_trial("cross", other, table, args.seed)]
     if args.protocol == "official":
         if "split" not in table or set(table["split"]) != {"train", "test"}:
             raise ValueError(f"{args.root} has no ICQA_2K_train and ICQA_2K_test, which --protocol official is about")
         given = table["split"] == "test"
-        trials = [trial("official", table[~given], table[given], args.seed)]
+        trials = [make_trial("official", table[~given], table[given], args.seed)]
         if set(table.loc[given, "scene"]) & set(table.loc[~given, "scene"]):
             trials += by_scene(table.drop(columns="split"), "scene_disjoint", args.seed)
         return trials
@@ -92,11 +92,11 @@ def plan(args: argparse.Namespace) -> list[Trial]:
     trials = []
     for method in methods:
         train = parts["train"][parts["train"]["method"] != method]
-        trials.append(trial(f"without_{method}", train, parts["test"][parts["test"]["method"] == method], args.seed))
+        trials.append(make_trial(f"without_{method}", train, parts["test"][parts["test"]["method"] == method], args.seed))
     return trials
 
 
-def load(root: Path, mos_range: tuple[float, float]) -> pd.DataFrame:
+def load_with_paths(root: Path, mos_range: tuple[float, float]) -> pd.DataFrame:
     """A data set with the absolute path of each picture as a column."""
     table = with_paths(load_dataset(root, mos_range=mos_range))
     table["path"] = [os.path.abspath(path) for path in table["path"]]
@@ -106,10 +106,10 @@ def load(root: Path, mos_range: tuple[float, float]) -> pd.DataFrame:
 def by_scene(table: pd.DataFrame, name: str, seed: int) -> list[Trial]:
     """A trial of a division by scene, as a list of one."""
     parts = split_by_scene(table, 0, 0.2, seed)
-    return [trial(name, parts["train"], parts["test"], seed)]
+    return [make_trial(name, parts["train"], parts["test"], seed)]
 
 
-def trial(name: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Trial:
+def make_trial(name: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Trial:
     """A trial whose validation scenes come from the pictures to train on."""
     train = train.drop(columns="split", errors="ignore").reset_index(drop=True)
     return Trial(name, train, test.reset_index(drop=True), split_by_scene(train, 0.15, 0, seed))
@@ -150,15 +150,15 @@ def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
     for dimension in ("CF", "SCC"):
         own = folder / dimension.lower()
         more = args.scc_options if dimension == "SCC" else []
-        call(folder, f"train_{dimension}.py", *common, "--folds", str(args.folds), "--output", own, *more)
+        run_logged(folder, f"train_{dimension}.py", *common, "--folds", str(args.folds), "--output", own, *more)
         scores[dimension] = folder / f"{dimension}.csv"
         more = args.scc_scoring if dimension == "SCC" else []
-        call(folder, f"infer_{dimension}.py", test_list, "--weights", own / "best.pt", "-o", scores[dimension], *more)
+        run_logged(folder, f"infer_{dimension}.py", test_list, "--weights", own / "best.pt", "-o", scores[dimension], *more)
     oof = [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", folder / d.lower() / "oof.csv")]
     given = [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", scores[d])]
-    call(folder, "train_PR.py", *common, *oof, "--output", folder / "pr")
+    run_logged(folder, "train_PR.py", *common, *oof, "--output", folder / "pr")
     scores["PR"] = folder / "PR.csv"
-    call(folder, "infer_PR.py", test_list, "--weights", folder / "pr" / "best.pt", *given, "-o", scores["PR"])
+    run_logged(folder, "infer_PR.py", test_list, "--weights", folder / "pr" / "best.pt", *given, "-o", scores["PR"])
 
     found = read_predictions([str(path) for path in scores.values()])
     table = trial.test.drop(columns="path")
@@ -180,7 +180,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     write_atomic(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
-def call(folder: Path, script: str, *arguments: object) -> None:
+def run_logged(folder: Path, script: str, *arguments: object) -> None:
     """Run a script of ours; what it says goes to ``log.txt`` of the trial.
 
     Raises:
@@ -208,7 +208,7 @@ def with_method_mean(pictures: pd.DataFrame, train: pd.DataFrame) -> pd.DataFram
     return pictures.assign(method_mean=[means[d].get(method, np.nan) for method, d in pairs])
 
 
-def measure(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def measure_trials(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Agreement of each trial and predictor: columns trial, dimension, predictor, metric, value, n, scenes.
 
     Args:
@@ -233,7 +233,7 @@ def measure(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summarize(measured: pd.DataFrame) -> pd.DataFrame:
+def summarize_trials(measured: pd.DataFrame) -> pd.DataFrame:
     """Median and standard deviation over trials, undefined values and trials of fewer than 10 pictures left out.
 
     Returns:
@@ -258,7 +258,7 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     """Train and test all trials of a protocol, print and write what came out.
 
     Args:
-        args: Arguments of evaluate.py.
+        args: Arguments of cross_validate.py.
         published: A number to show beside every SRCC, if there is one.
     """
     trials = plan(args)
@@ -269,10 +269,10 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
             f"{t.test['scene'].nunique()} to test on, scenes in both: {shared[t.name]}"
         )
     tested = {t.name: with_method_mean(run_trial(args, t), t.train) for t in trials}
-    measured = measure(tested)
-    summary = summarize(measured)
+    measured = measure_trials(tested)
+    summary = summarize_trials(measured)
     if args.protocol == "colorizer":  # alone, a colorizer has one picture of a scene: nothing to compare within it
-        measured = pd.concat([measured, measure({_TOGETHER: pd.concat(tested.values())})], ignore_index=True)
+        measured = pd.concat([measured, measure_trials({_TOGETHER: pd.concat(tested.values())})], ignore_index=True)
     lines = []
     for (name, dimension, predictor), part in measured.groupby(["trial", "dimension", "predictor"], sort=False):
         line = {"trial": name, "dimension": dimension, "predictor": predictor}
@@ -311,7 +311,7 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     for title, cells in parts:
         print(f"\n{title}\n{as_text(cells)}")
     print("\n" + "\n".join(said))
-    command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
+    command = shlex.join(["python", "cross_validate.py", *sys.argv[1:]])
     page = f"# Protocol {args.protocol}\n\n```\n{command}\n```\n"
     page += "".join(f"\n## {title}\n\n{as_markdown(cells)}\n" for title, cells in parts)
     write_atomic(args.output / "protocol.md", page + "".join(f"- {line}\n" for line in said))

@@ -5,7 +5,7 @@ every image. Methods and where they come from: docs/mos.md.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ _MLE_TOLERANCE = 1e-8  # change of a step, Euclidean, for scores of range 1
 _MLE_ITERATIONS = 2_000
 # Not in P.910: a rater who agrees exactly with the current scores would get an inconsistency of 0 and infinite weight.
 _LEAST_INCONSISTENCY = 0.25  # of the spread of all residuals: no rater counts for more than 16 average ones
+
+_Number = TypeVar("_Number", float, np.ndarray)
 
 NORMAL_95 = 1.959963984540054  # half-width of a 95 % interval in standard errors
 _NEWTON_STEPS = 200
@@ -155,10 +157,10 @@ def screen_p910(table: pd.DataFrame, least: float = P910_CORRELATION, least_of_m
         defined = kept & tested & (norm > 1e-12)
         correlation = np.where(defined, _sums(raters, own * others) / np.where(defined, norm, 1), np.inf)
         doubtful = np.where(correlation < least, correlation, np.inf)
-        of_methods = {}
+        of_methods: dict[int, float] = {}
         if least_of_methods is not None:
             both = table.assign(mos=mos).groupby(["rater", "method"])[["score", "mos"]].mean()
-            for rater in np.flatnonzero(doubtful < np.inf):
+            for rater in np.flatnonzero(doubtful < np.inf).tolist():
                 means = both.loc[names[rater]]
                 of_methods[rater] = plcc(*means.to_numpy().T) if len(means) >= _MIN_CORRELATED else -1.0
                 if of_methods[rater] >= least_of_methods:
@@ -241,15 +243,10 @@ def recover(table: pd.DataFrame) -> Recovery:
     quality, bias = solution[:n], solution[n:]
     shift = np.bincount(of_rater, bias, groups) / np.bincount(of_rater, minlength=groups)
     error = _sums(images, weight) ** -0.5
-    share = weight * error[images] ** 2  # of each rating in its image
-    freedom = np.maximum(n_raters - _sums(raters, share) - 1, 1.0)
-    variance = inconsistency**2 * n_raters / freedom * (1 + 1 / n_raters)
-    added = 4 * _sums(images, share * (1 - share) / np.maximum(freedom - 4, 1.0)[raters])
-    quantile = stats.t.ppf(0.975, 1 / _sums(images, share**2 / freedom[raters]))
-    half = quantile * np.sqrt(_sums(images, share**2 * variance[raters]) * (1 + added))
-    found = {"quality": quality + shift[of_image], "error": error, "half": half}
+    half = _half_intervals(images, raters, weight * error[images] ** 2, inconsistency)
+    of_images = {"quality": quality + shift[of_image], "error": error, "half": half}
     return Recovery(
-        pd.DataFrame(found, index=pd.Index(image_names, name="image")),
+        pd.DataFrame(of_images, index=pd.Index(image_names, name="image")),
         pd.DataFrame(
             {"bias": bias - shift[of_rater], "inconsistency": inconsistency}, index=pd.Index(rater_names, name="rater")
         ),
@@ -257,7 +254,24 @@ def recover(table: pd.DataFrame) -> Recovery:
     )
 
 
-def spearman_brown(correlation: float) -> float:
+def _half_intervals(images: np.ndarray, raters: np.ndarray, share: np.ndarray, inconsistency: np.ndarray) -> np.ndarray:
+    """Return half the 95 % interval of the quality of each image, see :func:`recover`.
+
+    Args:
+        images: Image of each rating, shape (N,).
+        raters: Rater of each rating, shape (N,).
+        share: Weight of each rating among those of its image, shape (N,).
+        inconsistency: Of each rater.
+    """
+    n_raters = np.bincount(raters)
+    freedom = np.maximum(n_raters - _sums(raters, share) - 1, 1.0)
+    variance = inconsistency**2 * n_raters / freedom * (1 + 1 / n_raters)
+    added = 4 * _sums(images, share * (1 - share) / np.maximum(freedom - 4, 1.0)[raters])
+    quantile = stats.t.ppf(0.975, 1 / _sums(images, share**2 / freedom[raters]))
+    return quantile * np.sqrt(_sums(images, share**2 * variance[raters]) * (1 + added))
+
+
+def spearman_brown(correlation: _Number) -> _Number:
     """Reliability of all ratings from the correlation between two halves of them."""
     return 2 * correlation / (1 + correlation)
 
@@ -287,16 +301,16 @@ def split_half(table: pd.DataFrame, splits: int = 100, seed: int = 0) -> dict[st
     counts = np.bincount(images)
     starts = np.cumsum(counts) - counts
     rng = np.random.default_rng(seed)
-    linear, rank = [], []
+    plccs, srccs = [], []
     for _ in range(splits):
         order = np.lexsort((rng.permutation(len(names))[raters], images))
         first = np.arange(len(order)) - np.repeat(starts, counts) < np.repeat(counts // 2, counts)
         means = []
         for half in (order[first], order[~first]):
             means.append(_sums(images[half], scores[half]) / np.bincount(images[half]))
-        linear.append(plcc(*means))
-        rank.append(srcc(*means))
-    linear, rank = np.array(linear), np.array(rank)
+        plccs.append(plcc(*means))
+        srccs.append(srcc(*means))
+    linear, rank = np.array(plccs), np.array(srccs)
     low, high = np.quantile(spearman_brown(linear), (0.025, 0.975))
     return {
         "PLCC": float(linear.mean()),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from inference.scorer import Engine, Scorer
 from utils import interrupt, startup
 from utils.files import picture_id, sha256
-from utils.images import ImageList, printable, read_rgb_as_published
+from utils.images import ImageList, printable
 from utils.labels import ObjectLabels, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
 from utils.scores import DIMENSIONS, Provenance, ScoreRows, ScoreWriter, read_rows, scored_folder, write_json
@@ -172,14 +172,14 @@ def find_objects(args: argparse.Namespace, model: "ScoreNet | Exported", images:
 def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
     """``find_objects`` for a published SCC network, which cannot do without."""
     if args.labels == "none" and args.color_prior is None:
-        return Objects(ObjectLabels(None, as_published=args.published_quirks), {}, {})
+        return Objects(ObjectLabels(None), {}, {})
     from models.loading import find_published
 
     beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
     prior = args.color_prior or find_published("color_.json", beside)
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
     print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
-    labels = ObjectLabels(folder, read_color_curves(prior), args.published_quirks)
+    labels = ObjectLabels(folder, read_color_curves(prior))
     files = labels.files(images.names)
     without = len(images.names) - len(files)
     if folder is not None and without:
@@ -325,16 +325,13 @@ def format_table(scores: ScoreRows, main: str, columns: list[str], most: int = 4
     return "\n".join(lines)
 
 
-def print_summary(
-    branches: Sequence[Branch], columns: list[str], json_path: Path | None, as_published: bool = False, left_out: str = ""
-) -> int:
+def print_summary(branches: Sequence[Branch], columns: list[str], json_path: Path | None, left_out: str = "") -> int:
     """Print the scores as a table, what the folder holds beside images, and where the files are.
 
     Args:
         branches: What was scored; the images are sorted by the last one.
         columns: What the table shows.
         json_path: Where to write the scores of the last branch in the published form, if at all.
-        as_published: Name images in it as the published scripts do.
         left_out: Files of the folder that are no images.
 
     Returns:
@@ -349,7 +346,7 @@ def print_summary(
         print(f"{branch.columns[0]}: {branch.path}")
     failed = sum(row["error"] != "" for row in scores.rows)
     if json_path is not None and not failed:
-        write_json(branches[-1].path, json_path, main, as_published)
+        write_json(branches[-1].path, json_path, main)
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
@@ -401,8 +398,7 @@ def check_json(json_path: Path | None, score_files: Iterable[Path]) -> None:
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, str]:
     """The settings of the command line that change scores, where they are not the usual ones."""
-    chosen = {"reading": "as published"} if args.published_quirks else {}
-    return chosen if args.precision == "float32" else chosen | {"precision": args.precision}
+    return {} if args.precision == "float32" else {"precision": args.precision}
 
 
 def make_scorer(
@@ -424,4 +420,4 @@ def make_scorer(
             devices,
             objects.labels if objects else None,
         )
-    return Scorer(engine, read_rgb_as_published if args.published_quirks else None)
+    return Scorer(engine)

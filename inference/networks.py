@@ -60,17 +60,26 @@ class Networks:
         self.labels = labels
         self._backbones = {d: backbone_key(network) for d, network in networks.items() if isinstance(network, CompactNet)}
 
-    @torch.inference_mode()
     def __call__(self, pixels: np.ndarray, name: str, known: Mapping[str, float]) -> ImageResult:
+        return self.compute(self.prepare(pixels), name, known)
+
+    @torch.inference_mode()
+    def prepare(self, pixels: np.ndarray) -> dict[tuple, Inputs]:
+        """Prepare an image, shape (H, W, 3), for every network, by ``input_key``."""
+        rgb, prepared = torch.from_numpy(pixels).permute(2, 0, 1), {}
+        for network in self.replicas.of_thread().values():
+            if network.input_key not in prepared:
+                prepared[network.input_key] = network.prepare(rgb)
+        return prepared
+
+    @torch.inference_mode()
+    def compute(self, prepared: dict[tuple, Inputs], name: str, known: Mapping[str, float]) -> ImageResult:
+        """Compute the scores of a prepared image."""
         networks = self.replicas.of_thread()
-        rgb = torch.from_numpy(pixels).permute(2, 0, 1)
-        prepared: dict[tuple, Inputs] = {}
         maps: dict[str | None, Maps | None] = {None: None}  # by backbone; None for a network that shares none
         scores, errors = dict(known), {}
         for dimension in (d for d in DIMENSIONS if d in networks):  # PR last, for it reads the others
             network, backbone = networks[dimension], self._backbones.get(dimension)
-            if network.input_key not in prepared:
-                prepared[network.input_key] = network.prepare(rgb)
             try:
                 inputs = network.inputs_of(prepared[network.input_key], name, self.labels, scores)
             except LabelError as error:

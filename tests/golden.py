@@ -2,7 +2,8 @@
 
 The published weights are not ours to ship, but their numbers need not be known to tell whether a network is the
 published one: fill it with weights anybody can compute, and compare with what the published code gave for the same.
-An integer hash stands behind every weight, so none depends on a version of NumPy or torch, or on the machine.
+An integer hash stands behind every weight, so none depends on a version of NumPy or torch, or on the machine
+(``benchmarks/weights.py``).
 
 The figures are in ``golden_figures.json``: outputs of the published code (github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e)
 with these weights in float32 on a CPU, one picture at a time unless said otherwise; torch 2.15.0, torchvision 0.29.2,
@@ -14,14 +15,16 @@ each part, for the four pictures as one batch with the network in evaluation mod
 
 import hashlib
 import json
-import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from benchmarks.weights import color_prior as prior
+from benchmarks.weights import label_lines
+from benchmarks.weights import made_up_tensor as golden_tensor
 
 FIGURES: dict = json.loads(Path(__file__).with_name("golden_figures.json").read_text(encoding="utf-8"))
 
@@ -30,50 +33,16 @@ NAMES = [f"synth{number}" for number in range(PICTURES)]
 SLOTS, SLOT_VALUES = 20, 773  # objects that count, and what is known of one: class, box, prior
 
 _OBJECTS = (0, 1, 3, 25)  # labeled in each picture
-_RUN = 1 << 16  # weights made at a time, so that they stay in the cache
-
-
-def _noise(name: str, start: int, stop: int) -> np.ndarray:
-    """Elements ``start`` to ``stop`` of the tensor of this name: even noise of mean 0 and variance 1, float64."""
-    bits = np.arange(start, stop, dtype=np.uint32)
-    bits *= np.uint32(0x9E3779B9)
-    bits += np.uint32(zlib.crc32(name.encode()))
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        bits ^= bits >> np.uint32(shift)
-        bits *= np.uint32(factor)
-    bits ^= bits >> np.uint32(16)
-    noise = bits.astype(np.float64)
-    noise += 0.5
-    noise *= 2.0**-31
-    noise -= 1.0
-    noise *= math.sqrt(3.0)
-    return noise
-
-
-def golden_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Weights of one tensor of a published file, by its name and shape."""
-    kind = name.rpartition(".")[2]
-    if kind == "num_batches_tracked":
-        return torch.zeros(shape, dtype=dtype)
-    if kind == "weight" and len(shape) > 1:
-        base, spread = 0.0, math.sqrt(1.0 / math.prod(shape[1:]))  # what comes out varies as what goes in
-    else:
-        base, spread = {"weight": (1.0, 0.02), "running_mean": (0.0, 0.1), "running_var": (1.0, 0.1)}.get(kind, (0.0, 0.02))
-    size = math.prod(shape)
-    values = torch.empty(size, dtype=dtype)
-    for start in range(0, size, _RUN):
-        noise = _noise(name, start, min(start + _RUN, size))
-        if kind == "running_var":
-            np.abs(noise, out=noise)
-        noise *= spread
-        noise += base
-        values[start : start + _RUN] = torch.from_numpy(noise)
-    return values.reshape(shape)
 
 
 def golden_state(layout: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
     """A state dict of this layout (see ``published_layout``) with the weights of the rule. CF needs the classic names."""
     return {name: golden_tensor(name, shape, dtype) for name, (shape, dtype) in layout.items()}
+
+
+def labels(number: int) -> list[str]:
+    """Lines of the label file of a picture."""
+    return label_lines(number, _OBJECTS[number])
 
 
 def digest(state: dict[str, Tensor]) -> str:
@@ -99,34 +68,6 @@ def picture(number: int) -> np.ndarray:
         ring = (x - width // 2) ** 2 + (y - height // 2) ** 2
         planes = ring // 50, 255 - ring // 97 % 256, 5 * (x ^ y)
     return np.stack([np.broadcast_to(plane % 256, (height, width)) for plane in planes], axis=2).astype(np.uint8)
-
-
-def labels(number: int) -> list[str]:
-    """Lines of the label file of a picture: class, then center and size of the box as shares of the picture."""
-    lines = []
-    for j in range(_OBJECTS[number]):
-        percent = (
-            5 + (13 * j + 17 * number) % 90,
-            5 + (29 * j + 7 * number) % 90,
-            2 + (5 * j + 3 * number) % 40,
-            2 + (11 * j + number) % 40,
-        )
-        lines.append(" ".join([str((4 + 11 * j + 7 * number) % 80), *(f"0.{value:02d}0000" for value in percent)]))
-    return lines
-
-
-def prior() -> dict[str, dict[str, dict[str, float]]]:
-    """A color prior with gaps: value by class, channel and bin; every tenth class, a channel and a third of bins absent."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for number in range(80):
-        if number % 10 == 9:
-            continue
-        channels = table.setdefault(str(number), {})
-        for place, letter in enumerate("rg" if number == 22 else "rgb"):
-            bins = [level for level in range(256) if (level + number) % 3 != 0]
-            thousandths = [(131 * number + 71 * place + 29 * level + level**2 % 97) % 1000 for level in bins]
-            channels[letter] = {str(level): value / 1000 for level, value in zip(bins, thousandths, strict=True)}
-    return table
 
 
 def object_slots(lines: list[str]) -> np.ndarray:

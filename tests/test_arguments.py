@@ -13,9 +13,9 @@ import pytest
 import train_baseline
 from baselines.afine import ADAMW
 from baselines.aigciqa import RECIPE
-from baselines.label_files import _FORMS
 from baselines.scorer import _NETWORKS
 from inference.command import parse_devices
+from tools.label_files import _FORMS
 from utils.arguments import LIMITS, ScriptParser
 from utils.choices import FORMS, SYSTEMS
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from baselines.loading import LoadReport, compare, fetched, opened, unwrapped
+from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.backbone import UnreachableError
 
 ONE, TWO = torch.zeros(1), torch.zeros(2)
@@ -42,11 +42,11 @@ def test_an_error_counts_what_is_absent_unknown_and_misshapen_and_names_the_firs
         r"2 of another shape, e\.g\. c has \(2,\), expected \(1,\)$"
     )
     with pytest.raises(ValueError, match=said):
-        compare(found, expected, "x.pth", "a network")
+        check_tensors(found, expected, "x.pth", "a network")
     with pytest.raises(ValueError, match=r"of 2 tensors 1 of another shape, e\.g\. d has float, expected \(1,\)$"):
-        compare({"d": 3.0, "e": ONE}, expected, "x.pth", "a network", ["d", "e"])
-    compare({"e": ONE}, expected, "x.pth", "a network", ["e"])
-    compare(expected, expected, "x.pth", "a network")
+        check_tensors({"d": 3.0, "e": ONE}, expected, "x.pth", "a network", ["d", "e"])
+    check_tensors({"e": ONE}, expected, "x.pth", "a network", ["e"])
+    check_tensors(expected, expected, "x.pth", "a network")
 
 
 def test_a_report_names_and_counts_and_puts_alike_names_together():

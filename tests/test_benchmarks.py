@@ -14,14 +14,14 @@ from conftest import Run, make_picture
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
 
-from benchmarks import baselines, gpu, hecd, measure, precision, reference, speed, train_memory
-from benchmarks.weights import fan_in_weights, write_color_prior, write_labels, write_weights
+from benchmarks import baselines, hecd, measure, memory, precision, reference, stages, throughput
+from benchmarks.weights import color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
-from inference import scorer
-from inference.networks import Networks
 from models import load_model
-from utils.arguments import add_fold_arguments, parse_training, training_parser
-from utils.labels import ObjectLabels, read_color_curves, read_yolo
+from train_CF import RECIPE
+from training.options import add_fold_arguments, parse_training, training_parser
+from utils.images import list_images
+from utils.labels import read_yolo
 
 NAMES = [f"{number}.jpg" for number in range(3)]
 
@@ -39,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What benchmarks/weights.py writes, for three pictures."""
     folder = tmp_path_factory.mktemp("published")
     write_weights(folder)
-    write_color_prior(folder / "color_.json")
+    (folder / "color_.json").write_text(json.dumps(color_prior()))
     write_labels(folder / "labels", NAMES)
     yield folder
     shutil.rmtree(folder)  # half a gigabyte, which pytest would keep for a while
@@ -65,17 +65,6 @@ def test_weight_files_have_the_published_layout_and_load(published: Path, dimens
     assert load_model(published / f"{dimension}.pth", dimension=dimension, preset="published").dimension == dimension
 
 
-def test_made_up_weights_follow_their_rule_and_are_always_the_same() -> None:
-    state = fan_in_weights("SCC")
-    again = fan_in_weights("SCC")
-    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
-    for name, inputs in (("backbone.4.0.conv1.weight", 64 * 9), ("obj_encoder.0.weight", 804)):
-        assert float(state[name].var()) == pytest.approx(1 / inputs, rel=0.05)
-    assert float(state["backbone.1.weight"].mean()) == pytest.approx(1, abs=0.02)
-    assert float(state["backbone.1.running_var"].min()) >= 1
-    assert float(state["regressor.0.bias"].abs().max()) < 0.04
-
-
 @pytest.mark.parametrize("dimension", ["CF", "SCC", "PR"])
 def test_the_reference_gives_the_scores_of_our_networks(published: Path, pictures: Path, dimension: str) -> None:
     paths = [pictures / name for name in NAMES[: 1 if dimension == "CF" else 3]]  # CF takes a second each
@@ -88,20 +77,10 @@ def test_the_reference_gives_the_scores_of_our_networks(published: Path, picture
     assert dimension == "CF" or np.std(found) > 1e-3
 
 
-def test_labels_have_0_to_10_boxes_by_turns_and_can_be_read(tmp_path: Path) -> None:
+def test_labels_have_0_to_10_boxes_in_turn_and_can_be_read(tmp_path: Path) -> None:
     write_labels(tmp_path, [f"deep/{number}.png" for number in range(12)])
     boxes = [read_yolo(tmp_path / "deep" / f"{number}.txt") for number in range(12)]
     assert [len(of_picture) for of_picture in boxes] == [*range(11), 0]
-    rows = np.concatenate([of_picture.rows for of_picture in boxes])
-    edges = np.concatenate([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2])
-    assert edges.min() > -1e-5
-    assert edges.max() < 1 + 1e-5
-
-
-def test_the_color_prior_has_curves_of_all_coco_classes(published: Path) -> None:
-    curves = read_color_curves(published / "color_.json").reshape(81, 3, 256)
-    np.testing.assert_allclose(curves[:80].sum(2), 1, atol=1e-5)
-    assert not curves[80].any()
 
 
 # --- Commands and pages
@@ -113,7 +92,7 @@ def test_infer_pr_takes_the_command_that_is_timed(
     one = tmp_path / "one"
     one.mkdir()
     shutil.copy(pictures / NAMES[1], one)
-    command = measure.published_command(one, tmp_path / "scores_PR.csv", published, "bfloat16")
+    command = measure.infer_command(one, tmp_path / "scores_PR.csv", published, "bfloat16")
     assert command[:2] == [sys.executable, measure.ROOT / "infer_PR.py"]
     assert run("infer_PR.py", *command[2:]).code == 0
     for dimension in ("CF", "SCC", "PR"):
@@ -135,53 +114,65 @@ def test_the_recorded_command_has_no_folder_of_this_machine(monkeypatch: pytest.
     assert recorded == "python benchmarks/precision.py PHOTOS --count 9"
 
 
-# --- speed.py
+# --- throughput.py
 
 
 def test_speed_table_and_ratio_follow_from_the_runs() -> None:
     ours, theirs = [process(2.0), process(3.0, 1400.0), process(10.0)], [process(8.0), process(15.0), process(20.0)]
-    table = speed.speed_table({"ours": ours, speed.REFERENCE: theirs}, count=60)
+    table = throughput.speed_table({"ours": ours, throughput.REFERENCE: theirs}, count=60)
     assert cells(table, "ours") == ["ours", "**3.00**", "2.00, 3.00, 10.00", "20.00", "6.00", "1400", "0.2, 0.2, 0.2"]
-    assert cells(table, speed.REFERENCE)[1:4] == ["**15.00**", "8.00, 15.00, 20.00", "4.00"]
-    assert speed.ratio(ours, theirs) == "infer_PR.py is **4.0 times** as fast (pair by pair 2.0 to 5.0)."
-    whole = speed.result("ours", {"other": theirs, "ours": ours, speed.REFERENCE: theirs}, 60, {"import": 1.0}, {"work": 0.1})
-    assert "other |" not in whole
-    assert "| import, once | 1000 | 14.3% |" in whole  # 1 of 7 seconds
-    assert "| work, a picture | 100.00 | 85.7% |" in whole
+    assert cells(table, throughput.REFERENCE)[1:4] == ["**15.00**", "8.00, 15.00, 20.00", "4.00"]
+    assert throughput.ratio(ours, theirs) == "infer_PR.py is **4.0 times** as fast (pair by pair 2.0 to 5.0)."
 
 
-def test_stages_of_a_compact_network_are_timed(weights: dict[str, Path], pictures: Path) -> None:
-    once, each = speed.time_stages(pictures, lambda: speed.compact_scorer(weights["CF"].parent))
-    assert list(once) == ["load weights"]
-    after = [f"{dimension} after the backbone" for dimension in ("CF", "SCC", "PR")]
-    prior = list(speed.PRIOR_STAGES)
-    assert sorted(each) == sorted(["decode", "is it gray?", "preprocess", "backbone", *after, *prior, "all else"])
-    assert all(each[stage] > 0 for stage in [*prior, "SCC after the backbone"])
+def test_the_pipeline_is_set_against_the_slowest_stage_and_the_networks_against_the_peak() -> None:
+    rates = {"decode only": 500.0, "preprocess only": 100.0, "forward only": 200.0, "pipeline": 80.0}
+    text = stages.Rates(rates, operations=2 * 10**9, peak=10**12, workers=2).text()
+    assert cells(text, "pipeline") == ["pipeline", "80.0"]
+    assert "reaches **80%** of the smallest of the three, preprocess only" in text
+    assert "2.0 GFLOPs per image: 0.4 TFLOP/s in forward only, **40.0%** of the 1 TFLOP/s" in text
 
 
-def test_stages_of_a_published_network_are_timed_and_the_clocks_are_taken_off(published: Path, pictures: Path) -> None:
-    def make_scorer() -> scorer.Scorer:
-        labels = ObjectLabels(published / "labels", read_color_curves(published / "color_.json"))
-        return scorer.Scorer(Networks({"SCC": load_model(published / "SCC.pth")}, ["cpu"], labels))
+def test_all_stages_of_compact_networks_are_measured(
+    weights: dict[str, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setitem(stages._MATRIX, "cpu", 64)
+    engine = stages.TorchEngine({dimension: load_model(weights[dimension]) for dimension in ("CF", "SCC", "PR")})
+    rates = stages.measure(engine, list_images(pictures))
+    assert list(rates.images_per_second) == [*stages.STAGES, stages.PIPELINE]
+    assert min(*rates.images_per_second.values(), rates.operations, rates.peak) > 0
 
-    read = scorer.read_rgb
-    _, each = speed.time_stages(pictures, make_scorer)
-    assert sorted(each) == sorted(["decode", "is it gray?", "prepare, 224x224", "labels", "SCC network", "all else"])
-    assert each["SCC network"] > each["labels"] > 0
-    assert scorer.read_rgb is read
+
+def test_stages_one_after_another_give_the_scores_of_the_pipeline_and_the_operations_of_the_known_backbones(
+    published: Path, pictures: Path
+) -> None:
+    engine = stages.TorchEngine.of_published(published, "cpu", "float32")
+    prepared = engine.prepare(engine.decode(pictures / NAMES[1]))
+    assert engine.forward(prepared, NAMES[1]) == engine.score(pictures / NAMES[1], NAMES[1])
+    # multiplications and additions of torchvision's and timm's tables, two operations each
+    assert engine.operations(prepared, NAMES[1]) == pytest.approx(2 * (55.5e9 + 1.82e9 + 4.09e9), rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--precision", "bfloat16"], "--precision is for --preset published"),
-        (["--preset", "published", "--weights-dir", "weights"], "--weights-dir is for the compact preset"),
+        (["--preset", "published", "--precision", "tf32"], "tf32 is for --device cuda"),
     ],
 )
-def test_speed_refuses_what_does_not_go_together(run: Callable[..., Run], arguments: list[str], message: str) -> None:
-    done = run("benchmarks/speed.py", *arguments)
+def test_throughput_refuses_what_does_not_go_together(run: Callable[..., Run], arguments: list[str], message: str) -> None:
+    done = run("benchmarks/throughput.py", *arguments)
     assert done.code == 2
     assert message in done.err
+
+
+def test_throughput_says_in_a_line_that_there_is_no_gpu(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = run("benchmarks/throughput.py", "--device", "cuda")
+    assert done.code == 1
+    assert done.err.startswith("error: no CUDA device; ")
+    assert done.err.count("\n") == 1
 
 
 # --- precision.py
@@ -220,18 +211,18 @@ def test_precision_scores_photographs_twice_and_names_what_cannot_be_read(
     assert printed.err.count("broken.jpg") == 2
 
 
-# --- train_memory.py
+# --- memory.py
 
 
 def test_many_training_pictures_are_cut_from_a_few(tmp_path: Path) -> None:
-    folder = tmp_path / train_memory.TRAIN
+    folder = tmp_path / memory.TRAIN
     folder.mkdir()
     for seed, stem in enumerate(("BIG_000000000001", "CIC_000000000001")):
         Image.fromarray(make_picture(seed, 60, 80)).save(folder / f"{stem}.jpg")
     for dimension in ("CF", "PR"):
         mos = {"BIG_000000000001": 0.5, "CIC_000000000001": -0.25}
-        (tmp_path / f"{train_memory.TRAIN}_{dimension}_mos.json").write_text(json.dumps(mos))
-    train_memory.enlarge(tmp_path, 12)
+        (tmp_path / f"{memory.TRAIN}_{dimension}_mos.json").write_text(json.dumps(mos))
+    memory.enlarge(tmp_path, 12)
     frame = load_icqa2k(tmp_path, "train")  # which refuses pictures without ratings and ratings without pictures
     assert len(frame) == 12
     assert frame["scene"].value_counts().to_list() == [5, 5, 2]
@@ -243,11 +234,11 @@ def test_many_training_pictures_are_cut_from_a_few(tmp_path: Path) -> None:
 def test_train_cf_takes_the_command_that_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointed: bool
 ) -> None:
-    command = train_memory.training_command(tmp_path, tmp_path / "run", 12, 24, checkpointed)
+    command = memory.training_command(tmp_path, tmp_path / "run", 12, 24, checkpointed)
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in command[1:]])
     parser = training_parser(None)
     add_fold_arguments(parser)
-    args = parse_training(parser, "CF")
+    args = parse_training(parser, "CF", RECIPE)
     assert (args.preset, args.batch_size, args.limit, args.epochs, args.folds) == ("published", 12, 24, 1, 0)
     assert args.cache == tmp_path / "run" / "cache"
     assert args.checkpoint_activations == checkpointed
@@ -256,59 +247,15 @@ def test_train_cf_takes_the_command_that_is_measured(
 def test_memory_table_counts_the_pictures_that_were_not_read() -> None:
     cached = 3 * 384 * 384 + 128
     trainings = [
-        train_memory.Training(False, 1600, 24, 2, process(90, 9000.0), 60.0, cached),
-        train_memory.Training(True, 1600, 24, 2, process(120, 4000.0), 80.0, cached),
+        memory.Training(False, 1600, 24, 2, process(90, 9000.0), 60.0, cached),
+        memory.Training(True, 1600, 24, 2, process(120, 4000.0), 80.0, cached),
     ]
-    table = train_memory.table(trainings, 12)
+    table = memory.table(trainings, 12)
     assert cells(table, "no") == ["no", "24 of 1600", "**9000**", "9665", "60.0", "30.0", "0"]  # 1576 pictures, 665 MiB
     assert cells(table, "yes") == ["yes", "24 of 1600", "**4000**", "4665", "80.0", "40.0", "0"]
     assert "- without `--checkpoint-activations`, batch 12: 10135 MB, does not fit in 6 GB" in table
     assert "- with `--checkpoint-activations`, batch 12: 4892 MB, fits in 6 GB" in table
     assert "0.44 MB a picture, 8.0 times less than the 3.54 MB" in table
-
-
-# --- gpu.py
-
-
-def test_operations_are_those_of_the_known_backbones() -> None:
-    # multiplications and additions of torchvision's and timm's tables, two operations each
-    assert gpu.operations("SCC") == pytest.approx(2 * 1.82e9, rel=0.01)
-    assert gpu.operations("PR") == pytest.approx(2 * 4.09e9, rel=0.01)
-    assert gpu.operations("CF") == pytest.approx(2 * 55.5e9, rel=0.01)
-
-
-def test_gpu_table_sets_rates_against_the_peak() -> None:
-    measured = {
-        (32, False): {"CF": 500.0, gpu.ALL: None},
-        (32, True): {"CF": 1000.0, gpu.ALL: 800.0},
-        (1, False): {"CF": 50.0, gpu.ALL: 40.0},
-        (1, True): {"CF": 100.0, gpu.ALL: 80.0},
-    }
-    work = {"CF": 10**11, "SCC": 10**10, "PR": 10**10}
-    table = gpu.table(measured, work, peak=2e14, names=["CF", gpu.ALL])
-    assert cells(table, "CF | 1 ") == ["CF", "1", "50.0", "2.5%", "100.0", "5.0%"]
-    assert cells(table, "all three | 1 ") == ["all three", "1", "40.0", "2.4%", "80.0", "4.8%"]
-    assert cells(table, "all three | 32") == ["all three", "32", "out of memory", "-", "800.0", "48.0%"]
-
-
-def test_gpu_tries_itself_on_the_cpu(run: Callable[..., Run]) -> None:
-    quick = ["--device", "cpu", "--quick", "--batch", "1", "--network", "SCC", "--precision", "float32", "tf32"]
-    done = run("benchmarks/gpu.py", *quick)
-    assert done.code == 0
-    assert float(cells(done.out, "SCC | 1 ")[2]) > 0
-    assert "tf32: only on a GPU" in done.out
-
-
-def test_gpu_says_in_a_line_that_there_is_no_gpu(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    done = run("benchmarks/gpu.py")
-    assert done.code == 1
-    assert done.err.startswith("no CUDA device: ")
-    assert done.err.count("\n") == 1
-
-
-def test_gpu_writes_no_page_about_a_cpu(run: Callable[..., Run]) -> None:
-    assert run("benchmarks/gpu.py", "--device", "cpu", "--quick", "--write").code == 2
 
 
 # --- Baselines

@@ -12,17 +12,7 @@ from PIL import Image
 
 from models.color_prior import ab_bins
 from models.object_prior import ALL, MEASURES, SIZE, Evidence, ObjectPrior, measure
-from tools.build_color_prior import (
-    Judged,
-    LabeledPictures,
-    Picture,
-    check_text,
-    count,
-    fit,
-    held_out,
-    recolored,
-    shape_text,
-)
+from tools.build_color_prior import Judged, LabeledPictures, Picture, check_text, count, fit, held_out, recolored, shape_text
 from utils.color import rgb_to_lab
 from utils.labels import COCO_NAMES, CURVE, object_mask, read_color_curves, read_objects
 

@@ -9,7 +9,16 @@ from conftest import drawn_scenes
 from scipy import stats
 
 from evaluation.agreement import Predictor, Resamples
-from evaluation.compare import COLUMNS, METRICS, compact_comparison, compare, comparison_notes, mcnemar, steiger, williams
+from evaluation.compare import (
+    COLUMNS,
+    METRICS,
+    compact_comparison,
+    compare_predictors,
+    comparison_notes,
+    mcnemar,
+    steiger,
+    williams,
+)
 
 NOISE = 0.05
 
@@ -30,7 +39,7 @@ def sample(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def compared(first: np.ndarray, second: np.ndarray, mos: np.ndarray, scenes: np.ndarray, resamples: int = 40) -> pd.DataFrame:
     noise = np.full(len(mos), NOISE)
-    return compare(same(first), same(second), mos, scenes, noise, resamples, 5).set_index("metric")
+    return compare_predictors(same(first), same(second), mos, scenes, noise, resamples, 5).set_index("metric")
 
 
 def steiger_of_four(jk: float, hm: float, jh: float, jm: float, kh: float, km: float, n: int) -> float:
@@ -236,17 +245,17 @@ def test_one_scene_has_a_difference_but_no_interval():
 def test_ranks_differences_and_values_of_a_predictor_are_used_for_their_own_measures():
     first, second, mos, scenes = sample()
     noise = np.full(len(mos), NOISE)
-    mixed = compare(Predictor(second, first, mos), same(second), mos, scenes, noise, 20).set_index("metric")
+    mixed = compare_predictors(Predictor(second, first, mos), same(second), mos, scenes, noise, 20).set_index("metric")
     expected = [stats.spearmanr(first, mos).statistic, stats.pearsonr(second, mos).statistic, 1.0]
     assert mixed.loc[list(METRICS), "first"].tolist() == pytest.approx(expected)
     for metric, used in zip(METRICS, (first, second, mos), strict=True):
-        own = compare(same(used), same(second), mos, scenes, noise, 20).set_index("metric")
+        own = compare_predictors(same(used), same(second), mos, scenes, noise, 20).set_index("metric")
         assert mixed.loc[metric, ["low", "high"]].tolist() == own.loc[metric, ["low", "high"]].tolist()
 
 
 def test_table_shows_values_tests_and_what_is_not_defined():
     first, second, mos, scenes = sample()
-    table = compare(same(first), same(second), mos, scenes, np.full(len(mos), NOISE), 40, 5)
+    table = compare_predictors(same(first), same(second), mos, scenes, np.full(len(mos), NOISE), 40, 5)
     assert tuple(table.columns) == COLUMNS
     table.insert(0, "dimension", "PR")
     table.insert(1, "versus", "folder/other.csv")
@@ -259,7 +268,7 @@ def test_table_shows_values_tests_and_what_is_not_defined():
     row = table.iloc[2]
     assert accuracy["won : lost"] == f"{100 * row['wins']:.1f} % : {100 * row['losses']:.1f} %, p = {row['mcnemar_p']:.2g}"
     assert accuracy["Williams t"] == accuracy["Steiger Z"] == ""
-    flat = compare(same(first), same(first * 0), mos, np.full(len(mos), "a"), np.full(len(mos), NOISE))
+    flat = compare_predictors(same(first), same(first * 0), mos, np.full(len(mos), "a"), np.full(len(mos), NOISE))
     flat = flat.assign(dimension="PR", versus="flat.csv")
     assert compact_comparison(flat)["difference"].tolist()[:2] == ["n/a", "n/a"]
     assert comparison_notes(flat)[-1] == "PR, versus flat.csv: one scene: no interval"

@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from data.table import load_dataset
+from evaluation import mos as computing
 from evaluation.ratings import (
     icc,
     icc_oneway,
@@ -26,7 +27,6 @@ from evaluation.ratings import (
     split_half,
     zscores,
 )
-from tools import compute_mos as command
 from utils.metrics import srcc
 
 REPO = Path(__file__).resolve().parents[1]
@@ -476,7 +476,7 @@ def test_zscores_are_halved_and_a_constant_rater_is_left_out_by_name(run, tmp_pa
 
 def test_maximum_likelihood_mos_are_the_recovered_quality_on_the_range():
     table = as_table(SUREAL_SCORES).assign(session="")
-    frame, raters, _ = command.compute_mos(table, "mle", score_range=(0, 120))
+    frame, raters, _ = computing.compute_mos(table, "mle", score_range=(0, 120))
     np.testing.assert_allclose(frame["mos"], np.array(SUREAL_QUALITY) / 60 - 1, atol=1e-6)
     np.testing.assert_allclose(frame["high"] - frame["mos"], recover(table).images["half"] / 60, rtol=1e-4)
     np.testing.assert_allclose(raters["bias"], SUREAL_BIAS, atol=2e-5)
@@ -542,8 +542,8 @@ def test_a_screened_rater_is_named_and_does_not_count(method, screening):
     quality, scores = simulate(0, 40, np.zeros(24), np.full(24, 0.5))
     scores[:, 7] = 6 - scores[:, 7]
     without = np.delete(scores, 7, axis=1)
-    found, raters, reliable = command.compute_mos(as_table(scores).assign(session=""), method, screening, (-2, 8))
-    expected, _, _ = command.compute_mos(as_table(without).assign(session=""), method, "none", (-2, 8))
+    found, raters, reliable = computing.compute_mos(as_table(scores).assign(session=""), method, screening, (-2, 8))
+    expected, _, _ = computing.compute_mos(as_table(without).assign(session=""), method, "none", (-2, 8))
     np.testing.assert_allclose(found["mos"], expected["mos"], atol=1e-6)
     assert srcc(found["mos"].to_numpy(), quality) > 0.97
     assert list(raters.loc[raters["screened"] != "", "rater"]) == ["r007"]
@@ -556,18 +556,18 @@ def test_what_a_rater_scores_in_two_sessions_counts_once(tmp_path):
         tmp_path / "r.csv",
         "rater,image,score,session\na,x,1,1\na,y,2,1\na,x,3,2\na,y,5,2\nb,x,1,1\nb,y,4,1\n",
     )
-    ratings = command.read_ratings(path)
-    frame, _, _ = command.compute_mos(ratings, "raw", score_range=(1, 5))
+    ratings = computing.read_ratings(path)
+    frame, _, _ = computing.compute_mos(ratings, "raw", score_range=(1, 5))
     assert list(frame["n"]) == [2, 2]
     np.testing.assert_allclose(frame["mos"], [(2 + 1) / 2 / 2 - 1.5, (3.5 + 4) / 2 / 2 - 1.5])
-    frame, _, _ = command.compute_mos(ratings)
+    frame, _, _ = computing.compute_mos(ratings)
     np.testing.assert_allclose(frame["mos"], [-0.5, 0.5])
 
 
 def test_a_session_of_equal_scores_is_left_out_with_a_warning(tmp_path):
     text = "rater,image,score,session\na,x,1,1\na,y,2,1\na,x,3,2\na,y,3,2\nb,x,1,1\nb,y,4,1\n"
     with pytest.warns(UserWarning, match=r"left out: 1 session without z-scores.*session 2 of rater a"):
-        frame, raters, _ = command.compute_mos(command.read_ratings(write(tmp_path / "r.csv", text)))
+        frame, raters, _ = computing.compute_mos(computing.read_ratings(write(tmp_path / "r.csv", text)))
     np.testing.assert_allclose(frame["mos"], [-0.5, 0.5])
     assert (raters["screened"] == "").all()
 
@@ -602,7 +602,7 @@ def test_other_column_names_are_understood(run, tmp_path):
 def test_bad_ratings_are_refused_with_file_and_line(tmp_path, text, message):
     path = write(tmp_path / "bad.csv", text)
     with pytest.raises(ValueError, match=r"bad\.csv") as error:
-        command.read_ratings(path, score_range=(1, 5))
+        computing.read_ratings(path, score_range=(1, 5))
     assert message in str(error.value)
 
 
@@ -629,8 +629,8 @@ def test_screening_that_leaves_nobody_is_an_error():
     rng = np.random.default_rng(0)
     table = as_table(rng.uniform(1, 5, (20, 4))).assign(session="")
     with pytest.raises(ValueError, match="of 4 raters are left out, which leaves fewer than two"):
-        command.compute_mos(table, "raw", "p910", (1, 5), least_correlation=1.0)
-    _, raters, _ = command.compute_mos(table, "raw", "p910", (1, 5), least_correlation=-1.0)
+        computing.compute_mos(table, "raw", "p910", (1, 5), least_correlation=1.0)
+    _, raters, _ = computing.compute_mos(table, "raw", "p910", (1, 5), least_correlation=-1.0)
     assert (raters["screened"] == "").all()
 
 
@@ -707,7 +707,7 @@ def test_a_hecd_trial_is_read_with_the_original_on_either_side(tmp_path):
     write(
         tmp_path / "mean_zscores.csv", "Ground Truth File,Recolour File,Mean zScore\n1_gt.jpg,1AB_1.jpg,-1\n2_gt.jpg,2A.jpg,1\n"
     )
-    trials, published = command.read_hecd(tmp_path)
+    trials, published = computing.read_hecd(tmp_path)
     assert trials[["image", "scene", "recoloring", "original"]].to_numpy().tolist() == [
         ["1AB_1.jpg", "1", 2, 5],
         ["2A.jpg", "2", 3, 4],
@@ -717,7 +717,7 @@ def test_a_hecd_trial_is_read_with_the_original_on_either_side(tmp_path):
 
 @pytest.fixture(scope="module")
 def proof() -> list[str]:
-    return command.hecd_proof(HECD_ROOT).splitlines()
+    return computing.hecd_proof(HECD_ROOT).splitlines()
 
 
 @needs_hecd
@@ -731,13 +731,13 @@ def test_hecds_published_scores_follow_from_its_raw_ratings(proof):
 def test_hecd_is_as_reliable_as_stated(proof):
     values = [float(line[60:].split()[0]) for line in proof if "Spearman-Brown" in line or ",k)" in line]
     assert len(values) == 5
-    assert all(abs(value - command.HECD_RELIABILITY) < 0.02 for value in values)
+    assert all(abs(value - computing.HECD_RELIABILITY) < 0.02 for value in values)
 
 
 @needs_hecd
 def test_the_page_shows_what_the_command_prints(proof, repo):
     page = (repo / "docs" / "mos.md").read_text()
-    if f"of {command._HECD_SCENES} of the" in proof[0]:
+    if f"of {computing._HECD_SCENES} of the" in proof[0]:
         pytest.skip("the page was made with 15 scenes")
     assert "\n".join(proof) in page
 
@@ -752,7 +752,7 @@ def test_the_noise_of_hecd_is_that_of_the_standardized_differences(tmp_path):
         f"{who},1,1{v}.jpg,{s},1_gt.jpg,4" for who, both in scores.items() for v, s in zip(("B_1", "F_2"), both, strict=True)
     ]
     (tmp_path / "clean_raw_data.csv").write_text("\n".join(["ID,SurNum,File1,Score1,File2,Score2", *rows]))
-    noise = command.hecd_noise(tmp_path)
+    noise = computing.hecd_noise(tmp_path)
     assert noise.index.tolist() == ["1B_1.jpg", "1F_2.jpg"]
     assert noise["n"].tolist() == [3, 3]
     expected = 0.5 * np.std([-1, -1, 1], ddof=1) / np.sqrt(3)

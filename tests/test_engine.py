@@ -3,9 +3,10 @@
 import csv
 import json
 import math
-from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,22 +17,14 @@ from torch import Tensor
 
 from data.table import load_table
 from models import ChromaticFidelityNet
-from models.base import loss_function
-from training import engine
-from training.engine import (
-    Batches,
-    EpochSampler,
-    augment,
-    encode_set,
-    epoch_generator,
-    fit,
-    predict,
-    write_history,
-    write_results,
-)
-from training.pictures import RatedPictures
-from utils import distributed
-from utils.arguments import training_parser
+from models.base import ScoreNet, loss_function
+from train_CF import RECIPE
+from training.batches import Batches, EpochSampler, augment, epoch_generator
+from training.engine import fit, make_optimizer, make_schedule, predict
+from training.images import RatedPictures, encode_set
+from training.options import TrainOptions, parse_training, training_parser
+from training.records import write_history, write_results
+from utils import distributed, metrics
 from utils.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
@@ -63,9 +56,18 @@ def network() -> ChromaticFidelityNet:
     return ChromaticFidelityNet("test_efficientnet", 64)
 
 
-def arguments(output: Path, *changes: object) -> Namespace:
+def arguments(output: Path, *changes: object) -> TrainOptions:
     tiny = ["--backbone", "test_efficientnet", "--size", 64, "--epochs", 2, "--workers", 0, "--device", "cpu"]
-    return training_parser("").parse_args(["--data", "x", "--output", str(output), *map(str, [*tiny, *changes])])
+    words = ["--data", "x", "--output", str(output), *map(str, [*tiny, *changes])]
+    return parse_training(training_parser(""), "CF", RECIPE, words)
+
+
+def train(
+    model: ScoreNet, train_set: Any, val_set: Any, options: TrainOptions, output: Path | None, record: dict[str, Any]
+) -> ScoreNet:
+    """Fit a network with optimizer and schedule of the options."""
+    sets = {"train": train_set, "val": val_set}
+    return fit(model, make_optimizer(model, options), make_schedule(options), sets, options, output, record)
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
@@ -195,7 +197,7 @@ def test_encoded_sets_hold_the_plain_view_first_and_give_the_same_scores(sets):
 @pytest.mark.parametrize("rate", [0, 1e-3])
 def test_backbone_changes_unless_frozen_and_the_head_always(sets, tmp_path, rate):
     start = {k: v.clone() for k, v in network().state_dict().items()}
-    model = fit(network(), *sets, arguments(tmp_path, "--backbone-lr", rate), tmp_path, {})
+    model = train(network(), *sets, arguments(tmp_path, "--backbone-lr", rate), tmp_path, {})
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, start[k])}
     assert any(k.startswith("regressor") for k in changed)
     assert any(k.startswith("backbone") for k in changed) == (rate > 0)
@@ -204,7 +206,7 @@ def test_backbone_changes_unless_frozen_and_the_head_always(sets, tmp_path, rate
 
 
 def test_loss_falls_on_pictures_that_can_be_told_apart(sets, tmp_path):
-    fit(network(), *sets, arguments(tmp_path, "--epochs", 12, "--patience", 12, "--lr", 3e-3), tmp_path, {})
+    train(network(), *sets, replace(arguments(tmp_path, "--epochs", 12, "--lr", 3e-3), patience=12), tmp_path, {})
     losses = [float(row["loss"]) for row in history_of(tmp_path / "metrics.csv")]
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -213,12 +215,12 @@ def test_loss_falls_on_pictures_that_can_be_told_apart(sets, tmp_path):
 def scripted_validation(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """Validation SRCC of each epoch, in place of the real one."""
     coming = iter(values)
-    monkeypatch.setattr(engine, "correlations", lambda pred, mos: {"SRCC": next(coming), "PLCC": 0.0})
+    monkeypatch.setattr(metrics, "correlations", lambda pred, mos: {"SRCC": next(coming), "PLCC": 0.0})
 
 
 def test_best_is_the_first_epoch_with_the_highest_validation_srcc(sets, tmp_path, monkeypatch):
     scripted_validation(monkeypatch, [math.nan, 0.3, 0.5, 0.5])
-    model = fit(network(), *sets, arguments(tmp_path, "--epochs", 4, "--backbone-lr", 0), tmp_path, {"note": "x"})
+    model = train(network(), *sets, arguments(tmp_path, "--epochs", 4, "--backbone-lr", 0), tmp_path, {"note": "x"})
     best = read_checkpoint(tmp_path / "best.pt")
     assert (best["epoch"], best["metrics"]["SRCC"], best["note"]) == (3, 0.5, "x")
     assert equal(best["model"], model.state_dict())
@@ -228,21 +230,21 @@ def test_best_is_the_first_epoch_with_the_highest_validation_srcc(sets, tmp_path
 
 def test_a_constant_prediction_is_kept_while_nothing_better_comes(sets, tmp_path, monkeypatch):
     scripted_validation(monkeypatch, [math.nan, math.nan])
-    fit(network(), *sets, arguments(tmp_path, "--backbone-lr", 0), tmp_path, {})
+    train(network(), *sets, arguments(tmp_path, "--backbone-lr", 0), tmp_path, {})
     assert read_checkpoint(tmp_path / "best.pt")["epoch"] == 1
 
 
 def test_training_stops_when_patience_is_over(sets, tmp_path, monkeypatch, capsys):
     scripted_validation(monkeypatch, [0.1, 0.4, 0.3, 0.2, 0.9, 0.9])
-    args = arguments(tmp_path, "--epochs", 6, "--patience", 2, "--backbone-lr", 0)
-    fit(network(), *sets, args, tmp_path, {})
+    args = replace(arguments(tmp_path, "--epochs", 6, "--backbone-lr", 0), patience=2)
+    train(network(), *sets, args, tmp_path, {})
     assert read_checkpoint(tmp_path / "last.pt")["epoch"] == 4
     assert read_checkpoint(tmp_path / "best.pt")["epoch"] == 2
     assert "no better validation for 2 epochs" in capsys.readouterr().out
 
 
 def test_without_validation_the_last_epoch_is_kept(sets, tmp_path):
-    fit(network(), sets[0], None, arguments(tmp_path, "--epochs", 3, "--backbone-lr", 0), tmp_path, {})
+    train(network(), sets[0], None, arguments(tmp_path, "--epochs", 3, "--backbone-lr", 0), tmp_path, {})
     assert read_checkpoint(tmp_path / "best.pt")["epoch"] == 3
     assert equal(weights_of(tmp_path / "best.pt"), weights_of(tmp_path / "last.pt"))
     assert set(history_of(tmp_path / "metrics.csv")[0]) == {"epoch", "loss", "lr"}
@@ -250,8 +252,8 @@ def test_without_validation_the_last_epoch_is_kept(sets, tmp_path):
 
 def test_without_an_output_folder_nothing_is_written_and_the_weights_are_the_same(sets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    written = fit(network(), *sets, arguments(tmp_path / "a", "--backbone-lr", 0), tmp_path / "a", {})
-    silent = fit(network(), *sets, arguments(tmp_path / "b", "--backbone-lr", 0), None, {})
+    written = train(network(), *sets, arguments(tmp_path / "a", "--backbone-lr", 0), tmp_path / "a", {})
+    silent = train(network(), *sets, arguments(tmp_path / "b", "--backbone-lr", 0), None, {})
     assert equal(written.state_dict(), silent.state_dict())
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -262,14 +264,14 @@ def test_without_an_output_folder_nothing_is_written_and_the_weights_are_the_sam
 )
 def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(sets, tmp_path, monkeypatch, capsys, options):
     options = ["--epochs", 3, "--batch-size", 8, *options]
-    fit(network(), *sets, arguments(tmp_path / "whole", *options), tmp_path / "whole", {})
+    train(network(), *sets, arguments(tmp_path / "whole", *options), tmp_path / "whole", {})
     with monkeypatch.context() as patch:
         stop_after(patch, 2 * 3 + 1)  # 24 pictures are 3 steps an epoch
         with pytest.raises(KeyboardInterrupt):
-            fit(network(), *sets, arguments(tmp_path / "parts", *options), tmp_path / "parts", {})
+            train(network(), *sets, arguments(tmp_path / "parts", *options), tmp_path / "parts", {})
     assert read_checkpoint(tmp_path / "parts" / "last.pt")["epoch"] == 2
     capsys.readouterr()
-    fit(network(), *sets, arguments(tmp_path / "parts", *options, "--resume"), tmp_path / "parts", {})
+    train(network(), *sets, arguments(tmp_path / "parts", *options, "--resume"), tmp_path / "parts", {})
     assert "resuming after epoch 2 of 3" in capsys.readouterr().out
     for name in ("last.pt", "best.pt"):
         assert equal(weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "parts" / name)), name
@@ -278,19 +280,18 @@ def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(sets, tmp_path
 
 def test_resuming_a_finished_run_changes_nothing(sets, tmp_path):
     args = arguments(tmp_path, "--backbone-lr", 0)
-    first = fit(network(), *sets, args, tmp_path, {})
+    first = train(network(), *sets, args, tmp_path, {})
     before = {name: (tmp_path / name).read_bytes() for name in ("last.pt", "best.pt", "metrics.csv")}
-    args.resume = True
-    again = fit(network(), *sets, args, tmp_path, {})
+    again = train(network(), *sets, replace(args, resume=True), tmp_path, {})
     assert equal(first.state_dict(), again.state_dict())
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
 def test_resuming_with_other_settings_is_refused_and_names_the_old_ones(sets, tmp_path):
-    fit(network(), *sets, arguments(tmp_path, "--backbone-lr", 0), tmp_path, {})
+    train(network(), *sets, arguments(tmp_path, "--backbone-lr", 0), tmp_path, {})
     other = arguments(tmp_path, "--backbone-lr", 0, "--epochs", 5, "--lr", 0.1, "--resume")
     with pytest.raises(ValueError, match=r"was started with --epochs 2, --lr 0\.001; .*the same settings"):
-        fit(network(), *sets, other, tmp_path, {})
+        train(network(), *sets, other, tmp_path, {})
 
 
 def test_results_are_valid_json_with_null_where_there_is_no_number(tmp_path):
@@ -305,7 +306,7 @@ def test_history_is_one_row_an_epoch(tmp_path):
 
 def test_a_checkpoint_holds_plain_values_only(sets, tmp_path):
     record: dict[str, object] = {"data": ["table.csv"], "seen": torch.zeros(1, 2, dtype=torch.int64)}
-    fit(network(), *sets, arguments(tmp_path, "--backbone-lr", 0), tmp_path, record)
+    train(network(), *sets, arguments(tmp_path, "--backbone-lr", 0), tmp_path, record)
 
     def plain(value: object, look: Callable[[object], bool]) -> bool:
         if isinstance(value, dict):

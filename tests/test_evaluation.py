@@ -23,7 +23,6 @@ from evaluation.agreement import (
     SYSTEM_SRCC,
     Resamples,
     Scores,
-    agreement,
     as_latex,
     as_markdown,
     compact,
@@ -32,6 +31,7 @@ from evaluation.agreement import (
     evaluate,
     join,
     logistic_fit,
+    measure_agreement,
     method_means,
     method_table,
     pair_agreement,
@@ -150,7 +150,7 @@ def mean_over_scenes(order: np.ndarray, mos: np.ndarray, members: Sequence[np.nd
 def test_values_and_intervals_are_those_of_scipy_on_drawn_pictures_written_out(own_order):
     pred, mos, scenes = sample()
     order = np.random.default_rng(5).integers(0, 4, len(pred)).astype(float) if own_order else pred
-    measured = agreement(pred, mos, scenes, 150, 7, order if own_order else None).set_index("metric")
+    measured = measure_agreement(pred, mos, scenes, 150, 7, order if own_order else None).set_index("metric")
     mapped, _ = logistic_fit(pred, mos)
 
     names = sorted(set(scenes))
@@ -174,7 +174,7 @@ def test_values_and_intervals_are_those_of_scipy_on_drawn_pictures_written_out(o
 
 def test_measures_agree_with_a_hand_count():
     # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: SRCC 4.5 / sqrt(4.5 * 5); 5 of 6 pairs agree and one is tied: 5 / sqrt(5 * 6)
-    measured = agreement(np.array([0.1, 0.2, 0.2, 0.3]), np.array([0.1, 0.2, 0.3, 0.4]), np.array(["a"] * 4))
+    measured = measure_agreement(np.array([0.1, 0.2, 0.2, 0.3]), np.array([0.1, 0.2, 0.3, 0.4]), np.array(["a"] * 4))
     values = dict(zip(measured["metric"], measured["value"], strict=True))
     assert values["SRCC"] == values["within-scene SRCC"] == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert values["KRCC"] == pytest.approx(5 / math.sqrt(5 * 6))
@@ -240,10 +240,10 @@ def test_intervals_hold_the_true_value_in_95_of_100_cases(scenes, times):
         pred = mos + rng.normal(0, 0.2, (count, 1)) + rng.normal(0, 0.2, (count, 6))
         return pred.ravel(), mos.ravel(), np.repeat(np.arange(count).astype(str), 6)
 
-    true = agreement(*drawn(3000), 1).set_index("metric")["value"]
+    true = measure_agreement(*drawn(3000), 1).set_index("metric")["value"]
     hits = {metric: [] for metric in METRICS}
     for seed in range(times):
-        found = agreement(*drawn(scenes), 300, seed).set_index("metric")
+        found = measure_agreement(*drawn(scenes), 300, seed).set_index("metric")
         for metric in METRICS:
             hits[metric].append(found.loc[metric, "low"] <= true[metric] <= found.loc[metric, "high"])
     for metric in ("SRCC", "KRCC", "PLCC", "RMSE", "within-scene SRCC"):
@@ -253,21 +253,21 @@ def test_intervals_hold_the_true_value_in_95_of_100_cases(scenes, times):
 
 def test_intervals_count_scenes_and_not_pictures():
     pred, mos, scenes = sample()
-    once = agreement(pred, mos, scenes, 200).set_index("metric")
-    twice = agreement(np.tile(pred, 2), np.tile(mos, 2), np.tile(scenes, 2), 200).set_index("metric")
+    once = measure_agreement(pred, mos, scenes, 200).set_index("metric")
+    twice = measure_agreement(np.tile(pred, 2), np.tile(mos, 2), np.tile(scenes, 2), 200).set_index("metric")
     for metric in ("PLCC", "RMSE"):  # which copies of all pictures leave as they are
         assert twice.loc[metric, ["value", "low", "high"]].tolist() == pytest.approx(
             once.loc[metric, ["value", "low", "high"]].tolist()
         )
-    apart = agreement(np.tile(pred, 2), np.tile(mos, 2), np.arange(2 * len(pred)).astype(str), 200).set_index("metric")
+    apart = measure_agreement(np.tile(pred, 2), np.tile(mos, 2), np.arange(2 * len(pred)).astype(str), 200).set_index("metric")
     assert apart.loc["PLCC", "high"] - apart.loc["PLCC", "low"] < 0.9 * (twice.loc["PLCC", "high"] - twice.loc["PLCC", "low"])
 
 
 def test_intervals_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
     pred, mos, scenes = sample()
-    whole = agreement(pred, mos, scenes, 60)
+    whole = measure_agreement(pred, mos, scenes, 60)
     monkeypatch.setattr(evaluation, "_BLOCK", 100)
-    pd.testing.assert_frame_equal(agreement(pred, mos, scenes, 60), whole, rtol=1e-12)
+    pd.testing.assert_frame_equal(measure_agreement(pred, mos, scenes, 60), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("constant", ["pred", "mos"])
@@ -276,7 +276,7 @@ def test_constant_predictions_or_mos_have_no_correlation_but_an_error(constant):
     same = np.full(len(pred), 0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        measured = agreement(same if constant == "pred" else pred, same if constant == "mos" else mos, scenes, 50)
+        measured = measure_agreement(same if constant == "pred" else pred, same if constant == "mos" else mos, scenes, 50)
     measured = measured.set_index("metric")
     for metric in METRICS:
         assert np.isfinite(measured.loc[metric, ["value", "low", "high"]].tolist()).all() == metric.startswith("RMSE")
@@ -291,7 +291,7 @@ def test_resamples_in_which_a_measure_is_not_defined_do_not_count_and_are_noted(
     mos = np.array([0.4, -0.3, 0.1, 0.35, 0.2, -0.2])
     for value in (0.1, 0.3, 0.7, 1 / 3):  # of which sums of squares are not exact
         pred = np.array([value] * 5 + [-0.1])
-        measured = agreement(pred, mos, np.array(list("abcdef")), 200).set_index("metric")
+        measured = measure_agreement(pred, mos, np.array(list("abcdef")), 200).set_index("metric")
         for metric in ("SRCC", "KRCC", "PLCC"):
             assert measured.loc[metric, "note"] == f"not defined in {undefined} of 200 resamples"
             assert np.isfinite(measured.loc[metric, ["low", "high"]].tolist()).all()
@@ -299,11 +299,11 @@ def test_resamples_in_which_a_measure_is_not_defined_do_not_count_and_are_noted(
 
 
 def test_one_scene_has_values_but_no_interval_and_no_picture_has_neither():
-    one = agreement(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.3, 0.2]), np.array(["a"] * 3)).set_index("metric")
+    one = measure_agreement(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.3, 0.2]), np.array(["a"] * 3)).set_index("metric")
     assert one.loc["SRCC", "value"] == pytest.approx(0.5)
     assert one[["low", "high"]].isna().all(axis=None)
     assert one.loc["SRCC", "note"] == "one scene: no interval"
-    none = agreement(np.array([]), np.array([]), np.array([], dtype=str))
+    none = measure_agreement(np.array([]), np.array([]), np.array([], dtype=str))
     assert none[["value", "low", "high"]].isna().all(axis=None)
 
 
@@ -349,7 +349,7 @@ def test_logistic_fit_that_fails_leaves_the_predictions_and_says_why(monkeypatch
     mapped, note = logistic_fit(pred, pred + 0.1)
     assert (mapped == pred).all()
     assert note == "not mapped: the logistic fit did not converge"
-    measured = agreement(pred, pred + 0.1, np.arange(50).astype(str), 20).set_index("metric")
+    measured = measure_agreement(pred, pred + 0.1, np.arange(50).astype(str), 20).set_index("metric")
     assert measured.loc["RMSE logistic", "value"] == measured.loc["RMSE", "value"] == pytest.approx(0.1)
     assert measured.loc["RMSE logistic", "note"] == note
 
@@ -766,21 +766,8 @@ def test_script_shows_constant_predictions_as_na(run: Callable, own, tmp_path):
 def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Callable, own, tmp_path):
     raw = {image: round(3 + 2 * value, 6) for image, value in MOS["PR"].items()}
     table = write_mos(tmp_path / "raw" / "raw.csv", {"PR": raw})
-    done = run(
-        "evaluate.py",
-        "--predictions",
-        own["cf"],
-        own["pr"],
-        "--mos",
-        table,
-        "--mos-range",
-        1,
-        5,
-        "--resamples",
-        5,
-        "--output",
-        tmp_path,
-    )
+    arguments = ["--predictions", own["cf"], own["pr"], "--mos", table, "--mos-range", 1, 5, "--resamples", 5]
+    done = run("evaluate.py", *arguments, "--output", tmp_path)
     assert done.code == 0
     assert "raw has no CF ratings" in done.out
     metrics = read_metrics(tmp_path).set_index(["dimension", "predictor", "metric"])
@@ -795,7 +782,7 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
     ("arguments", "message"),
     [
         (["--mos", "m.csv", "--dataset", "hecd"], "not allowed with argument"),
-        ([], "expected --predictions or --images, with --mos or --dataset; or --protocol"),
+        ([], "expected --predictions or --images, with --mos or --dataset"),
         (["--dataset", "icqa2k"], "--dataset icqa2k needs --root"),
         (["--mos", "m.csv", "--split", "test"], "--split needs --dataset icqa2k"),
         (["--mos", "m.csv", "--compare-published"], "--compare-published needs --dataset icqa2k"),
@@ -808,22 +795,15 @@ def test_script_maps_the_range_of_the_mos_and_skips_what_is_not_rated(run: Calla
         (["--dataset", "cin25", "--root", "."], "--dataset cin25 and --ratings, its file, need each other"),
         (["--mos", "m.csv", "--report", "page.pdf"], "--report needs a name that ends in .html, got page.pdf"),
         (["--mos", "m.csv", "--report-labels", "labels"], "--report-labels needs --report"),
+        (["--mos", "m.csv", "--index", "gone.csv"], "--index takes a table image, scene, method, got gone.csv"),
+        (["--mos", "m.csv", "--mistyped", "x"], "unrecognized arguments: --mistyped x"),
+        (["--score-options", "--preset published"], "--score-options is gone; pass the flags of infer_PR.py as they are"),
     ],
 )
 def test_script_refuses_arguments_that_do_not_go_together(run: Callable, arguments, message):
     done = run("evaluate.py", "--predictions", "cf.csv", *arguments)
     assert done.code == 2
     assert message in done.err
-
-
-def test_script_names_files_that_are_not_there(run: Callable, own, tmp_path):
-    done = run("evaluate.py", "--predictions", tmp_path / "no.csv", "--mos", own["mos"])
-    assert (done.code, done.err) == (
-        1,
-        f"error: there is no score file {tmp_path / 'no.csv'}; run infer_CF.py or infer_SCC.py to make it\n",
-    )
-    done = run("evaluate.py", "--predictions", own["cf"], "--mos", tmp_path / "no.csv")
-    assert (done.code, done.err) == (1, f"error: no table {tmp_path / 'no.csv'}\n")
 
 
 def test_script_reads_hecd(run: Callable, tmp_path):
@@ -1183,11 +1163,9 @@ def test_names_in_another_unicode_form_are_joined(run, tmp_path):
 
 
 def test_pictures_are_scored_first_and_a_report_is_written_on_request(run, rated, weights, tmp_path):
-    options = " ".join(
-        f"{flag} {weights[d]}" for flag, d in (("--cf-weights", "CF"), ("--scc-weights", "SCC"), ("--weights", "PR"))
-    )
+    flags = ["--cf-weights", weights["CF"], "--scc-weights", weights["SCC"], "--weights", weights["PR"], "--device", "cpu"]
     done = run(
-        *("evaluate.py", "--images", rated.parent / "pictures", "--score-options", f"{options} --device cpu"),
+        *("evaluate.py", "--images", rated.parent / "pictures", *flags),
         *("--mos", rated, "--output", tmp_path / "out", "--report", tmp_path / "page.html", "--resamples", 20),
     )
     assert done.code == 0, done.err

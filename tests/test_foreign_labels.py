@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from baselines.label_files import FORMS, load_foreign, read_triplets, recognize
 from data.splits import check_disjoint, split_by_scene
 from data.table import load_table
+from tools.label_files import FORMS, load_foreign, read_triplets, recognize
 
 LIVEC = "158.bmp 79.416667\n159.bmp 0\n160.bmp\t100\n"
 CSIQ = "1600.AWGN.1.png 0.062\n1600.AWGN.5.png 0.75\naerial_city.jpeg2000.3.png 0\n"

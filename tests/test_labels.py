@@ -17,7 +17,6 @@ from utils.labels import (
     COCO_NAMES,
     CURVE,
     SLOTS,
-    Boxes,
     LabeledObject,
     LabelError,
     ObjectLabels,
@@ -32,7 +31,6 @@ from utils.labels import (
 
 REPO = Path(__file__).resolve().parents[1]
 SPECS = REPO.parent / "shared" / "specs"
-READINGS = pytest.mark.parametrize("as_published", [False, True], ids=["ours", "published"])
 
 # Class 80 is past the classes of COCO, 5 lacks channels and levels, and all others are absent.
 PRIOR = {
@@ -64,10 +62,9 @@ def write(folder: Path, content: str | bytes, name: str = "x.txt") -> Path:
     return path
 
 
-def read(folder: Path, content: str | bytes, as_published: bool = False) -> tuple[list, list]:
-    """Rows and prior flags of a file with that content."""
-    boxes = read_yolo(write(folder, content), as_published)
-    return boxes.rows.tolist(), boxes.has_prior.tolist()
+def read(folder: Path, content: str | bytes) -> list:
+    """Rows of a file with that content."""
+    return read_yolo(write(folder, content)).tolist()
 
 
 def published_slots(text: str, prior: dict) -> torch.Tensor:
@@ -82,7 +79,6 @@ def published_slots(text: str, prior: dict) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-@READINGS
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -105,25 +101,16 @@ def published_slots(text: str, prior: dict) -> torch.Tensor:
         ("3 -0.5 1.5 1.5 0", [[3, -0.5, 1.5, 1.5, 0]]),
     ],
 )
-def test_both_readings_agree_on_what_is_clear(tmp_path, text, expected, as_published):
-    assert read(tmp_path, text, as_published) == (expected, [True] * len(expected))
+def test_rows_that_are_clear_are_read(tmp_path, text, expected):
+    assert read(tmp_path, text) == expected
 
 
-@pytest.mark.parametrize("token", ["3.0", "03", "3.", "+3", "3e0", "003.00"])
+@pytest.mark.parametrize("token", ["3.0", "03", "3.", "+3", "3e0", "003.00", "0.0", "00", "-0.0"])
 def test_a_class_keeps_its_prior_however_it_is_written(tmp_path, curves, token):
-    assert read(tmp_path, f"{token} {ROW}") == ([[3, *BOX]], [True])
-    path = write(tmp_path, f"{token} {ROW}")
-    assert object_slots(read_yolo(path), curves)[0, 5:].tolist() == curves[3].tolist()
-    published = object_slots(read_yolo(path, as_published=True), curves)
-    assert published[0].tolist() == [3, *BOX] + [0] * CURVE
-
-
-@pytest.mark.parametrize(("token", "category"), [("0.0", 0), ("00", 0), ("-0.0", 0), ("-0.3", 0), ("1.7", 1), ("80.9", 80)])
-def test_published_classes_lose_decimals_and_prior(tmp_path, curves, token, category):
-    assert read(tmp_path, f"{token} {ROW}\n1 {ROW}", as_published=True) == ([[category, *BOX], [1, *BOX]], [False, True])
-    slots = object_slots(read_yolo(tmp_path / "x.txt", as_published=True), curves)
-    assert slots[0].tolist() == [category, *BOX] + [0] * CURVE
-    assert slots[1, 5:].tolist() == curves[1].tolist() != [0] * CURVE
+    category = int(float(token))
+    assert read(tmp_path, f"{token} {ROW}") == [[category, *BOX]]
+    slots = object_slots(read_yolo(tmp_path / "x.txt"), curves)
+    assert slots[0, 5:].tolist() == curves[category].tolist() != [0] * CURVE
 
 
 @pytest.mark.parametrize(
@@ -131,6 +118,7 @@ def test_published_classes_lose_decimals_and_prior(tmp_path, curves, token, cate
     [
         (f"1.7 {ROW}", "class '1.7' is not a whole number; expected the class, x center"),
         (f"-0.3 {ROW}", "class '-0.3' is not a whole number"),
+        (f"80.9 {ROW}", "class '80.9' is not a whole number"),
         ("3 0.5 0.25 -0.125 0.75", "width -0.125 is negative; expected the class"),
         ("3 0.5 0.25 0.125 -1e-9", "height -1e-09 is negative"),
         ("3 320 120 40 180", "x center 320 is not normalized; expected 0 to 1, so divide pixels in x by the width and in y"),
@@ -145,12 +133,8 @@ def test_what_the_published_code_misread_is_refused(tmp_path, row, says):
     with pytest.raises(LabelError) as error:
         read_yolo(path)
     assert str(error.value).startswith(f"{path}, line 3: {says}")
-    _, *box = row.split()
-    boxes = read_yolo(path, as_published=True)
-    assert boxes.rows[1, 1:].tolist() == [float(value) for value in box]
 
 
-@READINGS
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -174,15 +158,16 @@ def test_what_the_published_code_misread_is_refused(tmp_path, row, says):
         (f"3 {ROW} 87", "confidence '87' is outside 0 to 1"),
         (f"3 {ROW} -0.1", "confidence '-0.1' is outside 0 to 1"),
         ("3 320 120 40 180 0.9", "x center 320 is not normalized"),
+        ("3 320 120 40 180", "x center 320 is not normalized"),
         ("3 0.5 0.25 -0.125 0.75 0.9", "width -0.125 is negative"),
         ("3 0.1 0.2 0.3 0.4 50 0.6", "polygon corner 50 is not normalized"),
         ("3 0.1 0.2 nan 0.4 0.5 0.6", "'nan' is not a finite number"),
     ],
 )
-def test_both_readings_refuse_what_has_no_meaning(tmp_path, row, says, as_published):
+def test_what_has_no_meaning_is_refused(tmp_path, row, says):
     path = write(tmp_path, f"0 {ROW}\r\n{row}\r\n3 {ROW}\r\n")
     with pytest.raises(LabelError) as error:
-        read_yolo(path, as_published)
+        read_yolo(path)
     assert str(error.value).startswith(f"{path}, line 2: {says}")
     assert str(error.value).isprintable()
 
@@ -192,28 +177,27 @@ def test_a_bad_row_beyond_the_slots_is_refused_too(tmp_path):
         read_yolo(write(tmp_path, f"0 {ROW}\n" * 24 + "0 0.5\n"))
 
 
-@READINGS
-def test_files_that_are_not_text_are_refused(tmp_path, monkeypatch, as_published):
+def test_files_that_are_not_text_are_refused(tmp_path, monkeypatch):
     for content, says in {
         f"3 {ROW}\n".encode() + b"\xff": "is not UTF-8 text (invalid start byte, byte 22); save it as UTF-8",
         f"3 {ROW}\n".encode("utf-16"): "is not UTF-8 text (",
     }.items():
         path = write(tmp_path, content)
         with pytest.raises(LabelError) as error:
-            read_yolo(path, as_published)
+            read_yolo(path)
         assert str(error.value).startswith(f"{path}: {says}")
 
     with pytest.raises(LabelError, match="is a folder; expected a label file, or nothing for a picture without objects"):
-        read_yolo(tmp_path, as_published)
+        read_yolo(tmp_path)
     with pytest.raises(LabelError, match="no such file; check the path"):
-        read_yolo(tmp_path / "absent.txt", as_published)
+        read_yolo(tmp_path / "absent.txt")
 
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(labels, "open", refuse, raising=False)  # chmod would not stop an administrator
     with pytest.raises(LabelError, match=r"x\.txt: cannot be opened \(Permission denied\); check its permissions"):
-        read_yolo(path, as_published)
+        read_yolo(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -319,26 +303,19 @@ def test_what_is_missing_is_named_with_the_option_to_pass(tmp_path, curves):
 
 
 def test_a_prior_of_another_shape_is_refused():
-    boxes = Boxes(np.array([[80.0, *BOX]]), np.array([True]))
+    boxes = np.array([[80.0, *BOX]])
     with pytest.raises(ValueError, match=r"shape \(81, 768\), got \(80, 768\); use read_color_curves"):
         object_slots(boxes, np.zeros((80, 768), np.float32))
 
 
-@READINGS
-def test_slots_are_the_float32_numbers_of_the_published_code(tmp_path, curves, as_published):
+def test_slots_are_the_float32_numbers_of_the_published_code(tmp_path, curves):
     random = np.random.default_rng(0)
     lines = [f"{c} " + " ".join(f"{v:.17g}" for v in random.random(4)) for c in (0, 1, 2, 3, 5, 79, 80)]
     expected = published_slots("\n".join(lines), PRIOR)
-    slots = object_slots(read_yolo(write(tmp_path, "\n".join(lines)), as_published), curves)
+    slots = object_slots(read_yolo(write(tmp_path, "\n".join(lines))), curves)
     assert slots.dtype == np.float32
     assert slots.shape == (SLOTS, 773) == (20, 773)
     assert torch.equal(torch.from_numpy(slots), expected)
-
-
-def test_the_published_reading_is_that_of_the_published_code(tmp_path, curves):
-    text = f"0.0 {ROW}\n00 {ROW}\n1.7 {ROW}\n3 320 120 40 180\n1 0.5 0.5 -0.1 -0.2\n03 {ROW}\n0 {ROW}\n80 {ROW}\n"
-    slots = object_slots(read_yolo(write(tmp_path, text), as_published=True), curves)
-    assert torch.equal(torch.from_numpy(slots), published_slots(text, PRIOR))
 
 
 @pytest.mark.parametrize(("count", "used"), [(0, 0), (1, 1), (19, 19), (20, 20), (21, 20), (40, 20)])
@@ -347,7 +324,7 @@ def test_the_first_20_objects_fill_the_slots(tmp_path, curves, count, used):
     write(tmp_path, text)
     boxes = read_yolo(tmp_path / "x.txt")
     assert len(boxes) == count
-    assert boxes.rows.shape == (count, 5)
+    assert boxes.shape == (count, 5)
     slots, found = ObjectLabels(tmp_path, curves).slots("x.jpg")
     assert found == used
     assert torch.equal(torch.from_numpy(slots), published_slots(text, PRIOR))
@@ -373,7 +350,7 @@ def test_labels_are_found_beside_the_name_or_under_the_stem(tmp_path, curves):
 
 def test_no_label_file_means_no_objects(tmp_path, curves):
     write(tmp_path, "", "empty.txt")
-    for found in (ObjectLabels(tmp_path, curves), ObjectLabels(None, curves), ObjectLabels(None, curves, as_published=True)):
+    for found in (ObjectLabels(tmp_path, curves), ObjectLabels(None, curves)):
         for name in ("absent.jpg", "empty.jpg", "a/empty.jpg"):
             slots, used = found.slots(name)
             assert used == 0
@@ -392,7 +369,6 @@ def test_labels_that_are_there_but_unreadable_are_no_missing_labels(tmp_path, cu
         with pytest.raises(LabelError, match=says) as error:
             found.slots(f"{name}.jpg")
         assert str(tmp_path / f"{name}.txt") in str(error.value)
-    assert ObjectLabels(tmp_path, curves, as_published=True).slots("bad.jpg")[1] == 1
 
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -412,12 +388,11 @@ def test_a_full_prior_is_read_in_a_fraction_of_a_second(tmp_path):
 
 
 @pytest.mark.skipif(not (SPECS / "golden_inputs").is_dir(), reason="no recorded values of the published code here")
-@READINGS
-def test_recorded_slots_of_the_published_code_are_matched(as_published):
+def test_recorded_slots_of_the_published_code_are_matched():
     recorded = json.loads((SPECS / "golden.json").read_text())["SCC"]
     inputs = SPECS / "golden_inputs"
-    found = ObjectLabels(inputs / "labels", read_color_curves(inputs / "color_.json"), as_published)
-    without = ObjectLabels(None, found.curves, as_published)
+    found = ObjectLabels(inputs / "labels", read_color_curves(inputs / "color_.json"))
+    without = ObjectLabels(None, found.curves)
     cases = {f"synth{number}": found.slots(f"synth{number}.png") for number in range(4)}
     cases["synth1_without_label_file"] = without.slots("synth1.png")
     assert [used for _, used in cases.values()] == [0, 1, 3, 20, 0]
@@ -442,7 +417,7 @@ def test_objects_keep_the_shapes_and_confidences_that_the_published_network_does
     assert square.polygon.shape == (4, 2)
     # the same classes and boxes as the other reader
     rows = [[thing.category, *thing.box] for thing in (box, sure, triangle, square)]
-    assert rows == read_yolo(path).rows.tolist()
+    assert rows == read_yolo(path).tolist()
 
 
 def test_an_empty_file_and_an_absent_one_hold_no_objects(tmp_path):

@@ -1,4 +1,4 @@
-"""docs/power.py: its simulation meets closed forms, and its estimates what made-up data were made with."""
+"""benchmarks/power.py: its simulation meets closed forms, and its estimates what made-up data were made with."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from docs import power
+from benchmarks import power
 
 
 def test_simulated_power_is_that_of_the_paired_t_test() -> None:
@@ -135,7 +135,7 @@ def test_worst_pictures_are_those_of_the_largest_rank_difference() -> None:
 
 def test_percentiles_are_read_or_their_command_is_named(tmp_path: Path) -> None:
     path = tmp_path / "percentiles.json"
-    assert "docs/make_percentiles.py" in power.percentile_text(path)
+    assert "benchmarks/make_percentiles.py" in power.percentile_text(path)
     levels = list(range(5, 100, 5))
     path.write_text(
         json.dumps({"levels": levels, "count": 7, "photos": "seven"} | {d: [x / 100 for x in levels] for d in power.DIMENSIONS})
@@ -149,7 +149,7 @@ def test_text_between_the_markers_is_replaced() -> None:
     assert new == f"above\n{power.BEGIN}\n\nnew \\1\n\n{power.END}\nbelow\n"
     assert power.replace_between(new, "new \\1") == new
     for broken in (page.replace(power.END, ""), page + power.BEGIN, f"{power.END}\n{power.BEGIN}"):
-        with pytest.raises(ValueError, match="expected one line <!-- docs/power"):
+        with pytest.raises(ValueError, match="expected one line <!-- benchmarks/power"):
             power.replace_between(broken, "new")
 
 

@@ -12,9 +12,11 @@ import pytest
 from conftest import make_picture
 from PIL import Image
 from scipy import stats
+from test_arguments import parsers_of
 
+import cross_validate
 from evaluation import protocols
-from evaluation.protocols import TrialError, measure, plan, run_trial, summarize, with_method_mean
+from evaluation.protocols import TrialError, measure_trials, plan, run_trial, summarize_trials, with_method_mean
 
 METHODS = ("BIG", "CIC", "DDC")
 OPTIONS = ["--backbone", "test_efficientnet", "--random-init", "--size", "64", "--epochs", "1", "--workers", "0"]
@@ -138,11 +140,11 @@ def test_the_method_mean_is_that_of_the_training_pictures():
     )
     found = with_method_mean(test, train)
     assert found["method_mean"].tolist() == pytest.approx([0.2, -0.5, 0.2, -0.5, np.nan, np.nan], nan_ok=True)
-    measured = measure({"t": found}).set_index(["predictor", "metric"])
+    measured = measure_trials({"t": found}).set_index(["predictor", "metric"])
     expected = stats.pearsonr([0.2, -0.5, 0.2, -0.5], [0.5, -0.2, 0.3, 0.1]).statistic
     assert measured.loc[("method mean", "PLCC"), "value"] == pytest.approx(expected)
     assert (measured.loc[("method mean", "PLCC"), "n"], measured.loc[("network", "PLCC"), "n"]) == (4, 6)
-    left_out = measure({"t": with_method_mean(test[test["method"] == "new"], train)})
+    left_out = measure_trials({"t": with_method_mean(test[test["method"] == "new"], train)})
     assert set(left_out["predictor"]) == {"network"}  # nothing is known of a colorizer that is left out
 
 
@@ -185,7 +187,7 @@ def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(d
         calls.append(script)
 
     calls: list[str] = []
-    monkeypatch.setattr(protocols, "call", call)
+    monkeypatch.setattr(protocols, "run_logged", call)
     args = settings(data, "official", tmp_path)
     (t,) = plan(args)
     rows = run_trial(args, t)
@@ -208,7 +210,7 @@ def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(d
 
 def test_a_script_that_fails_is_told_with_the_end_of_what_it_said(tmp_path):
     with pytest.raises(TrialError, match=r"train_CF.py ended with status 2(.|\n)*required: --data") as error:
-        protocols.call(tmp_path, "train_CF.py")
+        protocols.run_logged(tmp_path, "train_CF.py")
     assert "log.txt" in str(error.value)
 
 
@@ -221,27 +223,49 @@ def test_trials_are_measured_as_scipy_does_and_summed_up_by_the_median():
         trials[f"t{number}"] = pd.DataFrame(
             {"scene": ["a", "b"] * 10, "dimension": "PR", "mos": mos, "prediction": pred, "image": "", "method": ""}
         )
-    measured = measure(trials)
+    measured = measure_trials(trials)
     of_srcc = measured[measured["metric"] == "SRCC"]["value"].tolist()
     expected = [stats.spearmanr(t["prediction"], t["mos"]).statistic for t in trials.values()]
     assert of_srcc == pytest.approx(expected)
-    row = summarize(measured).set_index(["dimension", "predictor", "metric"]).loc[("PR", "network", "SRCC")]
+    row = summarize_trials(measured).set_index(["dimension", "predictor", "metric"]).loc[("PR", "network", "SRCC")]
     assert row["median"] == pytest.approx(sorted(expected)[1])
     assert row["std"] == pytest.approx(np.std(expected, ddof=1))
     assert row["trials"] == 3
 
 
 def test_a_protocol_needs_a_data_set_and_a_folder(run):
-    result = run("evaluate.py", "--protocol", "scene")
+    result = run("cross_validate.py", "--protocol", "scene")
     assert result.code == 2
-    assert "--protocol needs --root and --output" in result.err
-    result = run("evaluate.py", "--protocol", "cross", "--root", "x", "--output", "y")
+    assert "the following arguments are required: --root, --output" in result.err
+    result = run("cross_validate.py", "--protocol", "cross", "--root", "x", "--output", "y")
     assert "--protocol cross and --train-root need each other" in result.err
-    ready = ("evaluate.py", "--protocol", "scene", "--root", "x", "--output", "y")
+    ready = ("cross_validate.py", "--protocol", "scene", "--root", "x", "--output", "y")
     for more, message in (
-        (["--images", "z"], "makes its own predictions"),
-        (["--mos", "m.csv"], "takes the MOS of --root"),
         (["--repeats", "0"], "--repeats: expected a whole number from 1 to 10000, got 0"),
-        (["--report", "p.html"], "--report is for --predictions and --images"),
+        (["--output", __file__], "--output must be a folder"),
+        (["--root", "gone"], "no file or folder gone"),
     ):
         assert message in run(*ready, *more).err
+
+
+@pytest.mark.parametrize("flag", ["--protocol", "--repeats", "--train-root", "--train-options", "--scc-options", "--folds"])
+def test_an_old_command_line_of_evaluate_says_what_replaced_it(run, flag):
+    result = run("evaluate.py", flag, "x", "--root", "data/HECD", "--output", "y")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert f"{flag} is gone; cross_validate.py trains and tests" in result.err
+
+
+def test_flags_go_to_the_training_scripts_that_have_them():
+    flags = ["--no-augment", "--labels", "a", "b", "--epochs", "5", "--prior=none", "--device", "cpu"]
+    shared, scc = cross_validate.split_flags(flags)
+    assert shared == ["--no-augment", "--epochs", "5", "--device", "cpu"]
+    assert scc == ["--labels", "a", "b", "--prior=none"]
+
+
+def test_flags_of_train_scc_alone_are_those_that_cf_and_pr_lack(monkeypatch):
+    options = {}
+    for script in ("train_CF.py", "train_SCC.py", "train_PR.py"):
+        (parser, *_) = parsers_of(script, monkeypatch)
+        options[script] = {text for action in parser._actions for text in action.option_strings}
+    alone = options["train_SCC.py"] - options["train_CF.py"] - options["train_PR.py"]
+    assert alone == set(cross_validate._SCC_ALONE)

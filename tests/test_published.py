@@ -157,13 +157,6 @@ def test_cf_stages_are_the_published_ones(cf_alone):
     assert_stages(cf_alone[1], FIGURES["statistics"]["CF"]["bicubic"])
 
 
-def test_a_cf_score_does_not_depend_on_company(cf, cf_alone):
-    batch = stack([cf.prepare(picture(number)) for number in (0, 3)])
-    with torch.inference_mode():
-        together = scores_of(cf, batch)
-    assert together.tolist() == pytest.approx([cf_alone[0][0], cf_alone[0][3]], abs=SCORE)
-
-
 def test_cf_as_in_training_gives_the_published_scores_stages_and_gradients():
     net = from_published(state_of("CF"), resize="bilinear")
     assert net.resize == "bilinear"
@@ -222,16 +215,6 @@ def test_scc_stages_are_the_published_ones(scc):
     for number, stages in enumerate(found):
         assert stages["logits"][:4].tolist() == pytest.approx(known["logits"][number], abs=STAGE)
         assert stages["attention"].tolist() == pytest.approx(known["attention"][number], abs=STAGE)
-
-
-@pytest.mark.parametrize("graph", ["infer", "train"])
-def test_an_scc_score_does_not_depend_on_company(graph):
-    net = from_published(state_of("SCC"), attention=graph)
-    batch = scc_batch(net)
-    with torch.inference_mode():
-        together = scores_of(net, batch).tolist()
-    alone = [net.score_prepared({name: values[number] for name, values in batch.items()}) for number in range(PICTURES)]
-    assert together == pytest.approx(alone, abs=SCORE)
 
 
 def test_scc_in_training_has_the_published_gradients():

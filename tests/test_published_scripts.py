@@ -14,7 +14,7 @@ import torch
 from golden import FIGURES, NAMES, digest, golden_state, labels, write_inputs
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
-from readers import meta_of, rows_of
+from readers import assert_one_line, meta_of, rows_of
 from scipy import stats
 
 from inference import scorer
@@ -24,7 +24,7 @@ from tools.make_icqa2k_standin import make
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256
 from utils.labels import ObjectLabels, read_color_curves
-from utils.scores import ScoreWriter
+from utils.scores import ScoreWriter, read_scores
 
 SCORE = 2e-6  # tolerance, as in test_published; score files round to 5e-7
 DIMENSIONS = ("CF", "SCC", "PR")
@@ -48,15 +48,6 @@ def infer(run: Runner, dimension: str, images: Path, output: Path, *options: obj
     result = run(f"infer_{dimension}.py", images, "-o", output, *options)
     assert result.code == 0, result.err
     return output
-
-
-def assert_one_line(result: object, *words: str) -> None:
-    """The script failed at the door: one line to read and no traceback."""
-    assert result.code == 1
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for word in words:
-        assert word in result.err
 
 
 def listed(folder: Path, images: list[Path], name: str = "list.txt") -> Path:
@@ -168,7 +159,7 @@ def test_the_scripts_give_the_published_scores_and_say_how(scored, home, dimensi
     assert meta["weights"][dimension] == sha256(home / f"{dimension}.pth")
     assert meta["preprocessing"]["size"] == {"CF": 384, "SCC": 224, "PR": 224}[dimension]
     assert {"CF": "bicubic", "SCC": "bilinear", "PR": "bilinear"}[dimension] in meta["preprocessing"]["resize"]
-    assert not {"precision", "reading"} & meta["preprocessing"].keys()
+    assert "precision" not in meta["preprocessing"]
     if dimension == "SCC":
         assert meta["preprocessing"]["attention"] == "infer"
         assert meta["preprocessing"]["labels"] == str(home / "labels")
@@ -361,11 +352,7 @@ def expected_scores(trio: list[object], arrays: dict[str, np.ndarray]) -> dict[s
     return expected
 
 
-def test_pictures_are_read_upright_and_in_full_depth_unless_the_published_reading_is_asked_for(run, home, odd, trio, tmp_path):
-    as_published = {}
-    for path in sorted(odd.iterdir()):
-        with Image.open(path) as image:
-            as_published[path.name] = np.array(image.convert("RGB"))
+def test_images_are_read_upright_and_in_full_depth(run, home, odd, trio, tmp_path):
     with Image.open(odd / "side.jpg") as image:
         upright = np.rot90(np.array(image), -1).copy()
     with Image.open(odd / "gray16.png") as image:
@@ -377,19 +364,11 @@ def test_pictures_are_read_upright_and_in_full_depth_unless_the_published_readin
     right = {"side.jpg": upright, "gray16.png": gray, "see_through.png": np.array(over.convert("RGB"))}
 
     options = [*trio, "--labels", "none", "--color-prior", home / "color_.json"]
-    for kind, arrays, more in (("right", right, []), ("published", as_published, ["--published-quirks"])):
-        rows = rows_of(infer(run, "PR", odd, tmp_path / f"{kind}_PR.csv", *options, *more))
-        expected = expected_scores(trio, arrays)
-        assert {name: {d: row[d] for d in DIMENSIONS} for name, row in rows.items()} == expected
-        settings = meta_of(tmp_path / f"{kind}_PR.csv")["preprocessing"]
-        assert settings.get("reading") == {"right": None, "published": "as published"}[kind]
-    changed = {d: column(tmp_path / f"right_{d}.csv", d) for d in DIMENSIONS}
-    for dimension, values in changed.items():
-        published = column(tmp_path / f"published_{dimension}.csv", dimension)
-        assert all(abs(a - b) > 1e-4 for a, b in zip(values, published, strict=True))
+    rows = rows_of(infer(run, "PR", odd, tmp_path / "right_PR.csv", *options))
+    assert {name: {d: row[d] for d in DIMENSIONS} for name, row in rows.items()} == expected_scores(trio, right)
 
 
-def test_label_rows_that_the_published_code_misread_are_refused_or_read_rightly_unless_asked_for(run, home, odd, tmp_path):
+def test_label_rows_that_the_published_code_misread_are_refused_or_read_rightly(run, home, odd, tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "side.txt").write_text("0.0 0.5 0.5 0.25 0.25\n")  # class 0, whose prior the published code loses
     (tmp_path / "labels" / "gray16.txt").write_text("0 24 32 12 16\n")  # in pixels
@@ -402,18 +381,19 @@ def test_label_rows_that_the_published_code_misread_are_refused_or_read_rightly_
     assert run("infer_SCC.py", odd, "-o", tmp_path / "plain.csv", *own).code == 1
     assert rows_of(tmp_path / "plain.csv")["side.jpg"] == rows["side.jpg"]
 
-    (tmp_path / "labels" / "side.txt").write_text("0.0 0.5 0.5 0.25 0.25\n")
-    rows = rows_of(infer(run, "SCC", odd, tmp_path / "published.csv", *own, "--published-quirks"))
-    model = load_model(home / "SCC.pth")
-    for name, box in (("side.jpg", (0.5, 0.5, 0.25, 0.25)), ("gray16.png", (24, 32, 12, 16))):
-        slots = np.zeros((20, 773), np.float32)
-        slots[0, 1:5] = box
-        if name == "gray16.png":
-            slots[0, 5:] = read_color_curves(home / "color_.json")[0]
-        with Image.open(odd / name) as image:
-            known = model.score(np.array(image.convert("RGB")), slots)
-        assert float(rows[name]["SCC"]) == pytest.approx(known, abs=1e-6)
-    assert rows["side.jpg"]["SCC"] != rows_of(tmp_path / "plain.csv")["side.jpg"]["SCC"]
+
+def test_a_score_file_of_the_published_reading_is_still_read_and_not_continued(run, home, objects, scored, tmp_path):
+    for name in ("scc.csv", "scc.csv.json"):
+        shutil.copy(scored / name, tmp_path)
+    meta = meta_of(tmp_path / "scc.csv")
+    meta["preprocessing"]["reading"] = "as published"
+    (tmp_path / "scc.csv.json").write_text(json.dumps(meta))
+    assert read_scores(tmp_path / "scc.csv", "SCC")["SCC"].tolist() == column(scored / "scc.csv", "SCC")
+    command = ["infer_SCC.py", home / "images", "-o", tmp_path / "scc.csv", "--weights", home / "SCC.pth", *objects]
+    assert_one_line(run(*command), "preprocessing.reading was as published, is now None", "pass --overwrite")
+    result = run(*command, "--published-quirks")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert "--published-quirks is gone; files are read as docs/reproduce.md says" in result.err
 
 
 REASONS = {
@@ -614,7 +594,6 @@ def test_a_changed_label_file_has_its_picture_scored_again_and_no_other(run, hom
         (["--attention", "train"], "preprocessing.attention was infer, is now train"),
         (["--precision", "bfloat16"], "preprocessing.precision was None, is now bfloat16"),
         (["--labels", "none"], "preprocessing.labels was"),
-        (["--published-quirks"], "preprocessing.reading was None, is now as published"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -3,7 +3,6 @@
 Networks are small ones of the same make, and random; the data are a few made-up pictures in the layout of ICQA-2K.
 """
 
-import argparse
 import csv
 import itertools
 import json
@@ -22,6 +21,7 @@ import torchvision
 from conftest import stop_after
 from golden import labels, prior
 from PIL import Image
+from readers import assert_same_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
@@ -30,8 +30,11 @@ from data.splits import read_split
 from models import base, load_model
 from models.base import stack
 from models.published import PublishedCF, PublishedNet, PublishedPR, PublishedSCC, load_start_weights
-from training import engine, runs
-from training.pictures import PublishedPictures
+from training import runs
+from training.batches import Batches, EpochSampler
+from training.images import PublishedPictures
+from training.options import TrainOptions
+from utils import metrics
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id
 from utils.images import ImageReadError
@@ -125,12 +128,6 @@ def history_of(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = (read_checkpoint(path)["model"] for path in (a, b))
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 def seen_by(path: Path) -> set[int]:
     return set(read_checkpoint(path)["seen"][:, 1].tolist())
 
@@ -165,19 +162,19 @@ def train(run, cache) -> Callable[..., object]:
 
 
 @pytest.fixture
-def arguments_of(run, monkeypatch) -> Callable[..., argparse.Namespace]:
+def arguments_of(run, monkeypatch) -> Callable[..., TrainOptions]:
     """The arguments that a training script works with."""
 
-    def arguments_of(dimension: str, *options: object) -> argparse.Namespace:
+    def arguments_of(dimension: str, *options: object) -> TrainOptions:
         caught = []
 
-        def settle(args: argparse.Namespace) -> None:
-            caught.append(args)
+        def catch(options: TrainOptions) -> None:
+            caught.append(options)
             raise SystemExit(0)
 
         more = ["--cf", "cf.csv", "--scc", "scc.csv"] if dimension == "PR" else []
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "settle_seed", settle)
+            patch.setattr(runs, "draw_seed_if_none", catch)
             result = run(f"train_{dimension}.py", "--data", "ICQA_2K", "--output", "run", *more, *options)
         assert result.code == 0, result.err
         return caught[0]
@@ -236,7 +233,7 @@ COMPACT = {
 }
 
 
-def found(args: argparse.Namespace, known: dict[str, object]) -> dict[str, object]:
+def found(args: TrainOptions, known: dict[str, object]) -> dict[str, object]:
     return {name: getattr(args, name) for name in known}
 
 
@@ -260,12 +257,10 @@ def test_the_strict_recipe_turns_off_all_that_the_published_training_lacks(argum
 @pytest.mark.parametrize("strict", [[], ["--strict-recipe"]])
 def test_what_is_said_on_the_command_line_wins(arguments_of, dimension, strict):
     said = {
-        "optimizer": "adamw" if dimension != "CF" else "adam",
         "lr": 0.5,
         "backbone_lr": 0.25,
         "batch_size": 7,
         "epochs": 3,
-        "schedule": "cosine",
         "stop_loss": 0.5,
         "clip": 0.125,
         "seed": 4,
@@ -288,7 +283,7 @@ def test_what_is_said_on_the_command_line_wins(arguments_of, dimension, strict):
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_the_compact_preset_has_its_own_settings(arguments_of, dimension):
-    own = {"CF": {"folds": None}, "SCC": {"folds": None}, "PR": {"out_of_fold": False}}[dimension]
+    own = {"CF": {"folds": 0}, "SCC": {"folds": 0}, "PR": {"out_of_fold": False}}[dimension]
     for options in ([], ["--preset", "compact"]):
         assert found(arguments_of(dimension, *options), COMPACT | own) == COMPACT | own
 
@@ -305,6 +300,8 @@ def test_the_compact_preset_has_its_own_settings(arguments_of, dimension):
         ("SCC", ["--preset", "published", "--backbone-lr", "0"], "--backbone-lr must be above 0"),
         ("CF", ["--preset", "original"], "invalid choice"),
         ("CF", ["--seed", "some"], "--seed"),
+        ("PR", ["--cache-gb", "4"], "--cache-gb is gone; up to 8 GB of prepared images are kept in memory"),
+        ("CF", ["--optimizer", "adam"], "--optimizer is gone; change the recipe at the top of the script"),
         pytest.param("SCC", ["--preset", "published", "--augment"], "--augment"),
         pytest.param("SCC", ["--color-prior", "x"], "--color-prior"),
         pytest.param("SCC", ["--attention", "train"], "--attention"),
@@ -407,7 +404,7 @@ def test_training_stops_once_the_loss_is_low_enough_and_keeps_the_last_epoch(tra
 @pytest.mark.parametrize(("options", "kept"), [([], 2), (["--no-best-epoch"], 3), (["--val", 0], 3)])
 def test_the_epoch_of_the_best_validation_is_kept_or_the_last(train, data, tmp_path, monkeypatch, options, kept):
     quality = itertools.chain([0.1, 0.9, 0.5], itertools.repeat(0.0))  # then the test part
-    monkeypatch.setattr(engine, "correlations", lambda pred, mos: {"SRCC": next(quality), "PLCC": 0.0})
+    monkeypatch.setattr(metrics, "correlations", lambda pred, mos: {"SRCC": next(quality), "PLCC": 0.0})
     train("CF", data, tmp_path / "run", "--epochs", 3, "--folds", 0, *options)
     content = read_checkpoint(tmp_path / "run" / "best.pt")
     assert (content["epoch"], read_checkpoint(tmp_path / "run" / "last.pt")["epoch"]) == (kept, 3)
@@ -450,8 +447,8 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(train, data, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             train(dimension, data, tmp_path / "parts", *options)
     assert read_checkpoint(tmp_path / "parts" / "last.pt")["epoch"] == 1
-    with pytest.raises(ValueError, match="was started with --schedule constant; a run goes on only with the same settings"):
-        train(dimension, data, tmp_path / "parts", *options, "--resume", "--schedule", "cosine")
+    with pytest.raises(ValueError, match=r"was started with --clip 1\.0; a run goes on only with the same settings"):
+        train(dimension, data, tmp_path / "parts", *options, "--resume", "--clip", 0.5)
     result = train(dimension, data, tmp_path / "parts", *options, "--resume")
     assert "resuming after epoch 1 of 3" in result.out
     for name in ("best.pt", "last.pt"):
@@ -501,7 +498,7 @@ def test_folds_of_an_earlier_run_are_not_taken_up(train, data, tmp_path, monkeyp
     ],
 )
 def test_a_lone_last_picture_joins_the_batch_before(count, size, drop_last, sizes):
-    batches = engine.Batches(engine.EpochSampler(count, 0), size, drop_last)
+    batches = Batches(EpochSampler(count, 0), size, drop_last)
     made = list(batches)
     assert [len(batch) for batch in made] == sizes
     assert len(batches) == len(sizes)

@@ -24,10 +24,11 @@ from evaluation.agreement import logistic_fit
 from inference.maps import Finding, Findings, find, heat_colors
 from models import load_model
 from report import page as report
-from report.page import Origin, report_evaluation, report_scores, write_report, wrong_objects
+from report import statistics, thumbnails
+from report.page import About, Origin, report_evaluation, report_scores, write_report
 from utils.images import read_rgb
 from utils.labels import COCO_NAMES
-from utils.scenes import read_index
+from utils.scenes import method_and_scene, read_index
 from utils.scores import Provenance, ScoreWriter
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -89,7 +90,7 @@ def scc(weights: dict[str, Path]) -> torch.nn.Module:
 
 def test_a_difference_is_real_when_its_interval_excludes_zero(pictures: Path) -> None:
     frame, _ = report.grouped(table(pictures), None)
-    board = {entry["method"]: entry["PR"] for entry in report.leaderboard(frame, ["PR"])}
+    board = {entry["method"]: entry["PR"] for entry in statistics.leaderboard(frame, ["PR"])}
     against = board["GOOD"]["against"]
     assert against["POOR"]["verdict"] == 1
     assert against["POOR"]["mean"] == pytest.approx(0.6, abs=0.05)
@@ -107,12 +108,12 @@ def test_a_verdict_counts_the_bias_of_the_score_beside_the_sampling_of_scenes(di
     frame = frame.assign(scene=names * 2, PR=np.concatenate([difference + noise, np.zeros(scenes)]))
 
     def against(sd: float | None) -> dict[str, float]:
-        board = report.leaderboard(frame, ["PR"], None if sd is None else {"PR": {"sd": sd}})
+        board = statistics.leaderboard(frame, ["PR"], None if sd is None else {"PR": {"sd": sd}})
         return next(entry for entry in board if entry["method"] == "A")["PR"]["against"]["B"]
 
     shipped, alone = against(None), against(0.0)
     assert (shipped["verdict"], alone["verdict"]) == (verdict, int(np.sign(difference)))
-    bias = 1.96 * report.read_biases()["PR"]["sd"]
+    bias = 1.96 * statistics.read_biases()["PR"]["sd"]
     for end in ("low", "high"):
         half = math.hypot(alone[end] - difference, bias)
         assert abs(shipped[end] - difference) == pytest.approx(half, rel=1e-3)
@@ -122,13 +123,13 @@ def test_three_scenes_have_no_interval_and_no_verdict() -> None:
     frame = pd.DataFrame(
         {"image": list("abcdef"), "method": list("XXXYYY"), "scene": list("123123"), "PR": [1, 1, 1, 0, 0, 0.1]}
     )
-    board = report.leaderboard(frame, ["PR"])
+    board = statistics.leaderboard(frame, ["PR"])
     assert math.isnan(board[0]["PR"]["low"])
     assert board[0]["PR"]["against"]["Y"]["verdict"] is None
 
 
 def test_the_shipped_bias_is_that_of_a_pair_of_methods_in_each_dimension() -> None:
-    biases = report.read_biases()
+    biases = statistics.read_biases()
     assert set(biases) == {"PR", "CF", "SCC"}
     for bias in biases.values():
         assert 0 <= bias["low"] <= bias["sd"] <= bias["high"] < 0.5
@@ -136,9 +137,9 @@ def test_the_shipped_bias_is_that_of_a_pair_of_methods_in_each_dimension() -> No
 
 
 def test_the_page_says_what_its_verdicts_count_and_never_says_really(pictures: Path, tmp_path: Path) -> None:
-    source = write_report(tmp_path / "r.html", table(pictures), root=pictures, maps=0).read_text(encoding="utf-8")
+    source = write_report(tmp_path / "r.html", table(pictures), pictures, About(maps=0)).read_text(encoding="utf-8")
     assert "really" not in source
-    assert f"{report.read_biases()['PR']['sd']:.3f} in PR" in source
+    assert f"{statistics.read_biases()['PR']['sd']:.3f} in PR" in source
     assert "No methods are known here" not in source
 
 
@@ -156,7 +157,7 @@ def test_methods_come_from_an_index_given_or_beside_the_pictures(pictures: Path,
     shutil.copytree(pictures, folder)
     index = (folder if beside else tmp_path) / "index.csv"
     index.write_text("\ufeff" + index_of(folder).replace(",", ";"), encoding="utf-8")
-    page = Page(write_report(tmp_path / "r.html", table(pictures), root=folder, maps=0, index=None if beside else index))
+    page = Page(write_report(tmp_path / "r.html", table(pictures), folder, About(maps=0, index=None if beside else index)))
     assert {card["data-method"] for card in page.cards()} == {"good", "poor", "same"}
     assert "Methods and scenes are those of index.csv" in page.source
 
@@ -168,7 +169,7 @@ def test_a_report_without_methods_says_at_its_top_how_to_name_them(pictures: Pat
     for name in frame["image"]:
         shutil.copy(pictures / "GOOD_0.png", folder / name)
     (folder / "index.csv").write_text("picture,method\n", encoding="utf-8")
-    source = write_report(tmp_path / "r.html", frame, root=folder, maps=0).read_text(encoding="utf-8")
+    source = write_report(tmp_path / "r.html", frame, folder, About(maps=0)).read_text(encoding="utf-8")
     assert source.index("No methods are known here") < source.index('id="methods"')
     assert "index.csv is not used: index.csv: it has no column image" in source
 
@@ -208,7 +209,7 @@ def test_the_leaderboard_goes_from_best_to_worst_with_means_counted_by_hand() ->
             "PR": [0.1, 0.3, 0.5, 0.9],
         }
     )
-    board = report.leaderboard(frame, ["PR"])
+    board = statistics.leaderboard(frame, ["PR"])
     assert [(e["method"], e["pictures"], e["scenes"]) for e in board] == [("Y", 2, 2), ("X", 2, 1)]
     assert [e["PR"]["mean"] for e in board] == pytest.approx([0.7, 0.2])
     assert math.isnan(board[0]["PR"]["low"])
@@ -217,9 +218,11 @@ def test_the_leaderboard_goes_from_best_to_worst_with_means_counted_by_hand() ->
 
 def test_the_interval_of_a_mean_is_that_of_a_bootstrap_over_scenes() -> None:
     values = np.random.default_rng(1).normal(0, 0.3, 200)
-    low, high = report._interval(values, np.ones(200))
+    names = [f"{scene}" for scene in range(200)]
+    (entry,) = statistics.leaderboard(pd.DataFrame({"image": names, "scene": names, "method": "A", "PR": values}), ["PR"])
     error = values.std() / np.sqrt(200)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.006)
+    expected = (values.mean() - 1.96 * error, values.mean() + 1.96 * error)
+    assert (entry["PR"]["low"], entry["PR"]["high"]) == pytest.approx(expected, abs=0.006)
 
 
 @pytest.mark.parametrize(
@@ -236,13 +239,13 @@ def test_the_interval_of_a_mean_is_that_of_a_bootstrap_over_scenes() -> None:
 def test_methods_and_scenes_come_from_names_or_folders_that_all_fit(
     names: list[str], methods: list[str], scenes: list[str]
 ) -> None:
-    assert report.method_and_scene(names)[:2] == (methods, scenes)
+    assert method_and_scene(names)[:2] == (methods, scenes)
 
 
 def test_a_percentile_is_the_share_of_photographs_below() -> None:
     values, levels = [-0.5, 0.0, 0.5], [5, 50, 95]
-    assert [report.percentile(x, values, levels) for x in (-0.6, -0.25, 0.0, 0.5, 0.6)] == ["<5", "28", "50", "95", ">95"]
-    assert report.percentile(math.nan, values, levels) == ""
+    assert [statistics.percentile(x, values, levels) for x in (-0.6, -0.25, 0.0, 0.5, 0.6)] == ["<5", "28", "50", "95", ">95"]
+    assert statistics.percentile(math.nan, values, levels) == ""
 
 
 def test_percentiles_are_shown_only_for_the_weights_they_were_measured_with(tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ def test_the_shipped_percentiles_are_those_of_the_shipped_weights(repo: Path) ->
 
 def test_the_overlay_is_clear_below_the_75th_percentile_and_has_the_colors_of_the_maps_above() -> None:
     percentile = np.array([[10.0, 74.0], [99.0, 100.0]])
-    data = report.heat_overlay(percentile).partition(",")[2]
+    data = thumbnails.heat_overlay(percentile).partition(",")[2]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         rgba = np.asarray(image.convert("RGBA")) / 255
     assert (rgba[0, :, 3] == 0).all()
@@ -296,7 +299,7 @@ def test_the_shipped_prior_finds_the_stain_of_a_sample(repo: Path) -> None:
 def test_the_page_holds_every_picture_and_is_the_same_each_time(pictures: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
     frame = table(pictures)
     one, two = (
-        write_report(tmp_path / name, rows, root=pictures, scc=scc, command="python infer_PR.py x").read_bytes()
+        write_report(tmp_path / name, rows, pictures, About(scc=scc, command="python infer_PR.py x")).read_bytes()
         for name, rows in (("1.html", frame), ("2.html", frame[::-1]))
     )
     assert one == two
@@ -309,7 +312,7 @@ def test_the_page_holds_every_picture_and_is_the_same_each_time(pictures: Path, 
 
 
 def test_nothing_is_loaded_from_outside(pictures: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
-    page = Page(write_report(tmp_path / "r.html", table(pictures), root=pictures, scc=scc))
+    page = Page(write_report(tmp_path / "r.html", table(pictures), pictures, About(scc=scc)))
     sources = [attrs["src"] for _, attrs in page.tags if "src" in attrs]
     assert len(sources) > 48
     assert all(source.startswith(("data:image/jpeg;base64,", "data:image/png;base64,")) for source in sources)
@@ -328,7 +331,7 @@ def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
         Image.fromarray(make_picture(number, 20, 30)).save(folder / name)
     frame = pd.DataFrame({"image": NASTY, "PR": 0.1, "gray": False, "error": ["", "", '<img src="x">', "", "", "", ""]})
     frame["scene"], frame["method"] = "<i>", '"><script>'
-    page = Page(write_report(tmp_path / "r.html", frame, root=folder, maps=0, title="<u>", command="a && b <c>"))
+    page = Page(write_report(tmp_path / "r.html", frame, folder, About(maps=0, title="<u>", command="a && b <c>")))
     assert sorted(card["data-image"] for card in page.cards()) == sorted(NASTY)
     assert [tag for tag, _ in page.tags if tag in ("b", "i", "u", "script", "c")].count("script") == 1
     assert not {tag for tag, _ in page.tags} & {"u", "c"}
@@ -338,7 +341,7 @@ def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
 
 def test_a_method_without_scores_has_no_word_about_its_interval(pictures: Path, tmp_path: Path) -> None:
     frame = table(pictures)[:9].assign(SCC=math.nan)
-    source = Page(write_report(tmp_path / "r.html", frame, root=pictures, maps=0)).source
+    source = Page(write_report(tmp_path / "r.html", frame, pictures, About(maps=0))).source
     assert source.count("no interval") == 2  # PR and CF of POOR, which has one picture; GOOD has eight
     assert "<td>\N{EN DASH}</td>" in source
 
@@ -349,8 +352,8 @@ def test_regions_and_objects_are_shown_with_their_colors_and_reasons(
     sign = finding("stop sign", 99.4, "stop sign: hue greener than 99 % of photos")
     region = replace(finding("region", 97, "region: greener than expected; on average more surprising"), box=(0.5, 0, 0.5, 1))
     surprise = scc.surprise(make_picture(0, 30, 30).copy())
-    monkeypatch.setattr(report, "find", lambda *_: Findings(surprise, region, [sign, finding("car", 12)]))
-    page = Page(write_report(tmp_path / "r.html", table(pictures)[:1], root=pictures, scc=scc))
+    monkeypatch.setattr(thumbnails, "find", lambda *_: Findings(surprise, region, [sign, finding("car", 12)]))
+    page = Page(write_report(tmp_path / "r.html", table(pictures)[:1], pictures, About(scc=scc)))
     assert "looks wrong: stop sign (hue greener than 99 % of photos)" in page.source
     assert "region: greener than expected; on average more surprising" in page.source
     frames = [attrs["style"] for tag, attrs in page.tags if attrs.get("class") == "region"]
@@ -366,7 +369,7 @@ def test_pictures_without_a_score_are_listed_with_the_reason(pictures: Path, tmp
     frame = table(pictures)
     frame.loc[0, ["PR", "CF", "SCC"]] = math.nan
     frame.loc[0, "error"] = "cannot read: truncated file"
-    page = Page(write_report(tmp_path / "r.html", frame, root=pictures, maps=0))
+    page = Page(write_report(tmp_path / "r.html", frame, pictures, About(maps=0)))
     assert [card["data-image"] for card in page.cards() if "data-error" in card] == ["GOOD_0.png"]
     assert page.source.count("cannot read: truncated file") == 2  # in the list and on the card
     assert "Pictures without a score" in page.source
@@ -374,16 +377,16 @@ def test_pictures_without_a_score_are_listed_with_the_reason(pictures: Path, tmp
 
 def test_a_report_of_nothing_but_errors_is_written(pictures: Path, tmp_path: Path) -> None:
     frame = table(pictures).assign(PR=math.nan, CF=math.nan, SCC=math.nan, error="broken")
-    assert len(Page(write_report(tmp_path / "r.html", frame, root=pictures, maps=0)).cards()) == 24
+    assert len(Page(write_report(tmp_path / "r.html", frame, pictures, About(maps=0))).cards()) == 24
 
 
 def test_a_single_picture_makes_a_report(pictures: Path, tmp_path: Path) -> None:
-    assert len(Page(write_report(tmp_path / "r.html", table(pictures)[:1], root=pictures, maps=0)).cards()) == 1
+    assert len(Page(write_report(tmp_path / "r.html", table(pictures)[:1], pictures, About(maps=0))).cards()) == 1
 
 
 def test_pictures_that_were_moved_are_an_error_that_names_the_folder(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none of the 24 pictures is in .*gone.*moved.*--root"):
-        write_report(tmp_path / "r.html", table(pictures), root=tmp_path / "gone", maps=0)
+        write_report(tmp_path / "r.html", table(pictures), tmp_path / "gone", About(maps=0))
 
 
 @pytest.mark.parametrize(
@@ -398,7 +401,7 @@ def test_tables_that_cannot_be_reported_are_refused(
     pictures: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        write_report(tmp_path / "r.html", change(table(pictures)), root=pictures, maps=0)
+        write_report(tmp_path / "r.html", change(table(pictures)), pictures, About(maps=0))
 
 
 def test_ratings_bring_the_scatter_and_the_pictures_furthest_from_people(pictures: Path, tmp_path: Path) -> None:
@@ -509,7 +512,7 @@ def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
     pictures: Path, tmp_path: Path, scc: torch.nn.Module
 ) -> None:
     frame = table(pictures)
-    page = write_report(tmp_path / "r.html", frame, root=pictures, scc=scc).read_text(encoding="utf-8")
+    page = write_report(tmp_path / "r.html", frame, pictures, About(scc=scc)).read_text(encoding="utf-8")
     allowed = re.sub(r"script-src '[^']+'", "script-src 'unsafe-inline'", page, count=1)
     (tmp_path / "probe.html").write_text(allowed.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dumped(tmp_path / "probe.html", tmp_path))[1]))
@@ -536,7 +539,7 @@ def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_in_chromium_the_policy_lets_the_own_script_run_and_no_other(pictures: Path, tmp_path: Path) -> None:
-    page = write_report(tmp_path / "r.html", table(pictures), root=pictures, maps=0).read_text(encoding="utf-8")
+    page = write_report(tmp_path / "r.html", table(pictures), pictures, About(maps=0)).read_text(encoding="utf-8")
     other = page.replace("</body>", "<script>document.title = 'another script ran';</script></body>")
     (tmp_path / "other.html").write_text(other, encoding="utf-8")
     shown = dumped(tmp_path / "other.html", tmp_path)
@@ -567,9 +570,9 @@ def test_in_chromium_no_text_runs_out_of_its_box_at_any_width(
     monkeypatch.setattr(report, "percentile", lambda *_: ">99")
     signs = [finding(f"{long} sign", 99.4, f"{long}: hue greener than 99 % of photos; chroma much higher than expected")] * 4
     surprise = scc.surprise(make_picture(0, 30, 30).copy())
-    monkeypatch.setattr(report, "find", lambda *_: Findings(surprise, signs[0], signs))
+    monkeypatch.setattr(thumbnails, "find", lambda *_: Findings(surprise, signs[0], signs))
     origins = {d: Origin({d: "f" * 64}, {"size": 224}) for d in ("PR", "CF", "SCC")}
-    page = write_report(tmp_path / "r.html", frame, root=tmp_path, scc=scc, origins=origins, title=long * 3, command=long * 9)
+    page = write_report(tmp_path / "r.html", frame, tmp_path, About(scc=scc, origins=origins, title=long * 3, command=long * 9))
     frames = "".join(
         f'<iframe width="{width}" height="900" srcdoc="{html.escape(page.read_text(encoding="utf-8"))}"></iframe>'
         for width in (390, 768, 1280, 1920)
@@ -631,9 +634,11 @@ def test_objects_that_look_wrong_are_named_with_the_reason():
     sign = finding("stop sign", 99, "stop sign: hue bluer than 99 % of photos")
     car = finding("car", 96, "car: redder than expected; on average more surprising than 96 % of places in real photos")
     person = finding("person", 50)
-    assert wrong_objects([sign, car, person]) == "stop sign (hue bluer than 99 % of photos); car (redder than expected)"
-    assert wrong_objects([sign] * 5).endswith("; 2 more")
-    assert wrong_objects([person]) == wrong_objects([]) == ""
+    assert (
+        thumbnails.wrong_objects([sign, car, person]) == "stop sign (hue bluer than 99 % of photos); car (redder than expected)"
+    )
+    assert thumbnails.wrong_objects([sign] * 5).endswith("; 2 more")
+    assert thumbnails.wrong_objects([person]) == thumbnails.wrong_objects([]) == ""
 
 
 def test_the_fitted_curve_can_be_asked_between_the_pictures():

@@ -1,7 +1,6 @@
 """From arguments to data: how many pictures of a data set, and which sub-scores belong to them."""
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.table import counted, load_data, spread
 from models import ChromaticFidelityNet
-from training.runs import one_line_errors, sub_scores, training_record
+from train_CF import RECIPE
+from training.options import parse_training, training_parser
+from training.runs import one_line_errors, read_sub_scores, training_record
 from utils.checkpoint import save_checkpoint
 from utils.images import ImageReadError
 
@@ -41,7 +42,7 @@ def test_sub_scores_are_found_after_the_data_have_moved(rated, tmp_path):
     table = pd.DataFrame({"image": frame["image"], "CF": [n / 100 for n in range(len(frame))], "gray": 0, "error": ""})
     table.sample(frac=1, random_state=0).to_csv(tmp_path / "cf.csv", index=False)
     (tmp_path / "cf.csv.json").write_text('{"root": "/elsewhere", "sample": "out-of-fold", "files": {}}')
-    values, samples = sub_scores(frame, [tmp_path / "cf.csv"], "CF")
+    values, samples = read_sub_scores(frame, [tmp_path / "cf.csv"], "CF")
     assert values == pytest.approx(table["CF"])
     assert set(samples.values()) == {"out-of-fold"}
 
@@ -53,8 +54,9 @@ def test_pictures_that_an_earlier_training_did_not_record_stay_unknown(rated, tm
     start = ChromaticFidelityNet("test_efficientnet", 64)
     save_checkpoint(tmp_path / "start.pt", start, seen=earlier, seen_is_all=complete)
     frame = load_data([rated], "CF", (-1, 1))
-    args = Namespace(data=[rated], preset="compact", init=tmp_path / "start.pt", seed=0, ranker="none")
-    record = training_record(args, {"train": frame[:4], "val": frame[4:6]}, ["CF"])
+    words = ["--data", rated, "--output", tmp_path, "--init", tmp_path / "start.pt", "--ranker", "none"]
+    options = parse_training(training_parser(None), "CF", RECIPE, [str(word) for word in words])
+    record = training_record(options, {"train": frame[:4], "val": frame[4:6]}, ["CF"])
     assert record["seen_is_all"] is complete
     assert len(record["seen"]) == 7
     assert [5, 7] in record["seen"].tolist()

@@ -33,16 +33,7 @@ from utils.scores import (
 
 REPO = Path(__file__).parents[1]
 NAMES = ["a/b.jpg", "a/c.jpg", "d.png", "e.png", "f.png"]
-ODD_NAMES = [
-    "x,y.jpg",
-    'say "hi".jpg',
-    "grün/日本.png",
-    "line\nbreak.jpg",
-    "return\rcarriage.jpg",
-    " lead.jpg",
-    "NA",
-    "007",
-]
+ODD_NAMES = ["x,y.jpg", 'say "hi".jpg', "grün/日本.png", "line\nbreak.jpg", "return\rcarriage.jpg", " lead.jpg", "NA", "007"]
 
 # A run in a process of its own: scores as score() below, one image each 20 ms.
 RUN = """
@@ -164,11 +155,7 @@ def test_pr_rows_hold_the_sub_scores_they_were_computed_from(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [
-        (math.nan, "CF score is not finite"),
-        (-math.inf, "CF score is not finite"),
-        (1.25, "CF score 1.25 is outside [-1, 1]"),
-    ],
+    [(math.nan, "CF score is not finite"), (-math.inf, "CF score is not finite"), (1.25, "CF score 1.25 is outside [-1, 1]")],
 )
 def test_a_score_that_is_none_becomes_an_error_row(tmp_path: Path, value: float, reason: str) -> None:
     root = make_images(tmp_path / "images")
@@ -515,10 +502,7 @@ def test_errors_name_the_file_and_the_place(tmp_path: Path, text: str, message: 
     ("data", "message"),
     [
         ("image;CF\na;0.5\n", "has the columns|has no column image, only image;CF; its cells are separated by semicolons"),
-        (
-            "image;CF\na;-0,5\n",
-            "2 cells, the header has 1; its cells are separated by semicolons, .* points",
-        ),
+        ("image;CF\na;-0,5\n", "2 cells, the header has 1; its cells are separated by semicolons, .* points"),
         ('"image";"CF"\n"a";"0,5"\n', "separated by semicolons"),
         ("sep=;\nimage;CF\n", "separated by semicolons"),
         ("image\tCF\na\t0.5\n", "its cells are separated by tabs"),

@@ -1,6 +1,5 @@
 """The six scripts as a user runs them: what they write, what they refuse, and that stopping them changes nothing."""
 
-import argparse
 import csv
 import json
 import os
@@ -10,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ import pytest
 import torch
 from conftest import BROCCOLI, CAR, stop_after
 from PIL import Image
-from readers import meta_of, rows_of
+from readers import assert_one_line, assert_same_weights, history_of, meta_of, rows_of
 
 from data.splits import PARTS, read_split
 from data.table import load_data
 from inference import scorer
 from models import load_model
-from training.runs import training_objects
+from train_SCC import RECIPE
+from training.images import published_objects, with_object_files
+from training.options import add_object_arguments, parse_training, training_parser
 from utils.checkpoint import read_checkpoint
 from utils.files import picture_id, sha256
 from utils.scores import fingerprint, read_scores
@@ -54,24 +56,8 @@ Runner = Callable[..., object]
 # --- helpers
 
 
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the time they took."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
 def priors_of(dimension: str) -> list[str]:
     return NO_PRIORS if dimension == "SCC" else []
-
-
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)["model"]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = weights_of(a), weights_of(b)
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
 def identities(paths: list[Path]) -> set[tuple[int, int]]:
@@ -95,14 +81,6 @@ def infer(run: Runner, weights: dict[str, Path], dimension: str, images: Path, o
     result = run(f"infer_{dimension}.py", images, "-o", output, *own, *more)
     assert result.code == 0, result.err
     return output
-
-
-def assert_one_line(result: object, *words: str) -> None:
-    """The script failed at the door: one line to read and no traceback."""
-    assert result.code not in (0, None)
-    assert len(result.err.strip().splitlines()) == 1
-    for word in words:
-        assert word in result.err
 
 
 @pytest.fixture(scope="session")
@@ -420,15 +398,17 @@ def test_without_a_color_prior_the_script_says_what_to_expect(run, rated, tmp_pa
 def test_the_published_network_reads_one_folder_of_labels(rated, objects, tmp_path, capsys):
     frame = load_data([rated], "SCC", (-1, 1))
     (tmp_path / "color_.json").write_text('{"2": {"r": {"7": 1.0}}}')
-    args = argparse.Namespace(data=[rated], labels=[str(objects / "pictures")], color_prior=tmp_path / "color_.json")
-    found = training_objects(args, frame)
+    parser = training_parser(None)
+    add_object_arguments(parser)
+    words = ["--preset", "published", "--data", rated, "--output", tmp_path / "run", "--color-prior", tmp_path / "color_.json"]
+    options = parse_training(parser, "SCC", RECIPE, [*map(str, words), "--labels", str(objects / "pictures")])
+    found = published_objects(with_object_files(options), frame)
     assert "objects: 2 of 32 pictures have a label file" in capsys.readouterr().out
     assert found.slots("pictures/SWAP_s1.png")[1] == 1
-    args.labels.append(str(objects / "scenes"))
+    two = replace(options, labels=[str(objects / "pictures"), str(objects / "scenes")])
     with pytest.raises(ValueError, match="--labels of a published network is one folder, got 2"):
-        training_objects(args, frame)
-    args.labels = ["none"]
-    assert training_objects(args, frame).folder is None
+        with_object_files(two)
+    assert published_objects(with_object_files(replace(options, labels=["none"])), frame).folder is None
 
 
 # --- out-of-fold predictions and PR
@@ -720,16 +700,6 @@ def test_a_repaired_picture_is_scored_by_the_next_run(run, weights, gallery, sco
     assert (tmp_path / "cf.csv").read_bytes() == (scored / "cf.csv").read_bytes()
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_a_folder_without_pictures_and_a_path_without_anything_end_at_once(run, weights, tmp_path, monkeypatch, dimension):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.dat").write_text("x")
-    for images, words in (("empty", "no image found"), ("missing", "does not exist"), ("file.dat", "is no image")):
-        assert_one_line(run(f"infer_{dimension}.py", images, "--weights", weights[dimension]), "error: ", images, words)
-    assert {path.name for path in tmp_path.iterdir()} == {"empty", "file.dat"}
-
-
 def test_a_missing_row_names_the_picture(run, weights, gallery, scored, tmp_path):
     lines = (scored / "cf.csv").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.startswith("deep/er/1.png")]
@@ -765,57 +735,6 @@ def test_an_error_in_a_sub_score_file_is_an_error_of_pr_and_never_a_number(run, 
     }
     del right["x.png"]
     assert rows == right
-
-
-def damage(kind: str, path: Path, weights: dict[str, Path]) -> None:
-    content = weights["CF"].read_bytes()
-    if kind == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    elif kind == "state dict":
-        torch.save({"fc.weight": torch.zeros(2)}, path)
-    elif kind == "other tensors":
-        checkpoint = torch.load(weights["CF"], weights_only=True)
-        checkpoint["model"].popitem()
-        torch.save(checkpoint, path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("truncated", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
-        ("empty", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
-        ("text", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
-        ("state dict", ["is no checkpoint of this project", "expected", "fc.weight"]),
-        ("other tensors", ["does not hold a CF network", "Missing key"]),
-        ("missing", ["no weights at"]),
-    ],
-)
-def test_damaged_weights_say_what_was_expected(run, weights, gallery, tmp_path, kind, words):
-    damage(kind, tmp_path / "bad.pt", weights)
-    result = run("infer_CF.py", gallery, "--weights", tmp_path / "bad.pt", "-o", tmp_path / "cf.csv")
-    assert_one_line(result, "bad.pt", *words)
-    result = run(
-        "infer_PR.py", gallery, "--weights", weights["PR"], "--cf-weights", tmp_path / "bad.pt", "-o", tmp_path / "p.csv"
-    )
-    assert_one_line(result, "bad.pt", *words)
-    assert {path.name for path in tmp_path.iterdir()} <= {"bad.pt"}
-
-
-def test_weights_of_another_dimension_are_refused(run, weights, rated, gallery, tmp_path):
-    result = run("infer_CF.py", gallery, "--weights", weights["SCC"], "-o", tmp_path / "cf.csv")
-    assert_one_line(result, "holds a SCC network, expected CF")
-    with pytest.raises(ValueError, match=r"--init .*CF\.pt holds a CF network, expected SCC"):
-        run("train_SCC.py", "--data", rated, "--output", tmp_path, *QUICK, "--init", weights["CF"])
-
-
-def test_a_device_that_is_not_there_is_refused_and_makes_no_rows(run, weights, gallery, tmp_path):
-    result = run("infer_CF.py", gallery, "--weights", weights["CF"], "-o", tmp_path / "cf.csv", "--device", "cuda:99")
-    assert_one_line(result, "--device cuda:99 cannot be used")
-    assert not (tmp_path / "cf.csv").exists()
 
 
 # --- interruption
@@ -925,25 +844,6 @@ def test_pr_is_not_continued_with_other_sub_scores(run, weights, gallery, scored
     before, after = rows_of(scored / "pr.csv"), rows_of(tmp_path / "pr.csv")
     assert [name for name in before if before[name]["PR"] != after[name]["PR"]] == ["x.png"]
     assert read_scores(tmp_path / "pr.csv").attrs["meta"]["weights"]["CF file"] == sha256(tmp_path / "cf.csv")
-
-
-# --- several processes
-
-
-@pytest.mark.parametrize("dimension", ["CF", "SCC"])
-def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rated, tmp_path, dimension):
-    options = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 1e-3, "--folds", 2, "--batch-size", 4]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    command = [*launch, f"train_{dimension}.py", "--data", rated, "--output", tmp_path / "run", *options, *priors_of(dimension)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(list(map(str, command)), cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"fold1", "fold2", "oof.csv", "oof.csv.json"}
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
-    assert [row["epoch"] for row in history_of(tmp_path / "run")] == ["1"]
-    assert result.stdout.count("epoch   1/1") == 3  # once a network
-    assert len(rows_of(tmp_path / "run" / "oof.csv")) == 24
-    assert load_model(tmp_path / "run" / "best.pt").dimension == dimension
 
 
 def test_wrong_input_ends_a_training_script_with_one_line(repo, tmp_path):

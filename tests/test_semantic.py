@@ -1,7 +1,6 @@
 """SCC and the objects of a picture: what is compared, what attention leaves out, and that nothing else depends on labels."""
 
 import copy
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from models.color_prior import COMPARISONS
 from models.object_prior import MIN_PIXELS, OBJECT_COMPARISONS, ObjectPrior, scaled
 from models.semantic import MOST_OBJECTS, AttentionPool, pooled
 from training.engine import predict
-from training.pictures import RatedPictures
-from training.runs import labeled_objects
+from training.images import RatedPictures, labeled_objects
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.color import rgb_to_lab
 from utils.labels import LabeledObject, LabelError, ObjectLabels, object_mask
@@ -249,7 +247,7 @@ def test_a_picture_without_labels_has_one_score_by_every_way(net, tmp_path):
     frame = pd.DataFrame({"image": [p.name for p in paths], "scene": ["a", "b", "c"], "SCC": 0.0})
     frame.attrs["root"] = str(tmp_path)
     for named in (None, ["none"], [str(tmp_path / "labels")]):
-        objects = labeled_objects(Namespace(labels=named), net, frame)
+        objects = labeled_objects(named, net, frame)
         together = predict(net, RatedPictures(frame, net.preprocess, "SCC", objects=objects), CPU)
         assert together.tolist() == pytest.approx(scores, abs=1e-6)
 
@@ -267,7 +265,7 @@ def test_a_labeled_picture_scores_the_same_alone_and_beside_others(net, tmp_path
     assert [a == b for a, b in zip(alone, plain, strict=True)] == [False, True, False, True]
     frame = pd.DataFrame({"image": names, "scene": names, "SCC": 0.0})
     frame.attrs["root"] = str(tmp_path)
-    objects = labeled_objects(Namespace(labels=[str(labels.folder)]), net, frame)
+    objects = labeled_objects([str(labels.folder)], net, frame)
     pictures = RatedPictures(frame, net.preprocess, "SCC", objects=objects)
     assert predict(net, pictures, CPU).tolist() == pytest.approx(alone, abs=2e-6)
     assert predict(net, pictures, CPU, workers=1).tolist() == pytest.approx(alone, abs=2e-6)
@@ -306,7 +304,7 @@ def test_labels_are_found_by_picture_then_by_scene_and_in_the_first_folder_that_
         **{"s.2": f"{BROCCOLI} 0.3 0.3 0.5 0.5\n"},
     )
     frame = pd.DataFrame({"image": ["in/a.png", "in/b.png", "in/c.png", "in/d.png"], "scene": ["s1", "s1", "s.2", "s3"]})
-    objects = labeled_objects(Namespace(labels=[str(first), str(second)]), net, frame)
+    objects = labeled_objects([str(first), str(second)], net, frame)
     assert "objects: 3 of 4 pictures show labeled ones" in capsys.readouterr().out
     rgb = net.prepare(picture(0, 64, 64))["rgb"]
     expected = [(CAR, (0.5, 0.5, 0.5, 0.5)), (BROCCOLI, (0.5, 0.5, 0.5, 0.5)), (BROCCOLI, (0.3, 0.3, 0.5, 0.5)), None]
@@ -318,12 +316,12 @@ def test_labels_are_found_by_picture_then_by_scene_and_in_the_first_folder_that_
 def test_labels_of_a_data_set_must_be_there_be_readable_and_have_a_prior(net, tmp_path):
     frame = pd.DataFrame({"image": ["a.png"], "scene": ["a"]})
     with pytest.raises(FileNotFoundError, match="no folder of object labels"):
-        labeled_objects(Namespace(labels=[str(tmp_path / "nowhere")]), net, frame)
+        labeled_objects([str(tmp_path / "nowhere")], net, frame)
     folder = write_labels(tmp_path / "labels", a="car 0.5 0.5 0.5 0.5\n")
     with pytest.raises(LabelError, match=r"a\.txt, line 1: 'car' is not a finite number"):
-        labeled_objects(Namespace(labels=[str(folder)]), net, frame)
+        labeled_objects([str(folder)], net, frame)
     with pytest.raises(ValueError, match="--labels need an object prior to compare with; pass --object-prior"):
-        labeled_objects(Namespace(labels=[str(folder)]), build(None), frame)
+        labeled_objects([str(folder)], build(None), frame)
 
 
 # Training

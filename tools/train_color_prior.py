@@ -100,16 +100,10 @@ from models.backbone import load_pretrained
 from models.base import to_tensor
 from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weights, soft_encode
 from models.loading import build_model
-from training.engine import (
-    command_line,
-    epoch_generator,
-    kept_features,
-    other_version,
-    read_state,
-    write_history,
-    write_results,
-)
-from training.runs import clear_folder, features_folder, forget_features, one_line_errors, run_folder
+from training.batches import epoch_generator
+from training.images import features_folder, kept_features
+from training.records import command_line, load_parts, read_state, write_history, write_results
+from training.runs import clear_folder, one_line_errors, run_folder
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import picture_id, write_atomic
@@ -281,8 +275,8 @@ _SETTINGS = (  # that decide where training ends up
 )
 
 
-def divide(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Names of the photographs to train on, to set percentiles on ("calibration"), and to test on.
+def split_photographs(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the names of the photographs to train on, to set percentiles on ("calibration"), and to test on.
 
     Raises:
         FileNotFoundError: If there are no photographs, or a source of ``--exclude`` is not there.
@@ -431,66 +425,48 @@ def main() -> None:
     one_line_errors()
     args = parse_args()
     args.device = distributed.setup(args.device)
-    with run_folder(args, "prior"):
+    with run_folder(args.output, "prior", args.resume, args.overwrite):
         train(args)
     distributed.cleanup()
 
 
 def train(args: argparse.Namespace) -> None:
     """Train, and test what was trained."""
-    device = torch.device(args.device)
-    parts = divide(args)
+    # Photographs
+    parts = split_photographs(args)
+    device, root = torch.device(args.device), list_images(args.photos).root
     net = make_net(args).to(device)
-    root = list_images(args.photos).root
     sets = {k: Photographs([root / name for name in names], net, args.seed) for k, names in parts.items()}
     print(", ".join(f"{len(s)} {k}" for k, s in sets.items() if len(s)) + " photographs")
-    keep = features_folder(args, net, pd.DataFrame({"path": sets["train"].paths}), f"views{distributed.world_size()}")
+    frame = pd.DataFrame({"path": sets["train"].paths})
+    keep = features_folder(args.output, net, frame, [args.seed, []], f"views{distributed.world_size()}")
+    share = list(range(len(sets["train"])))[distributed.rank() :: distributed.world_size()]
+    share = share[: len(sets["train"]) // distributed.world_size()]  # as many for each process
+
+    # Which colors are rare
     encoder = Encoder(net, device, args.workers)
     counts = count_colors(net, sets["train"], args.workers)
     net.prior.log_marginal.copy_((counts.sum(0) / counts.sum()).log())
     weights = class_weights(net.prior.log_marginal, args.rebalance) if args.rebalance else None
-
     objective = Objective(net, weights)
-    late = list(net.prior.late.parameters()) if net.prior.late is not None else []
-    own = {id(p) for p in late}
-    groups = [{"params": [p for p in net.prior.parameters() if id(p) not in own], "lr": args.lr}]
-    if late:
-        groups.append({"params": late, "lr": args.late_lr})
-    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
-    share = list(range(len(sets["train"])))[distributed.rank() :: distributed.world_size()]
-    share = share[: len(sets["train"]) // distributed.world_size()]  # as many for each process
+
+    # Optimizer, schedule, and where a stopped run goes on
     steps = math.ceil(len(share) / args.batch_size)
-    total_steps = args.epochs * steps
-    # OneCycleLR divides by the steps of the rise less one
-    warmup = args.warmup if args.warmup * total_steps != 1 else 0.999 * args.warmup
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps, pct_start=warmup)
-    settings = {k: getattr(args, k) for k in _SETTINGS} | {
-        "photos": str(args.photos),
-        "exclude": [str(e) for e in args.exclude],
-    }
+    optimizer, schedule = make_optimizer(args, net, args.epochs * steps)
     listed = {part: [[name, fingerprint(root / name)] for name in names] for part, names in parts.items()}
     content = {"photographs": hashlib.sha256(json.dumps(listed).encode("utf-8", "surrogateescape")).hexdigest()}
-    start, history = 1, []
-    if args.resume and (args.output / "last.pt").is_file():
-        state = read_state(args.output, "prior", settings, content, {"epoch", "history", "optimizer", "schedule"})
-        try:
-            net.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            rate.load_state_dict(state["schedule"])
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise other_version(args.output, error) from error
-        start, history = state["epoch"] + 1, state["history"]
-        print(f"resuming after epoch {state['epoch']} of {args.epochs}")
-    clear_folder(args)
-    views = Views(encoder, sets["train"], share, args.views, keep) if args.views and start <= args.epochs else None
-    wrapped = distributed.wrap(objective, device)
-    amp = args.amp and device.type == "cuda"
+    kept = {"optimizer": optimizer, "schedule": schedule}
+    history = resume(args, net, kept, content)
+    clear_folder(args.output, args.overwrite)
 
-    for epoch in range(start, args.epochs + 1):
-        began, total = time.time(), 0.0
+    # Loop
+    needed = args.views and len(history) < args.epochs
+    views = Views(encoder, sets["train"], share, args.views, keep) if needed else None
+    wrapped = distributed.wrap(objective, device)
+    for epoch in range(len(history) + 1, args.epochs + 1):
+        began = time.time()
         generator = epoch_generator(args.seed, epoch, stream=4 + distributed.rank())
         torch.manual_seed(int(generator.initial_seed()))
-        wrapped.train()
         if views is not None:
             batches = views.epoch(generator, args.batch_size, device)
         else:
@@ -498,62 +474,102 @@ def train(args: argparse.Namespace) -> None:
             batches = encoder(sets["train"], [epoch * len(sets["train"]) + share[i] for i in order], args.batch_size)
         shown = distributed.is_main()
         bar = tqdm(batches, desc=f"epoch {epoch}/{args.epochs}", total=steps, leave=False, disable=not shown)
-        for maps, lab, use in bar:
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                loss = wrapped(maps, lab, use)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.prior.parameters(), args.clip)
-            optimizer.step()
-            rate.step()
-            total += float(loss.detach())
-            bar.set_postfix(nats=f"{float(loss.detach()):.3f}")
-        loss = distributed.mean(total / steps)
+        loss = distributed.mean(train_one_epoch(args, wrapped, bar, optimizer, schedule) / steps)
         if distributed.is_main():
-            held = measure(net, encoder, sets["calibration"], counts)
-            if not held:
-                count = len(sets["calibration"])
-                raise ValueError(f"of {args.photos} none of {count} photographs held out can be used; add some with color")
-            row = {
-                "epoch": epoch,
-                "training nats": loss,
-                "held-out nats": float(held["prior soft"].mean()),
-                "seconds": time.time() - began,
-            }
-            history.append(row)
-            save_checkpoint(
-                args.output / "last.pt",
-                net,
-                optimizer=optimizer.state_dict(),
-                schedule=rate.state_dict(),
-                epoch=epoch,
-                history=history,
-                settings=settings,
-                content=content,
-            )
+            row = {"epoch": epoch, "training nats": loss, "held-out nats": held_out_nats(args, encoder, sets, counts)}
+            history.append(row | {"seconds": time.time() - began})
+            moments = {name: part.state_dict() for name, part in kept.items()}
+            state = {"epoch": epoch, "history": history, "settings": settings_of(args), "content": content}
+            save_checkpoint(args.output / "last.pt", net, **moments, **state)
             write_history(args.output / "prior.csv", history)
-            print(
-                f"epoch {epoch:3d}/{args.epochs}  training {loss:.3f}  held out {row['held-out nats']:.3f} nats  "
-                f"{row['seconds']:.0f} s"
-            )
+            numbers = f"training {loss:.3f}  held out {row['held-out nats']:.3f} nats  {history[-1]['seconds']:.0f} s"
+            print(f"epoch {epoch:3d}/{args.epochs}  {numbers}")
         distributed.barrier()
+
+    # Test, once
     left_out = distributed.gather(list(encoder.left_out))
     if distributed.is_main():
-        finish(args, net, encoder, sets, counts, root, history, left_out)
-    forget_features(args)
+        finish(args, encoder, sets, counts, history, left_out)
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that decide where training ends, in a form that checkpoints hold."""
+    paths = {"photos": str(args.photos), "exclude": [str(e) for e in args.exclude]}
+    return {k: getattr(args, k) for k in _SETTINGS} | paths
+
+
+def make_optimizer(
+    args: argparse.Namespace, net: ColorPriorNet, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.OneCycleLR]:
+    """Return the optimizer and the schedule of its rate; late stages of the backbone have a rate of their own."""
+    late = list(net.prior.late.parameters()) if net.prior.late is not None else []
+    own = {id(p) for p in late}
+    groups = [{"params": [p for p in net.prior.parameters() if id(p) not in own], "lr": args.lr}]
+    if late:
+        groups.append({"params": late, "lr": args.late_lr})
+    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
+    # OneCycleLR divides by the steps of the rise less one
+    warmup = args.warmup if args.warmup * steps != 1 else 0.999 * args.warmup
+    rates = [group["lr"] for group in groups]
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=warmup)
+
+
+def resume(
+    args: argparse.Namespace, net: ColorPriorNet, parts: dict[str, Any], content: dict[str, str]
+) -> list[dict[str, float]]:
+    """Go on where the run in the folder stopped, if that was asked for; return one row per epoch that is done."""
+    if not args.resume or not (args.output / "last.pt").is_file():
+        return []
+    state = read_state(args.output, "prior", settings_of(args), content, {"epoch", "history", *parts})
+    load_parts(args.output, state, {"model": net, **parts})
+    print(f"resuming after epoch {state['epoch']} of {args.epochs}")
+    return state["history"]
+
+
+def train_one_epoch(
+    args: argparse.Namespace, wrapped: nn.Module, batches: Any, optimizer: torch.optim.Optimizer, schedule: Any
+) -> float:
+    """Train in place and return the sum of the losses."""
+    device, parameters = torch.device(args.device), list(wrapped.parameters())
+    amp = args.amp and device.type == "cuda"
+    wrapped.train()
+    total = 0.0
+    for maps, lab, use in batches:
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            loss = wrapped(maps, lab, use)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, args.clip)
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach())
+        batches.set_postfix(nats=f"{float(loss.detach()):.3f}")
+    return total
+
+
+def held_out_nats(args: argparse.Namespace, encoder: Encoder, sets: dict[str, Photographs], counts: Tensor) -> float:
+    """Return the mean cross-entropy of the photographs that percentiles are set on.
+
+    Raises:
+        ValueError: If none of them can be used.
+    """
+    held = measure(encoder.net, encoder, sets["calibration"], counts)
+    if not held:
+        count = len(sets["calibration"])
+        raise ValueError(f"of {args.photos} none of {count} photographs held out can be used; add some with color")
+    return float(held["prior soft"].mean())
 
 
 def finish(
     args: argparse.Namespace,
-    net: ColorPriorNet,
     encoder: Encoder,
     sets: dict[str, Photographs],
     counts: Tensor,
-    root: Path,
     history: list[dict[str, float]],
     left_out: list[str],
 ) -> None:
     """Set temperature and percentiles, test, write weights and report."""
+    net, root = encoder.net, list_images(args.photos).root
     used = [path for path in sets["train"].paths + sets["calibration"].paths if path.is_file()]  # of links some lead nowhere
     seen = torch.tensor([(f.stat().st_size, picture_id(f)) for f in tqdm(used, desc="fingerprints", leave=False)])
     record = {"metrics": history[-1], "photographs": len(used), "seen": seen, "command": command_line()}

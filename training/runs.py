@@ -1,6 +1,5 @@
-"""From command-line arguments to data, start weights and records: what the three training scripts do around ``fit``."""
+"""What the training scripts do around the loop: folder, split, start weights, record, test, out-of-fold predictions."""
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -8,7 +7,9 @@ import os
 import secrets
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,24 +20,25 @@ import torch
 from torch import Tensor
 
 from data.splits import apply_split, check_disjoint, read_split, scene_folds, shared_scenes, split_by_scene, write_split
-from data.table import REFERENCE, counted, load_data, rated, select, spread
+from data.table import rated, select, spread
 from models import SemanticConsistencyNet
 from models.backbone import UnreachableError, load_pretrained
-from models.base import CompactNet, Inputs, ScoreNet
-from models.loading import load_model, networks_of
-from models.published import load_start_weights
+from models.base import CompactNet, ScoreNet
+from models.loading import load_model, load_prior, networks_of
+from models.published import PublishedSCC, load_start_weights
 from models.ranker import shipped_ranker
-from training.engine import NEXT, FeatureSet, OwnViews, agreement, encode_set, fit, predict, write_results
-from training.pictures import PublishedPictures, RatedPictures
+from training.engine import predict
+from training.images import ImageSet, ImageSets, content_of, object_sources
+from training.options import TrainOptions
+from training.records import NEXT, write_results
 from utils import distributed, interrupt
 from utils.checkpoint import read_checkpoint, read_weights, seen_by
-from utils.files import give_lock, picture_id, sha256, take_lock, write_atomic
-from utils.labels import ObjectLabels, read_color_curves
-from utils.metrics import within_scene_srcc
+from utils.files import give_lock, picture_id, take_lock, write_atomic
+from utils.metrics import column_correlations, within_scene_srcc
 from utils.names import match_names
-from utils.scores import Provenance, ScoreWriter, fingerprint, join_scores, missing_scores, read_scores
+from utils.scores import Provenance, ScoreWriter, join_scores, missing_scores, read_scores
 
-VIEWS = 4  # of each training picture, where the backbone is frozen and pictures are augmented
+Parts = dict[str, pd.DataFrame]  # MOS tables "train", "val" and "test"
 
 
 def one_line_errors(advice: str = "run the same command again with --resume to go on") -> None:
@@ -65,12 +67,33 @@ def one_line_errors(advice: str = "run the same command again with --resume to g
 
 
 @contextlib.contextmanager
-def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
+def open_run(options: TrainOptions, dimension: str) -> Iterator[TrainOptions]:
+    """Join the other processes, hold the folder of the run, and give the options with device and seed as they are used.
+
+    Wrong input and Ctrl-C end the process with one line from here on.
+
+    Raises:
+        BlockingIOError: If another run holds the folder.
+        ValueError: If the device cannot be used, or see ``run_folder``.
+    """
+    one_line_errors()
+    options = replace(options, device=distributed.setup(options.device))
+    with run_folder(options.output, dimension, options.resume, options.overwrite):
+        yield draw_seed_if_none(options)
+    distributed.cleanup()
+
+
+@contextlib.contextmanager
+def run_folder(output: Path, dimension: str, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold the folder of a run: no other run writes there, and no earlier one is overwritten unasked.
 
+    Features, which are kept in case of an interruption, are removed at the end.
+
     Args:
-        args: Arguments of the script.
+        output: The folder.
         dimension: What the script trains.
+        resume: Go on with an earlier run.
+        overwrite: Train anew where an earlier run is.
 
     Raises:
         BlockingIOError: If another run holds the folder.
@@ -78,32 +101,35 @@ def run_folder(args: argparse.Namespace, dimension: str) -> Iterator[None]:
     """
     if not distributed.is_main():  # the main process speaks for all
         yield
+        distributed.barrier()
         return
-    args.output.mkdir(parents=True, exist_ok=True)
-    lock = args.output / ".lock"
-    holder = take_lock(lock, f"is training into {args.output}; wait for it, or pass another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    lock = output / ".lock"
+    holder = take_lock(lock, f"is training into {output}; wait for it, or pass another --output")
     try:
-        for left in args.output.rglob(".*.tmp"):  # by runs that were killed
+        for left in output.rglob(".*.tmp"):  # by runs that were killed
             left.unlink()
-        weights = [path for path in earlier_files(args.output) if path.name in ("best.pt", "last.pt")]
-        if weights and not (args.resume or args.overwrite):
+        weights = [path for path in earlier_files(output) if path.name in ("best.pt", "last.pt")]
+        if weights and not (resume or overwrite):
             raise ValueError(
                 f"{weights[0]} is there from an earlier run; pass --resume to go on with that run, --overwrite to train anew, "
                 "or another --output"
             )
-        if weights and args.resume:
+        if weights and resume:
             earlier = read_checkpoint(weights[0]).get("dimension")
             if earlier != dimension:
-                raise ValueError(f"{args.output} holds a run of {earlier}, not of {dimension}; pass another --output")
+                raise ValueError(f"{output} holds a run of {earlier}, not of {dimension}; pass another --output")
         yield
+        distributed.barrier()
+        shutil.rmtree(output / "features", ignore_errors=True)
     finally:
         give_lock(lock, holder)
         with contextlib.suppress(OSError):
-            args.output.rmdir()  # if nothing came of the run
+            output.rmdir()  # if nothing came of the run
 
 
 def earlier_files(output: Path) -> list[Path]:
-    """Files that a run wrote into its folder, those of its stages and folds included."""
+    """Return the files that a run wrote into its folder, those of its stages and folds included."""
     names = (
         "best.pt",
         "last.pt",
@@ -118,18 +144,29 @@ def earlier_files(output: Path) -> list[Path]:
     return [path for folder in folders for name in names for path in sorted(output.glob(folder + name))]
 
 
-def clear_folder(args: argparse.Namespace) -> None:
-    """Remove the files of an earlier run, which neither a reader nor a later ``--resume`` must take for those of this one."""
-    if args.overwrite and distributed.is_main():
-        for path in earlier_files(args.output):
+def clear_folder(output: Path, overwrite: bool) -> None:
+    """Remove the files of an earlier run, if they are to be overwritten: nothing must take them for those of this one."""
+    if overwrite and distributed.is_main():
+        for path in earlier_files(output):
             path.unlink()
 
 
-def settle_scenes(args: argparse.Namespace, frame: pd.DataFrame) -> pd.DataFrame:
-    """What is to become of given train and test pictures that share scenes, as ``--shared-scenes`` says.
+def draw_seed_if_none(options: TrainOptions) -> TrainOptions:
+    """Draw a seed where ``--seed none`` asks for another one each time; a run that goes on keeps its own."""
+    if options.seed is not None:
+        return options
+    last = options.output / "last.pt"
+    begun = read_checkpoint(last).get("settings", {}).get("seed") if options.resume and last.is_file() else None
+    seed = distributed.broadcast(secrets.randbelow(1 << 31) if begun is None else begun)
+    print(f"seed: {seed}, drawn anew for each run")
+    return replace(options, seed=seed)
+
+
+def apply_shared_scenes_policy(options: TrainOptions, frame: pd.DataFrame) -> pd.DataFrame:
+    """Refuse, keep or split anew given train and test images that share scenes, as ``--shared-scenes`` says.
 
     Returns:
-        The table; without its column ``split`` if all pictures are to be split anew.
+        The table; without its column ``split`` if all images are to be split anew.
 
     Raises:
         ValueError: If they share scenes and nothing is said of it; names one.
@@ -138,10 +175,10 @@ def settle_scenes(args: argparse.Namespace, frame: pd.DataFrame) -> pd.DataFrame
     if not shared:
         return frame
     print(f"WARNING: the given train and test pictures share {len(shared)} of {frame['scene'].nunique()} scenes")
-    if args.shared_scenes == "keep":
+    if options.shared_scenes == "keep":
         print("they are kept as they are: test results are in part those of scenes trained on")
         return frame
-    if args.shared_scenes == "resplit":
+    if options.shared_scenes == "resplit":
         anew = frame.drop(columns="split")
         anew.attrs = frame.attrs
         return anew
@@ -152,39 +189,41 @@ def settle_scenes(args: argparse.Namespace, frame: pd.DataFrame) -> pd.DataFrame
     )
 
 
-def divide(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> dict[str, pd.DataFrame]:
-    """Train, validation and test part by scene, written to ``split.txt`` beside the run; rated pictures only.
+def split_parts(options: TrainOptions, frame: pd.DataFrame, columns: list[str]) -> Parts:
+    """Split a MOS table by scene into "train", "val" and "test", rated images only; ``split.txt`` of the run records it.
 
     Args:
-        args: Arguments of the script.
-        frame: What ``settle_scenes`` gave. Given test pictures that share scenes with the others are the test part.
+        options: What the script is asked to do.
+        frame: What ``apply_shared_scenes_policy`` gave. Given test images that share scenes with the others are the test part.
         columns: The ratings that count, such as ["CF"].
 
     Raises:
         ValueError: If two other parts share a scene; names it.
     """
-    recorded = args.output / "split.txt"
-    fixed = frame.iloc[:0]  # test pictures whose scenes are also trained on; no split by scene can say so
+    recorded = options.output / "split.txt"
+    fixed = frame.iloc[:0]  # test images whose scenes are also trained on; no split by scene can say so
     if shared_scenes(frame):
         fixed, frame = select(frame, frame["split"] == "test"), select(frame, frame["split"] != "test")
-    if args.strict_recipe and "split" not in frame and args.split is None:
+    if options.strict_recipe and "split" not in frame and options.split is None:
         print(
             "WARNING: no test pictures are given and no seed, so each network gets a split of its own; pass --split or --seed"
         )
-    if args.resume and recorded.is_file():
+    if options.resume and recorded.is_file():
         parts = apply_split(frame, read_split(recorded))
-    elif args.split is not None:
-        parts = apply_split(frame, read_split(args.split))
+    elif options.split is not None:
+        parts = apply_split(frame, read_split(options.split))
     else:
-        parts = split_by_scene(frame, args.val, 0 if len(fixed) else args.test, args.seed)
+        parts = split_by_scene(frame, options.val, 0 if len(fixed) else options.test, options.seed)
     check_disjoint(**parts)
     if distributed.is_main():
         write_split(parts, recorded)
     if len(fixed):
         parts["test"] = fixed
     parts = {name: rated(part, columns) for name, part in parts.items()}
-    if args.limit is not None:
-        parts = {name: spread(part, args.limit if name == "train" else max(8, args.limit // 4)) for name, part in parts.items()}
+    if options.limit is not None:
+        parts = {
+            name: spread(part, options.limit if name == "train" else max(8, options.limit // 4)) for name, part in parts.items()
+        }
     check_ratings(parts["train"], columns)
     print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
     return parts
@@ -216,201 +255,86 @@ def check_ratings(frame: pd.DataFrame, columns: list[str], of: str = "") -> None
     )
 
 
-def settle_seed(args: argparse.Namespace) -> None:
-    """Where ``--seed none`` asks for another seed each time, draw one; a resumed run keeps its own."""
-    if args.seed is None:
-        last = args.output / "last.pt"
-        begun = read_checkpoint(last).get("settings", {}).get("seed") if args.resume and last.is_file() else None
-        args.seed = distributed.broadcast(secrets.randbelow(1 << 31) if begun is None else begun)
-        print(f"seed: {args.seed}, drawn anew for each run")
-
-
-def start_model(args: argparse.Namespace, dimension: str) -> ScoreNet:
-    """A network of the preset with the start weights that the arguments ask for."""
-    torch.manual_seed(args.seed)
-    network = networks_of(args.preset)[dimension]
-    if args.init is not None:
+def start_model(options: TrainOptions, dimension: str) -> ScoreNet:
+    """Return a network of the preset with the start weights that the options ask for, the same at every call."""
+    torch.manual_seed(options.seed)
+    network: Any = networks_of(options.preset)[dimension]
+    model: Any
+    if options.init is not None:
         try:
-            model = load_model(args.init, dimension=dimension, preset=args.preset)
+            model = load_model(options.init, dimension=dimension, preset=options.preset)
         except ValueError as error:
             raise ValueError(f"--init {error}") from error
-    elif args.preset == "published":
-        model = network(**({"backbone": args.backbone} if args.backbone else {}))
-        print("backbone weights: random" if args.random_init else load_start_weights(model, args.backbone_weights))
+    elif options.preset == "published":
+        model = network(**({"backbone": options.backbone} if options.backbone else {}))
+        print("backbone weights: random" if options.random_init else load_start_weights(model, options.backbone_weights))
     else:
-        model = network(backbone=args.backbone, size=args.size)
-        print("backbone weights: random" if args.random_init else load_pretrained(model.backbone, args.backbone_weights))
-    start_ranker(args, model)
-    if args.checkpoint_activations:
+        model = network(backbone=options.backbone, size=options.size, width=options.width, dropout=options.dropout)
+        print("backbone weights: random" if options.random_init else load_pretrained(model.backbone, options.backbone_weights))
+    if isinstance(model, CompactNet):
+        start_ranker(options, model)
+    if options.checkpoint_activations:
         model.backbone.set_grad_checkpointing(True)
-    if (model.dimension, model.preset) == ("SCC", "published"):
-        model.config["train_attention"] = args.attention
+    if isinstance(model, PublishedSCC):
+        model.config["train_attention"] = options.attention
     return model
 
 
-def ranker_of(args: argparse.Namespace) -> Path | None:
-    """The file that a branch takes a ranker from; None for one without, or that goes on with its own (--init)."""
-    if args.preset != "compact" or args.ranker == "none" or not args.ranking:
+def start_from_prior(options: TrainOptions) -> SemanticConsistencyNet:
+    """Return an SCC network with the backbone and the color prior of ``--prior``.
+
+    Raises:
+        ValueError: If they are of another backbone or size.
+    """
+    prior: Any = load_prior(str(options.prior))
+    asked: dict[str, Any] = {"backbone": options.backbone, "size": options.size}
+    for name, value in asked.items():
+        if prior.config[name] != value:
+            raise ValueError(
+                f"--prior {options.prior} was trained with --{name} {prior.config[name]}, not {value}; train one with "
+                "tools/train_color_prior.py, or pass --prior none"
+            )
+    torch.manual_seed(options.seed)
+    head: dict[str, Any] = {"width": options.width, "dropout": options.dropout}
+    model = SemanticConsistencyNet(**asked, prior=prior.config["prior"], **head)
+    model.backbone.load_state_dict(prior.backbone.state_dict())
+    model.prior.load_state_dict(prior.prior.state_dict())
+    print(f"color prior and backbone: {options.prior}")
+    start_ranker(options, model)
+    return model
+
+
+def ranker_of(options: TrainOptions) -> Path | None:
+    """Return the file that a branch takes a ranker from; None for one without, or that goes on with its own (--init)."""
+    if options.preset != "compact" or options.ranker == "none" or not options.ranking:
         return None
-    if args.ranker or args.init is not None or args.random_init:
-        return Path(args.ranker) if args.ranker else None
-    return shipped_ranker(args.backbone, args.size)
+    if options.ranker or options.init is not None or options.random_init:
+        return Path(options.ranker) if options.ranker else None
+    return shipped_ranker(str(options.backbone), int(options.size or 0))
 
 
-def start_ranker(args: argparse.Namespace, model: CompactNet) -> None:
+def start_ranker(options: TrainOptions, model: CompactNet) -> None:
     """Give a branch the ranker that the arguments ask for.
 
     Raises:
         ValueError: If the file has none, or one of another backbone or size.
     """
-    path = ranker_of(args)
-    if args.preset != "compact" or (path is None and args.ranker != "none"):
+    path = ranker_of(options)
+    if path is None and options.ranker != "none":
         return
     try:
-        model.take_ranker(path, args.ranking)
+        model.take_ranker(path, options.ranking or 0.0)
     except ValueError as error:
         raise ValueError(f"--ranker {error}") from error
-    print(f"ranker: {f'{path}, weight {args.ranking:g}' if path else 'none'}")
+    print(f"ranker: {f'{path}, weight {options.ranking:g}' if path else 'none'}")
 
 
-def pictures(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedPictures:
-    """The pictures of a MOS table, as the network reads them."""
-    cache_bytes = int(args.cache_gb * (1 << 30))
-    objects = labeled_objects(args, model, frame) if isinstance(model, SemanticConsistencyNet) else None
-    return RatedPictures(frame, model.preprocess, model.dimension, scores, cache_bytes, objects)
-
-
-def labeled_objects(
-    args: argparse.Namespace, model: SemanticConsistencyNet, frame: pd.DataFrame
-) -> Callable[[int, Tensor], Inputs] | None:
-    """What gives the objects of a picture of a MOS table; None where the command line names no labels.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If a label file cannot be read, or the network has no object prior.
-    """
-    if getattr(args, "labels", None) in (None, ["none"]):
-        return None
-    if model.object_prior is None:
-        raise ValueError("--labels need an object prior to compare with; pass --object-prior, or --labels none")
-    folders = [ObjectLabels(Path(folder)) for folder in args.labels]
-    rows = []
-    for image, scene in zip(frame["image"], frame["scene"], strict=True):
-        # recolorings of one photograph show the same objects
-        known = (labels for name in (image, f"{scene}.") for labels in folders if labels.file(name) is not None)
-        labels = next(known, None)
-        name = image if labels is not None and labels.file(image) is not None else f"{scene}."
-        rows.append([] if labels is None else labels.objects(name))
-    print(f"objects: {sum(map(bool, rows))} of {len(rows)} pictures show labeled ones")
-    _ = model.cells, model.object_prior  # worked out here, for processes that read pictures cannot use a GPU
-    return lambda index, rgb: model.object_inputs(rgb, rows[index])
-
-
-Part = RatedPictures | PublishedPictures | OwnViews | FeatureSet
-Sets = Callable[[pd.DataFrame, bool, np.ndarray | None], Part | None]
-
-
-def dataset_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
-    """What turns a part of ``frame`` into a dataset; the frozen part of a network looks at every picture only once.
-
-    Args:
-        args: Arguments of the script.
-        model: A network with the start weights of the run.
-        frame: All pictures that any part will have.
-
-    Returns:
-        A function of a part, whether it is trained on (and augmented), and its sub-scores, shape (N, 2); it gives None for
-        an empty part.
-    """
-    if args.preset == "published":
-        return published_maker(args, model, frame)
-    if args.backbone_lr > 0:
-        return lambda part, train, scores=None: None if part.empty else pictures(args, model, part, scores)
-    device = torch.device(args.device)
-    views = VIEWS if args.augment else 1
-    dataset, keep = pictures(args, model, frame), features_folder(args, model, frame)
-    encoded = encode_set(model.to(device), dataset, device, views, args.seed, args.workers, keep)
-    if distributed.is_main():
-        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
-    row_of = {image: row for row, image in enumerate(frame["image"])}
-
-    def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> FeatureSet | None:
-        rows = np.array([row_of[image] for image in part["image"]], dtype=int)
-        mos = part[model.dimension].to_numpy(np.float32)
-        return encoded.subset(rows, mos, scores, encoded.views if train else 1) if len(rows) else None
-
-    return make
-
-
-def features_folder(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame, name: str = "all") -> Path:
-    """The folder for features of these pictures by this network, where a run finds them again after an interruption.
-
-    Those of other pictures or weights under the same name are removed.
-    """
-    about = [model.config, model.preprocessing(), args.seed, [content_of(source) for source in object_sources(args)]]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    for key, tensor in model.state_dict().items():
-        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    for path in [*frame["path"], *frame.get(REFERENCE, [])]:
-        digest.update(f"{path} {fingerprint(path)}\n".encode("utf-8", "surrogateescape"))
-    folder = args.output / "features" / f"{name}_{digest.hexdigest()[:16]}"
-    if distributed.is_main():
-        for other in set(folder.parent.glob(f"{name}_*")) - {folder}:
-            shutil.rmtree(other)
-    return folder
-
-
-def folder_size(folder: Path) -> str:
-    """The size and the place of a folder, to be shown."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {folder}"
-
-
-def published_maker(args: argparse.Namespace, model: ScoreNet, frame: pd.DataFrame) -> Sets:
-    """``dataset_maker`` for a published network.
-
-    CF is trained on bilinear pictures and scored on bicubic ones, as published; all that is predicted (validation, test,
-    out-of-fold) is read as in scoring.
-    """
-    cache = args.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
-    objects = training_objects(args, frame) if model.dimension == "SCC" else None
-
-    def make(part: pd.DataFrame, train: bool, scores: np.ndarray | None = None) -> PublishedPictures | None:
-        if part.empty:
-            return None
-        resize = "bilinear" if train else model.resize
-        pictures = PublishedPictures(part, model.size, resize, cache, model.dimension, scores, objects)
-        made = pictures.fill() if distributed.is_main() else 0
-        distributed.barrier()
-        if made:
-            print(f"{made} pictures resized to {model.size} pixels, {resize}; cache: {folder_size(cache)}")
-        return pictures
-
-    return make
-
-
-def training_objects(args: argparse.Namespace, frame: pd.DataFrame) -> ObjectLabels:
-    """The labels and the color prior of a data set: those of the command line, else those in its folder."""
-    source, _ = counted(args.data[0])
-    root = source if source.is_dir() else source.parent
-    if args.labels is not None and len(args.labels) > 1:
-        raise ValueError(f"--labels of a published network is one folder, got {len(args.labels)}")
-    labels, prior = Path(args.labels[0]) if args.labels else root / "labels", args.color_prior or root / "color_.json"
-    args.labels, args.color_prior = [str(labels)], prior  # which a run that is resumed must find unchanged
-    objects = ObjectLabels(None if labels == Path("none") else labels, read_color_curves(prior))
-    for image in frame["image"]:
-        objects.slots(image)  # what cannot be read must be known before the training
-    found = sum(objects.file(image) is not None for image in frame["image"])
-    print(f"objects: {found} of {len(frame)} pictures have a label file")
-    return objects
-
-
-def parts_seen_by(args: argparse.Namespace) -> dict[str, Tensor | None]:
-    """Sizes and fingerprints of the images that ranker and color prior of a branch were trained on; None if not recorded."""
-    sources = {"ranker": ranker_of(args)}
-    if args.preset == "compact" and args.init is None and getattr(args, "prior", "none") != "none":
-        sources["prior"] = Path(args.prior)
-    parts = {} if args.init is None else read_weights(args.init).get("parts_seen", {})
+def parts_seen_by(options: TrainOptions) -> dict[str, Tensor | None]:
+    """Return sizes and fingerprints of the images that ranker and color prior were trained on; None if not recorded."""
+    sources = {"ranker": ranker_of(options)}
+    if options.preset == "compact" and options.init is None and options.prior not in (None, "none"):
+        sources["prior"] = Path(str(options.prior))
+    parts = {} if options.init is None else read_weights(options.init).get("parts_seen", {})
     for part, source in sources.items():
         if source is not None:
             content = read_weights(source)
@@ -420,22 +344,22 @@ def parts_seen_by(args: argparse.Namespace) -> dict[str, Tensor | None]:
 
 
 def training_record(
-    args: argparse.Namespace,
-    parts: dict[str, pd.DataFrame],
+    options: TrainOptions,
+    parts: Parts,
     columns: list[str],
     sub_scores: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint says of its training data.
+    """Return what a checkpoint says of its training data.
 
-    ``seen`` holds size and fingerprint of every picture that the network was fitted to or chosen on, by this run or by the
+    ``seen`` holds size and fingerprint of every image that the network was fitted to or chosen on, by this run or by the
     ones it started from. ``content`` holds a hash of each kind of data that decides where training ends up, so that a run
     goes on with the same data only.
 
     Args:
-        args: Arguments of the script.
-        parts: "train", "val" and perhaps "test" of the pictures.
+        options: What the script is asked to do.
+        parts: MOS tables "train", "val" and perhaps "test".
         columns: Names of the ratings.
-        sub_scores: CF and SCC of each picture of the parts, for the realism branch.
+        sub_scores: CF and SCC of each image of the parts, for the realism branch.
     """
     used = pd.concat([parts["train"], parts["val"]])
     ids = [picture_id(p) for p in used["path"]]
@@ -445,12 +369,12 @@ def training_record(
         "images": ids,
         "ratings": {name: part[columns].to_numpy(float).tolist() for name, part in parts.items()},
         "CF and SCC": {name: scores.tolist() for name, scores in (sub_scores or {}).items()},
-        "labels and priors": [content_of(source) for source in object_sources(args)],
+        "labels and priors": [content_of(source) for source in object_sources(options)],
     }
     known = True  # a published file does not say what it was trained on
-    parts_seen = parts_seen_by(args)
-    if args.init is not None:
-        start = read_weights(args.init)
+    parts_seen = parts_seen_by(options)
+    if options.init is not None:
+        start = read_weights(options.init)
         earlier = start.get("seen")
         known = earlier is not None and start.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
@@ -458,198 +382,140 @@ def training_record(
         known = known and rows is not None
         seen |= set() if rows is None else {tuple(row) for row in rows.tolist()}
     return {
-        "data": [str(source) for source in (*(args.data or ()), *(getattr(args, "label", None) or ()))],
+        "data": [str(source) for source in options.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "content": {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in content.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
         "parts_seen": parts_seen,  # of it, what ranker and color prior have seen, for a branch that takes them over
         "seen_is_all": known,
         "torch": str(torch.__version__),
-        "seed": args.seed,
+        "seed": options.seed,
     }
 
 
-def object_sources(args: argparse.Namespace) -> list[Path]:
-    """Files and folders that an SCC network reads beside the images."""
-    given = [getattr(args, name, None) for name in ("prior", "object_prior", "color_prior")] + (
-        getattr(args, "labels", None) or []
-    )
-    return [Path(source) for source in given if source not in (None, "none")]
+def fold_parts(
+    options: TrainOptions, frame: pd.DataFrame, parts: Parts, columns: list[str]
+) -> tuple[pd.DataFrame, list[Parts]]:
+    """Divide what is not tested on into folds by scene: "train", "val" and, as "held", the images that a fold leaves out.
 
+    Returns:
+        The images of all folds, rated or not, and the folds; none if there are to be no folds.
 
-def content_of(source: Path) -> list[str]:
-    """SHA-256 of a file, or of all label files in a folder, with their names."""
-    files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
-    return [f"{file.name} {sha256(file)}" for file in files]
-
-
-def train_branch(args: argparse.Namespace, dimension: str, make_model: Callable[[], ScoreNet]) -> None:
-    """Train the CF or SCC branch on its split, score the test part once, write out-of-fold predictions if asked.
-
-    Args:
-        args: Arguments of the script.
-        dimension: CF or SCC.
-        make_model: A network with its start weights, the same at every call.
+    Raises:
+        ValueError: If there are too few scenes, or a fold has nothing to learn from.
     """
-    args.device = distributed.setup(args.device)
-    with run_folder(args, dimension):
-        settle_seed(args)
-        frame = settle_scenes(args, load_data(args.data, dimension, args.mos_range))
-        train_and_test(args, frame, divide(args, frame, [dimension]), make_model)
-
-
-def train_and_test(
-    args: argparse.Namespace,
-    frame: pd.DataFrame,
-    parts: dict[str, pd.DataFrame],
-    make_model: Callable[[], ScoreNet],
-    train: Callable[..., ScoreNet] = fit,
-    make_sets: Callable[[argparse.Namespace, Any, pd.DataFrame], Sets] = dataset_maker,
-) -> None:
-    """Train a network on its split, score the test part once, write out-of-fold predictions if asked.
-
-    Args:
-        args: Arguments of the script.
-        frame: All pictures.
-        parts: "train", "val" and "test" of them, or a test part from elsewhere.
-        make_model: A network with its start weights, the same at every call.
-        train: What trains it, with the arguments of ``fit``.
-        make_sets: What turns parts into datasets, with the arguments of ``dataset_maker``.
-    """
-    if args.limit is None:
+    if not options.folds:
+        return frame.iloc[:0], []
+    if options.limit is None:
         used = set(parts["train"]["scene"]) | set(parts["val"]["scene"])
         rest = select(frame, frame["scene"].isin(used) & ~frame["image"].isin(parts["test"]["image"]))
     else:
         rest = select(frame, frame["image"].isin([*parts["train"]["image"], *parts["val"]["image"]]))
-    model = make_model()
-    folds = fold_parts(args, rest, model.columns) if args.folds else []  # which would fail after the training
-    needed = pd.concat([*parts.values(), rest] if args.folds else list(parts.values()))
-    make_set = make_sets(args, model, needed.drop_duplicates("image").sort_values("image", ignore_index=True))
-    sets = {name: make_set(part, name == "train", None) for name, part in parts.items()}
-    clear_folder(args)
-    model = train(model, sets["train"], sets["val"], args, args.output, training_record(args, parts, model.columns))
-    finish(args, model, parts["test"], sets["test"])
-    if args.folds:
-        out_of_fold(args, make_model, make_set, rest, folds, train)
-    forget_features(args)
-    distributed.cleanup()
+    folds = []
+    for number, scenes in enumerate(scene_folds(rest, options.folds, options.seed), 1):
+        held = rest["scene"].isin(scenes)
+        inner = split_by_scene(select(rest, ~held), options.val, 0, options.seed)
+        folds.append({name: rated(inner[name], columns) for name in ("train", "val")} | {"held": select(rest, held)})
+        check_ratings(folds[-1]["train"], columns, f" of fold {number}")
+    return rest, folds
 
 
-def forget_features(args: argparse.Namespace) -> None:
-    """Remove the features that were kept in case of an interruption."""
-    distributed.barrier()
-    if distributed.is_main():
-        shutil.rmtree(args.output / "features", ignore_errors=True)
-
-
-def finish(args: argparse.Namespace, model: ScoreNet, test: pd.DataFrame, test_set: Part | None) -> None:
-    """Score the test part, once, with the weights that validation chose: ``test.json``, and ``test.csv`` by picture."""
+def score_test_part(options: TrainOptions, model: ScoreNet, test: pd.DataFrame, test_set: ImageSet | None) -> None:
+    """Score the test part, once, with the weights that validation chose: ``test.json``, and ``test.csv`` by image."""
     if not distributed.is_main():
         return
-    print(f"weights: {args.output / 'best.pt'}")
+    print(f"weights: {options.output / 'best.pt'}")
     if test_set is None:
         print("no test part: nothing is known of these weights on scenes that were not used")
         return
-    pred = predict(model, test_set, torch.device(args.device), workers=args.workers).numpy().astype(float)
+    pred = predict(model, test_set, model.device, options.workers).numpy().astype(float)
     mos = test[model.columns].to_numpy(float)
     rows = test[["image", "scene", "method"]].assign(
         **dict(zip(model.columns, pred.reshape(mos.shape).T.round(6), strict=True)),
         **{f"{column}_mos": mos[:, i] for i, column in enumerate(model.columns)},
     )
-    write_atomic(args.output / "test.csv", rows.to_csv(index=False, lineterminator="\n"))
-    results = agreement(pred, mos, model.columns)
+    write_atomic(options.output / "test.csv", rows.to_csv(index=False, lineterminator="\n"))
+    results = column_correlations(pred, mos, model.columns)
     for column, p, m in zip(model.columns, pred.reshape(mos.shape).T, mos.T, strict=True):
         known = np.isfinite(m)
         within = within_scene_srcc(p[known], m[known], test["scene"].to_numpy()[known])
         results[f"{column} within-scene SRCC" if len(model.columns) > 1 else "within-scene SRCC"] = within
-    write_results(args.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
+    write_results(options.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
     shown = "  ".join(f"{k} {v:.4f}" for k, v in results.items())
     print(f"test, {len(test)} pictures of {test['scene'].nunique()} scenes: {shown}")
 
 
-def fold_parts(args: argparse.Namespace, frame: pd.DataFrame, columns: list[str]) -> list[dict[str, pd.DataFrame]]:
-    """Divide images into folds by scene: "train", "val" and, as "held", the images that the fold leaves out.
-
-    Raises:
-        ValueError: If there are too few scenes, or a fold has nothing to learn from.
-    """
-    folds = []
-    for number, scenes in enumerate(scene_folds(frame, args.folds, args.seed), 1):
-        held = frame["scene"].isin(scenes)
-        parts = split_by_scene(select(frame, ~held), args.val, 0, args.seed)
-        folds.append({name: rated(parts[name], columns) for name in ("train", "val")} | {"held": select(frame, held)})
-        check_ratings(folds[-1]["train"], columns, f" of fold {number}")
-    return folds
-
-
 def out_of_fold(
-    args: argparse.Namespace,
-    make_model: Callable[[], ScoreNet],
-    make_set: Sets,
+    options: TrainOptions,
+    train: Callable[[Parts, Path], ScoreNet],
+    images: ImageSets,
     frame: pd.DataFrame,
-    folds: list[dict[str, pd.DataFrame]],
-    train: Callable[..., ScoreNet] = fit,
+    folds: list[Parts],
 ) -> None:
-    """Predict every picture with a network that has not seen its scene; the CSV that train_PR.py should be fed.
+    """Predict every image with a network that has not seen its scene; the CSV that train_PR.py should be fed.
 
-    Pictures without a rating in this dimension are predicted as well, for PR needs a prediction for each.
+    Images without a rating in this dimension are predicted as well, for PR needs a prediction for each.
+
+    Args:
+        options: What the script is asked to do.
+        train: Trains a network on the parts of a fold, into a folder.
+        images: What makes image sets.
+        frame: The images.
+        folds: See ``fold_parts``; nothing is done if there are none.
     """
-    target = args.oof or args.output / "oof.csv"
-    found: dict[str, np.ndarray] = {}
+    target = options.oof or options.output / "oof.csv"
+    values: dict[str, np.ndarray] = {}
     hashes = []
     for number, parts in enumerate(folds, 1):
-        output, left_out = args.output / f"fold{number}", parts.pop("held")
-        print(f"fold {number} of {args.folds}, without the scenes {', '.join(sorted(set(left_out['scene']))[:5])} ...")
-        model = make_model()
-        train_set, val_set = (make_set(parts[name], name == "train", None) for name in ("train", "val"))
-        model = train(model, train_set, val_set, args, output, training_record(args, parts, model.columns))
+        held = parts["held"]
+        print(f"fold {number} of {len(folds)}, without the scenes {', '.join(sorted(set(held['scene']))[:5])} ...")
+        model: Any = train({name: parts[name] for name in ("train", "val")}, options.output / f"fold{number}")
         if distributed.is_main():
-            values = predict(model, make_set(left_out, False, None), torch.device(args.device), workers=args.workers).numpy()
-            found |= dict(zip(left_out["image"], values.reshape(len(left_out), -1), strict=True))
+            scores = predict(model, images(held), model.device, options.workers).numpy()
+            values |= dict(zip(held["image"], scores.reshape(len(held), -1), strict=True))
             hashes.append(model.weights_hash)
-    if not distributed.is_main():
+    if not folds or not distributed.is_main():
         return
-    dimension, columns = model.dimension, model.columns
-    predictions = np.array([found[image] for image in frame["image"]], dtype=float)
-    if args.init is not None:
-        # a network that started from one that knew a picture has not truly left it out
-        _, ids = seen_by(read_weights(args.init))  # nothing is known of what a published file has seen
+    predictions = np.array([values[image] for image in frame["image"]], dtype=float)
+    if options.init is not None:
+        # a network that started from one that knew an image has not truly left it out
+        _, ids = seen_by(read_weights(options.init))  # nothing is known of what a published file has seen
         new = np.array([picture_id(path) not in ids for path in frame["path"]])
         if not new.all():
             print(f"{(~new).sum()} of {len(frame)} pictures were used to train --init and are left out of {target}")
         frame, predictions = select(frame, pd.Series(new)), predictions[new]
     with ScoreWriter(
         target,
-        columns,
+        model.columns,
         list(frame["image"]),
         Provenance(
             root=frame.attrs["root"],
-            weights={f"{dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
+            weights={f"{model.dimension} fold {n}": h for n, h in enumerate(hashes, 1)},
             preprocessing=model.preprocessing(),
             sample="out-of-fold",
-            unbounded=args.preset == "baseline",
+            unbounded=options.preset == "baseline",
         ),
         overwrite=True,
     ) as writer:
-        for name, values in zip(frame["image"], predictions, strict=True):
-            writer.add(name, dict(zip(columns, values.tolist(), strict=True)), gray=False)
-    quality = agreement(predictions, frame[columns].to_numpy(float), columns)
-    count = len(rated(frame, columns))
+        for name, scores in zip(frame["image"], predictions, strict=True):
+            writer.add(name, dict(zip(model.columns, scores.tolist(), strict=True)), gray=False)
+    quality = column_correlations(predictions, frame[model.columns].to_numpy(float), model.columns)
+    count = len(rated(frame, model.columns))
     print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f} on {count} rated ones")
 
 
-def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:
-    """CF or SCC of each row of a MOS table from score files, the first file that has a picture counting.
+def read_sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Read CF or SCC of each row of a MOS table from score files; the first file that has an image counts.
 
     Score files that say which folder they are of are joined by absolute path, others by the path relative to the root of
     the data.
 
     Returns:
-        Scores, shape (N,), and for each picture what it was to the weights that scored it ("unseen", "in-sample",
+        Scores, shape (N,), and for each image what it was to the weights that scored it ("unseen", "in-sample",
         "out-of-fold", or "unknown").
 
     Raises:
-        ValueError: If a picture has no finite score; names it and what to run.
+        ValueError: If an image has no finite score; names it and what to run.
     """
     wanted = [os.path.normpath(path) for path in frame["path"]]
     found: dict[str, tuple[float, str, str]] = {}
@@ -686,3 +552,46 @@ def sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[
             f"{missing[0]}; run infer_{dimension}.py on {frame.attrs['root']} and pass its CSV as well"
         )
     return np.array(values), samples
+
+
+def sub_scores_of(options: TrainOptions, parts: Parts) -> dict[str, np.ndarray]:
+    """Read CF and SCC of each image of the parts from the files of ``--cf`` and ``--scc``, shape (N, 2) each.
+
+    Raises:
+        ValueError: If an image has none, or those of training images are not out-of-fold and should be.
+    """
+    scores = {}
+    for name, part in parts.items():
+        columns = []
+        for dimension, files in (("CF", options.cf), ("SCC", options.scc)):
+            values, samples = read_sub_scores(part, files or [], dimension)
+            columns.append(values)
+            if name != "test":
+                check_samples(dimension, list(samples.values()), options.out_of_fold)
+        scores[name] = np.stack(columns, 1)
+    return scores
+
+
+def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
+    """Say so when PR would learn to trust sub-scores that are better than they will be on new images.
+
+    Raises:
+        ValueError: In place of a warning, if ``refuse``.
+    """
+    count = Counter(samples)
+    advice = f"use the out-of-fold predictions of train_{dimension}.py --folds 5 --oof FILE"
+    problem = ""
+    if count["in-sample"]:
+        problem = (
+            f"{count['in-sample']} of {len(samples)} training pictures have in-sample {dimension} predictions: they are too "
+            f"good, and PR will trust {dimension} too much; {advice}"
+        )
+    elif count["unknown"]:
+        problem = (
+            f"the {dimension} file does not say whether the predictions of {count['unknown']} of {len(samples)} training "
+            f"pictures are in-sample; if they are, PR will trust {dimension} too much: {advice}"
+        )
+    if problem and refuse:
+        raise ValueError(f"{problem}, or pass --no-out-of-fold to train on these, as published")
+    if problem:
+        print(f"WARNING: {problem}")

@@ -3,7 +3,7 @@
 arguments: the command-line arguments that scripts have in common
 checkpoint: files of weights: written whole, read without running code
 choices: names and numbers that command lines offer and networks share
-color: sRGB, CIELAB, chroma and hue in batched torch
+color: sRGB, CIELAB, chroma, hue and colorfulness in batched torch
 distributed: one process or many (torchrun), and devices
 files: files that are written whole or not at all, locks and checksums
 images: which images are there, and their pixels

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.choices import SHIPPED
 from utils.files import write_atomic
@@ -17,7 +17,7 @@ _MARKS = {"CF": "chroma_head.0.weight", "SCC": "class_embedding.weight", "PR": "
 PUBLISHED_BACKBONE_NAMES = {"CF": "vit", "SCC": "backbone", "PR": "naturalness_extractor"}
 
 
-def save_checkpoint(path: Path, model: nn.Module, half: bool = False, **extra: Any) -> None:
+def save_checkpoint(path: Path, model: Any, half: bool = False, **extra: Any) -> None:
     """Write a network with all it takes to rebuild it.
 
     Args:
@@ -127,8 +127,8 @@ def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
 
 def published_dimension(content: Any) -> str | None:
     """CF, SCC or PR if this is the content of a published weight file, else None."""
-    state = unwrapped(content)
-    found = [dimension for dimension, key in _MARKS.items() if state is not None and key in state]
+    state = unwrapped(content) or {}
+    found = [dimension for dimension, key in _MARKS.items() if key in state]
     return found[0] if len(found) == 1 and any(k.startswith(f"{PUBLISHED_BACKBONE_NAMES[found[0]]}.") for k in state) else None
 
 

@@ -14,7 +14,7 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 SPELLINGS = ("classic", "transformers-5.9")  # of the published CF file: before transformers 5.9, and since
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
-# Published systems, and the forms of their label files (baselines/label_files.py).
+# Published systems, and the forms of their label files (tools/label_files.py).
 SYSTEMS = ("dpam", "delegate_transformer", "afine", "nr_aigciqa", "fr_aigciqa")
 FORMS = ("livec", "koniq", "spaq", "csiq", "tid2013", "kadid", "icaa17k", "spaq-csv", "i2iqa", "afine")
 
@@ -22,9 +22,10 @@ SPLITS = ("train", "test")  # of ICQA-2K
 CIN25_RANGE = (1.0, 5.0)  # of its scores, as the analysis script of its authors has them
 PROTOCOLS = ("official", "scene", "colorizer", "cross")
 NOISE = 0.1  # standard error of a MOS where nobody says it, in [-1, 1]: that of 16 ratings whose standard deviation is 0.4
+RATING_SCALE = (1.0, 5.0)  # of a rating page, the five grades of ITU-T P.910 and ITU-R BT.500
 P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlation with the MOS,
 P910_OF_METHODS = 0.8  # and, as a second criterion, between the mean scores of methods
-METHOD_BIAS = SHIPPED / "method_bias.json"  # by docs/power.py
+METHOD_BIAS = SHIPPED / "method_bias.json"  # by benchmarks/power.py
 
 # The prior of object categories, chosen by the log-likelihood of objects of COCO under the prior of all other pictures, which
 # changes little nearby.

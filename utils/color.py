@@ -1,4 +1,4 @@
-"""Color conversion in batched torch: sRGB, CIELAB, chroma and hue.
+"""Color in batched torch: sRGB, CIELAB, chroma, hue and colorfulness.
 
 Differentiable, on any device, in the dtype of the input. Values agree with scikit-image's ``rgb2lab`` (D65, 2 degrees).
 """
@@ -113,6 +113,27 @@ def hue(lab: Tensor) -> Tensor:
     """Hue angle of each color, ``atan2(b, a)`` in radians in (-pi, pi], shape (B, 1, H, W)."""
     _require_image(lab, "lab")
     return torch.atan2(lab[:, 2:], lab[:, 1:2])
+
+
+def colorfulness(rgb: Tensor) -> Tensor:
+    """Return how strong and how varied the colors of an image are, the M(3) of its authors.
+
+    Args:
+        rgb: sRGB in [0, 1], shape (B, 3, H, W).
+
+    Returns:
+        At least 0, which is gray; the authors call 33 moderately and 109 extremely colorful. Shape (B,). More is not better.
+        The gradient is not finite at gray.
+
+    Reference:
+        Hasler and Suesstrunk, "Measuring colourfulness in natural images", Proc. SPIE 5007, 2003: M(3), with the
+        standard deviations of all pixels.
+    """
+    _require_image(rgb, "rgb")
+    red, green, blue = (255 * rgb).flatten(2).unbind(1)
+    opponents = torch.stack((red - green, (red + green) / 2 - blue), dim=1)  # (B, 2, HW)
+    spread = opponents.var(2, correction=0).sum(1).sqrt()
+    return spread + 0.3 * opponents.mean(2).square().sum(1).sqrt()
 
 
 def gray_version(lab: Tensor) -> Tensor:

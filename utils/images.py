@@ -228,29 +228,6 @@ def read_rgb(path: str | Path) -> np.ndarray:
         raise ImageReadError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 
 
-def read_rgb_as_published(path: str | Path) -> np.ndarray:
-    """Read an image file as the published ICQA-Net does, to compare with it: ``Image.open(path).convert("RGB")``.
-
-    That leaves out the EXIF orientation, color profiles and alpha, and turns 16-bit gray white.
-
-    Args:
-        path: The image file.
-
-    Returns:
-        uint8, shape (H, W, 3).
-
-    Raises:
-        ImageReadError: If Pillow cannot read the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except MemoryError as error:
-        raise ImageReadError(f"{path}: does not fit into memory") from error
-    except Exception as error:  # on damaged bytes Pillow raises about every built-in error
-        raise ImageReadError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
-
-
 def to_rgb_array(image: Image.Image) -> np.ndarray:
     """Pixels of a Pillow image as 8-bit sRGB: the same that ``read_rgb`` gives for its file.
 

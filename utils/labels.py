@@ -3,7 +3,7 @@
 The published SCC network reads these two in place of the pixels of the objects, https://github.com/ARBEZ-ZEBRA/ICQA. A
 label file has a row per object, ``class x-center y-center width height``, the last four as shares of the picture's width and
 height. What differs from the published reader: rows that it could not read and that have one meaning are read, rows that it
-misread are refused, and a class keeps its prior however its number is written. ``as_published=True`` undoes the last two.
+misread are refused, and a class keeps its prior however its number is written.
 """
 
 import json
@@ -66,24 +66,6 @@ class LabelError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
-    """Objects of one picture, in the order of the label file.
-
-    Attributes:
-        rows: Class, x center, y center, width and height, float64, shape (N, 5); the last four as shares of the picture's
-            width and height, just as in the file, even where a box overshoots the picture.
-        has_prior: Whether the class brings its color prior, bool, shape (N,). All true but in the published reading, which
-            looks the prior up by the text of the class: ``0.0`` is class 0 without its prior.
-    """
-
-    rows: np.ndarray
-    has_prior: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-@dataclass(frozen=True, eq=False)
 class LabeledObject:
     """One object of a picture.
 
@@ -100,7 +82,7 @@ class LabeledObject:
     confidence: float | None = None
 
 
-def read_yolo(path: str | Path, as_published: bool = False) -> Boxes:
+def read_yolo(path: str | Path) -> np.ndarray:
     """Read the objects of one picture from a YOLO text file.
 
     Blank lines, any line ends, tabs and a byte order mark are fine; an empty file has no objects. A row has
@@ -111,26 +93,23 @@ def read_yolo(path: str | Path, as_published: bool = False) -> Boxes:
 
     Args:
         path: The label file, UTF-8.
-        as_published: For comparison, read rows of 5 numbers as the published code does: a class loses its
-            decimals, only one written as in ``color_.json`` has its prior, and neither the range of a box nor the sign of its
-            size is checked. What crashed that code is read, or refused, as by default.
 
     Returns:
-        All objects of the file, also those beyond the ``SLOTS`` that the network sees.
+        All objects of the file, in its order, also those beyond the ``SLOTS`` that the network sees: class, x center, y center,
+        width and height, float64, shape (N, 5). The last four are shares of the image's width and height, just as in the file,
+        even where a box overshoots the image.
 
     Raises:
         LabelError: If the file is missing, unreadable, no regular file or not UTF-8, or a row holds other than finite numbers,
             or too few or many of them, a class that is no whole number from 0 to 80, a negative size, or coordinates in pixels.
     """
-    rows, has_prior = [], []
+    rows = []
     for number, tokens in _rows(path):
         try:
-            category = _category(tokens[0], as_published)
-            rows.append([category, *_box(tokens[1:], as_published)])
+            rows.append([_category(tokens[0]), *_box(tokens[1:])])
         except ValueError as error:
             raise LabelError(f"{path}, line {number}: {error}") from error
-        has_prior.append(not as_published or tokens[0] == str(category))
-    return Boxes(np.array(rows, np.float64).reshape(-1, 5), np.array(has_prior, bool))
+    return np.array(rows, np.float64).reshape(-1, 5)
 
 
 def read_objects(path: str | Path, coco91: bool = False) -> list[LabeledObject]:
@@ -150,7 +129,7 @@ def read_objects(path: str | Path, coco91: bool = False) -> list[LabeledObject]:
     for number, tokens in _rows(path):
         try:
             category = _coco_category(tokens[0], coco91)
-            box = _box(tokens[1:], as_published=False)
+            box = _box(tokens[1:])
         except ValueError as error:
             raise LabelError(f"{path}, line {number}: {error}") from error
         values = [float(token) for token in tokens[1:]]
@@ -298,26 +277,26 @@ def write_color_curves(path: str | Path, curves: np.ndarray) -> None:
     write_atomic(path, json.dumps(content) + "\n")
 
 
-def object_slots(boxes: Boxes, curves: np.ndarray) -> np.ndarray:
+def object_slots(boxes: np.ndarray, curves: np.ndarray) -> np.ndarray:
     """The objects of a picture as the published SCC network takes them.
 
     Args:
-        boxes: The objects, of which the first ``SLOTS`` are taken.
+        boxes: The objects, as from :func:`read_yolo`, the first ``SLOTS`` of which are taken.
         curves: The color prior, shape (81, 768), as from :func:`read_color_curves`.
 
     Returns:
         Class, x center, y center, width, height and the 768 values of the prior, float32, shape (20, 773). Slots without an
-        object are all zero, and so is the prior of an object that does not have it.
+        object are all zero.
 
     Raises:
         ValueError: If ``curves`` has another shape.
     """
     if curves.shape != (CLASSES, CURVE):
         raise ValueError(f"curves must have the shape ({CLASSES}, {CURVE}), got {curves.shape}; use read_color_curves")
-    rows, has_prior = boxes.rows[:SLOTS], boxes.has_prior[:SLOTS]
+    rows = boxes[:SLOTS]
     slots = np.zeros((SLOTS, 5 + CURVE), np.float32)
     slots[: len(rows), :5] = rows
-    slots[: len(rows), 5:] = np.where(has_prior[:, None], curves[rows[:, 0].astype(int)], 0)
+    slots[: len(rows), 5:] = curves[rows[:, 0].astype(int)]
     return slots
 
 
@@ -327,16 +306,14 @@ class ObjectLabels:
     Args:
         folder: Holds the label files; None if there are none, so that all pictures are without objects.
         curves: The color prior, shape (81, 768), as from :func:`read_color_curves`, for ``slots``.
-        as_published: Read the label files as the published code does, see :func:`read_yolo`.
 
     Raises:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, folder: str | Path | None, curves: np.ndarray = EMPTY_CURVES, as_published: bool = False) -> None:
+    def __init__(self, folder: str | Path | None, curves: np.ndarray = EMPTY_CURVES) -> None:
         self.folder = None if folder is None else Path(folder)
         self.curves = curves
-        self.as_published = as_published
         if self.folder is not None and not self.folder.is_dir():
             raise FileNotFoundError(
                 f"no folder of object labels {folder}; expected a folder of YOLO files named after the images, such as "
@@ -386,10 +363,10 @@ class ObjectLabels:
         boxes = self.boxes(name)
         return object_slots(boxes, self.curves), min(len(boxes), SLOTS)
 
-    def boxes(self, name: str) -> Boxes:
+    def boxes(self, name: str) -> np.ndarray:
         """The objects of an image as its label file has them; arguments and errors as of ``slots``."""
         file = self.file(name)
-        return Boxes(np.zeros((0, 5)), np.zeros(0, bool)) if file is None else read_yolo(file, self.as_published)
+        return np.zeros((0, 5)) if file is None else read_yolo(file)
 
     def objects(self, name: str) -> list[LabeledObject]:
         """The objects of an image with their shapes; arguments and errors as of ``slots``, and the class 80 is an error."""
@@ -435,9 +412,9 @@ def _coco_category(token: str, coco91: bool) -> int:
     return numbers.index(int(value))
 
 
-def _category(token: str, as_published: bool) -> int:
+def _category(token: str) -> int:
     value = _number(token)
-    if not as_published and not value.is_integer():
+    if not value.is_integer():
         raise ValueError(f"class {_shown(token)} is not a whole number; {_ROW}")
     category = int(value)
     if not 0 <= category < CLASSES:
@@ -445,7 +422,7 @@ def _category(token: str, as_published: bool) -> int:
     return category
 
 
-def _box(tokens: list[str], as_published: bool) -> list[float]:
+def _box(tokens: list[str]) -> list[float]:
     """Box of a row without its class."""
     values = [_number(token) for token in tokens]
     count = len(values)
@@ -459,8 +436,6 @@ def _box(tokens: list[str], as_published: bool) -> list[float]:
             "polygon, each as x y"
         )
     box = values[:4]
-    if as_published and count == 4:
-        return box
     if count == 5 and not 0 <= values[4] <= 1:
         raise ValueError(f"confidence {_shown(tokens[4])} is outside 0 to 1; leave out a sixth number that is something else")
     for name, value in zip(_BOX[2:], box[2:], strict=True):

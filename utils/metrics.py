@@ -4,6 +4,7 @@ All correlations lie in [-1, 1], higher is better. Where they are not defined th
 fewer than two images, or if all predictions or all MOS are equal.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -66,6 +67,26 @@ def correlations(pred: np.ndarray, mos: np.ndarray) -> dict[str, float]:
         ValueError: If the shapes differ or are not (N,), or a value is not finite.
     """
     return {"SRCC": srcc(pred, mos), "KRCC": krcc(pred, mos), "PLCC": plcc(pred, mos), "RMSE": rmse(pred, mos)}
+
+
+def column_correlations(pred: np.ndarray, mos: np.ndarray, columns: list[str]) -> dict[str, float]:
+    """Return ``correlations``; for several columns their means, and each after the name of its column.
+
+    Args:
+        pred: Shape (N,), or (N, K).
+        mos: Same shape as ``pred``; NaN where an image is not rated.
+        columns: K names.
+    """
+    values = {}
+    for name, p, m in zip(columns, pred.reshape(len(pred), -1).T, mos.reshape(len(mos), -1).T, strict=True):
+        known = np.isfinite(m)
+        values[name] = correlations(p[known], m[known])
+    if len(columns) == 1:
+        return values[columns[0]]
+    # a column that nobody rated here, or that is constant, has no part in the mean
+    finite = {key: [of[key] for of in values.values() if not math.isnan(of[key])] for key in values[columns[0]]}
+    means = {key: float(np.mean(known)) if known else math.nan for key, known in finite.items()}
+    return means | {f"{name} {key}": value for name, of in values.items() for key, value in of.items()}
 
 
 def within_scene_srcc(pred: np.ndarray, mos: np.ndarray, scenes: Sequence[str] | np.ndarray) -> float:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # imported by the functions that make a table of it, for it i
     import pandas as pd
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
-VERSION = {"format": 1, "project": "1.1.0"}
+VERSION = {"format": 1, "project": "1.2.0"}
 _TORCH = "torch"  # the engine of score files that name none
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
@@ -469,15 +469,13 @@ def read_metric(path: str | Path, column: str | None, score_range: tuple[float, 
     return frame
 
 
-def write_json(scores: "pd.DataFrame | str | Path", out: str | Path, dimension: str, as_published: bool = False) -> None:
+def write_json(scores: "pd.DataFrame | str | Path", out: str | Path, dimension: str) -> None:
     """Write scores in the published form: ``{stem: score}``, sorted by stem.
 
     Args:
         scores: What :func:`read_scores` returned, or the path of a score file.
         out: The JSON file to write.
         dimension: The score to write, CF, SCC or PR.
-        as_published: Name images as the published scripts do: for CF without the last four characters of the file name,
-            so that b.jpeg becomes "b.".
 
     Raises:
         ValueError: If two images have the same stem, or an image has no score.
@@ -485,9 +483,6 @@ def write_json(scores: "pd.DataFrame | str | Path", out: str | Path, dimension: 
     frame = read_scores(scores, dimension) if isinstance(scores, str | Path) else scores
     names = frame["image"].tolist()
     stems = names if frame.attrs.get("by_stem") else _stems(names)
-    if as_published and dimension == "CF" and not frame.attrs.get("by_stem"):
-        stems = [_cut(name) for name in names]
-        _refuse_duplicates(Path(out), stems)
     lacking = frame[~np.isfinite(frame[dimension]) | (frame["error"] != "")]
     if len(lacking):
         name, reason = lacking[["image", "error"]].iloc[0]

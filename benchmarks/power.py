@@ -1,7 +1,7 @@
 """How far can the scores be trusted on HECD: noise, pictures needed to tell two colorizers apart, and worst failures.
 
-    python docs/power.py                    # prints the section of docs/reading_scores.md that holds numbers
-    python docs/power.py --write            # and puts it there, between the two markers; writes weights/method_bias.json
+    python benchmarks/power.py                    # prints the section of docs/reading_scores.md that holds numbers
+    python benchmarks/power.py --write            # and puts it there, between the two markers; writes weights/method_bias.json
 
 Takes the predictions of benchmarks/hecd_predictions.csv, by networks that have not seen the scene, HECD's MOS and raw ratings,
 and weights/percentiles.json.
@@ -45,15 +45,15 @@ from scipy import stats
 
 from data.hecd import load_hecd
 from evaluation.agreement import METHOD_COLUMNS, as_markdown, draw_scenes, method_means, resampled_srcc
-from evaluation.pairs import divide, scene_pairs, verdicts
-from tools.compute_mos import hecd_noise
+from evaluation.mos import hecd_noise
+from evaluation.pairs import safe_divide, scene_pairs, verdicts
 from utils.choices import METHOD_BIAS
 from utils.files import write_atomic
 from utils.metrics import plcc, srcc, within_scene_srcc
 from utils.scores import DIMENSIONS
 
 PAGE = ROOT / "docs" / "reading_scores.md"
-BEGIN, END = "<!-- docs/power.py: begin -->", "<!-- docs/power.py: end -->"
+BEGIN, END = "<!-- benchmarks/power.py: begin -->", "<!-- benchmarks/power.py: end -->"
 
 LEVELS = (0.75, 0.90)  # share of pairs that people order as the scores do
 EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, np.inf)  # of differences of PR
@@ -170,7 +170,7 @@ def share_right(size: np.ndarray, right: np.ndarray, edges: Sequence[float]) -> 
     """
     of = np.digitize(size, edges) - 1
     n = np.bincount(of, minlength=len(edges) - 1)
-    return divide(np.bincount(of, right, len(edges) - 1), n.astype(float)), n
+    return safe_divide(np.bincount(of, right, len(edges) - 1), n.astype(float)), n
 
 
 def steepness(size: np.ndarray, right: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -468,7 +468,9 @@ def _intervals(values: np.ndarray) -> np.ndarray:
 def percentile_text(path: Path) -> str:
     """Table of the percentiles of photographs, or the command that makes the file."""
     if not path.is_file():
-        return "Not measured yet: `python docs/make_percentiles.py PHOTOS... --note TEXT` writes weights/percentiles.json."
+        return (
+            "Not measured yet: `python benchmarks/make_percentiles.py PHOTOS... --note TEXT` writes weights/percentiles.json."
+        )
     found = json.loads(path.read_text(encoding="utf-8"))
     levels = [found["levels"].index(level) for level in PERCENTILES]
     table = pd.DataFrame(

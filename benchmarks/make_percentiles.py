@@ -1,6 +1,6 @@
 """Measure how the shipped weights score real photographs, for the percentiles of reports.
 
-python docs/make_percentiles.py PHOTOS... --note "what the photographs are"     # writes weights/percentiles.json
+python benchmarks/make_percentiles.py PHOTOS... --note "what the photographs are"     # writes weights/percentiles.json
 """
 
 import argparse
