@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         weights = f"to compute {dimension} where not given"
         parser.groups["model"].add_argument(f"--{low}-weights", default=dimension, metavar="FILE", help=weights)
     add = parser.groups["run"].add_argument
-    add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
+    add("--report", type=Path, metavar="HTML", help="also write one page to look at all images and scores")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files of objects in the report (default: --labels)")
     add("--index", type=Path, metavar="CSV", help="image, scene, method, for the report (default: names, or FOLDER/index.csv)")
     add("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")

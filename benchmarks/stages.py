@@ -166,7 +166,7 @@ def measure(engine: TorchEngine, images: ImageList) -> Rates:
     """Measure each stage alone, and the pipeline."""
     paths = [images.path(name) for name in images.names]
     pixels = [engine.decode(path) for path in paths]
-    prepared = [engine.prepare(picture) for picture in pixels]
+    prepared = [engine.prepare(image) for image in pixels]
     stages: dict[str, tuple[Callable[..., Any], Sequence[tuple]]] = {
         "decode only": (engine.decode, list(zip(paths))),
         "preprocess only": (engine.prepare, list(zip(pixels))),

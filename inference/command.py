@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.scorer import Engine, Scorer
 from utils import interrupt, startup
-from utils.files import picture_id, sha256
+from utils.files import image_id, sha256
 from utils.images import ImageList, printable
 from utils.labels import ObjectLabels, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
@@ -165,7 +165,7 @@ def find_objects(args: argparse.Namespace, model: "ScoreNet | Exported", images:
     labels = ObjectLabels(Path(args.labels))
     files = labels.files(images.names)
     unused = "" if model.object_prior is not None else "; they change no score, for the weights hold no object prior"
-    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} pictures{unused}")
+    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} images{unused}")
     return Objects(labels, files, {})
 
 
@@ -175,7 +175,7 @@ def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
         return Objects(ObjectLabels(None), {}, {})
     from models.loading import find_published
 
-    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
+    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of images
     prior = args.color_prior or find_published("color_.json", beside)
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
     print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
@@ -183,7 +183,7 @@ def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
     files = labels.files(images.names)
     without = len(images.names) - len(files)
     if folder is not None and without:
-        print(f"{without} of {len(images.names)} pictures have no label file in {folder}: scored without objects, as published")
+        print(f"{without} of {len(images.names)} images have no label file in {folder}: scored without objects, as published")
     return Objects(labels, files, {"color prior": sha256(prior)})
 
 
@@ -191,7 +191,7 @@ def parse_devices(requested: str | None) -> list[str]:
     """The devices to use, by name.
 
     Raises:
-        ValueError: If one of them is not there; else every picture would get an error row that says so.
+        ValueError: If one of them is not there; else every image would get an error row that says so.
     """
     if requested == "cpu":
         return ["cpu"]
@@ -239,7 +239,7 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
     model, path = branch.model, branch.path
     seen = seen_images(model, images)
     if seen:
-        print(f"{seen} of {len(images.names)} pictures were used to train the {branch.columns[0]} weights: in-sample scores")
+        print(f"{seen} of {len(images.names)} images were used to train the {branch.columns[0]} weights: in-sample scores")
     provenance = Provenance(
         root=images.root,
         weights=branch.sources,
@@ -251,8 +251,8 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
     writer = ScoreWriter(path, branch.columns, images.names, provenance, overwrite=overwrite, beside=branch.beside)
     if writer.kept or writer.changed or writer.dropped:
         print(
-            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed pictures to score again, "
-            f"{writer.dropped} rows of absent pictures dropped"
+            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed images to score again, "
+            f"{writer.dropped} rows of absent images dropped"
         )
     return writer
 
@@ -268,7 +268,7 @@ def seen_images(model: "ScoreNet | Exported", images: ImageList) -> int | None:
         path = images.path(name)
         # only files of a size that occurs among the training images are read
         with contextlib.suppress(OSError):
-            count += path.stat().st_size in sizes and path.is_file() and picture_id(path) in ids
+            count += path.stat().st_size in sizes and path.is_file() and image_id(path) in ids
     return count
 
 
@@ -350,7 +350,7 @@ def print_summary(branches: Sequence[Branch], columns: list[str], json_path: Pat
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
-        print(f"{failed} of {len(scores.rows)} pictures have no score, see the column error{note}", file=sys.stderr)
+        print(f"{failed} of {len(scores.rows)} images have no score, see the column error{note}", file=sys.stderr)
     return 1 if failed else 0
 
 

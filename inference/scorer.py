@@ -124,7 +124,7 @@ def score_images(
     pending: dict[Future[ImageResult], str] = {}
     pool = ThreadPoolExecutor(workers)
     try:
-        with tqdm(total=len(set().union(*lacking.values())), unit="picture", disable=None, leave=False) as bar:
+        with tqdm(total=len(set().union(*lacking.values())), unit="image", disable=None, leave=False) as bar:
             while True:
                 # few in flight, so that memory stays bounded
                 for name in itertools.islice(waiting, 2 * workers - len(pending)):

@@ -153,8 +153,8 @@ def state(edition) -> dict[str, Tensor]:
     return official_state(edition, **SMALL)
 
 
-def pictures(count: int, size: int, seed: int = 0) -> Tensor:
-    """Smooth random pictures, sRGB in [0, 1], shape (count, 3, size, size)."""
+def images(count: int, size: int, seed: int = 0) -> Tensor:
+    """Smooth random images, sRGB in [0, 1], shape (count, 3, size, size)."""
     blobs = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(blobs, (size, size), mode="bilinear", align_corners=True)
 
@@ -203,7 +203,7 @@ def sample(plane: Tensor, y: np.ndarray, x: np.ndarray) -> Tensor:
 
 
 def restated_deformable(x: Tensor, state: dict[str, Tensor], name: str, heads: int, groups: int) -> Tensor:
-    """One picture, group, head and sample plane at a time, with reference points and gate as means over the batch."""
+    """One image, group, head and sample plane at a time, with reference points and gate as means over the batch."""
 
     def conv(t: Tensor, layer: str, **how) -> Tensor:
         return F.conv2d(t, state[f"{name}.{layer}.weight"], state.get(f"{name}.{layer}.bias"), **how)
@@ -276,7 +276,7 @@ def restated(
 
 def test_scores_of_official_weights_are_those_of_the_restatement(state, edition):
     model = loaded(state, outputs=2 if edition == "ICAA17K" else 1)
-    rgb = pictures(2, 96)
+    rgb = images(2, 96)
     with torch.inference_mode():
         known = restated(rgb, state, **SMALL)
         found = model(rgb)
@@ -450,7 +450,7 @@ def test_the_full_network_gives_back_every_official_tensor_in_name_order_and_sha
     assert sum(p.numel() for p in model.parameters()) == EDITIONS[edition][2] - dead
 
 
-def test_the_full_network_loads_every_official_tensor_and_scores_a_picture():
+def test_the_full_network_loads_every_official_tensor_and_scores_a_image():
     state = {}
     for name, shape in layout("ICAA17K", **BASE).items():
         state[name] = torch.full(shape, 0.01).to(torch.int64 if name.endswith("index") else torch.float32)
@@ -462,7 +462,7 @@ def test_the_full_network_loads_every_official_tensor_and_scores_a_picture():
     assert report.fresh == []
     assert all((x == 0.01).all() for x in model.state_dict().values())
     with torch.inference_mode():
-        scores = model(pictures(1, 224))
+        scores = model(images(1, 224))
     assert scores.shape == (1, 2)
     assert ((scores > 0) & (scores < 1)).all()
 
@@ -486,7 +486,7 @@ def test_the_report_names_and_counts_what_is_loaded_and_what_is_not():
     kept = len(state) - (7 + 2) - 4  # positions and masks, dead tensors
     assert lines[0].startswith(f"{kept} tensors loaded from best.pth: patch_proj.0.weight, ")
     said = "stages.*.attns.*.relative_position_index (7), stages.*.attns.*.attn_mask (2)"
-    assert f"9 ignored, computed from the window and the size of the picture: {said}" in lines
+    assert f"9 ignored, computed from the window and the size of the image: {said}" in lines
     assert "2 ignored, no score depends on it: cls_head.weight, cls_head.bias" in lines
     one = DelegateTransformer(size=96, outputs=1, **SMALL)
     with pytest.warns(UserWarning, match="mean over the batch"):
@@ -513,13 +513,13 @@ def test_only_networks_of_an_edition_give_an_official_state_dict():
         DelegateTransformer(**{**TINY, "size": 128, "outputs": 1}).to_official()
 
 
-def test_official_weights_score_larger_pictures_too():
+def test_official_weights_score_larger_images_too():
     state = official_state("SPAQ", **{**SMALL, "window": 2})
     model = loaded(state, window=2, size=128)
     assert model.stages[2].attns[1].rpe_table.shape == (4, 15, 15)
     assert model.stages[0].attns[1].attn_mask.shape == (16**2, 4, 4)
     with torch.inference_mode():
-        assert model(pictures(1, 128)).isfinite().all()
+        assert model(images(1, 128)).isfinite().all()
 
 
 # --- Start weights
@@ -623,9 +623,9 @@ def lively() -> DelegateTransformer:
 
 def company_matters(model: DelegateTransformer) -> float:
     """The largest change of a score from being scored beside others."""
-    rgb = pictures(4, 64, seed=2)
+    rgb = images(4, 64, seed=2)
     with torch.inference_mode():
-        alone = torch.cat([model(picture[None]) for picture in rgb])
+        alone = torch.cat([model(image[None]) for image in rgb])
         return float((model(rgb) - alone).abs().max())
 
 
@@ -640,9 +640,9 @@ def test_a_score_does_not_depend_on_the_batch(lively):
 def test_with_running_means_a_score_does_not_depend_on_the_batch_either(lively):
     lively.set_modes(reference_mode="running", gate="soft")
     with pytest.raises(ValueError, match="no running reference points yet; train first"):
-        lively(pictures(1, 64))
+        lively(images(1, 64))
     lively.train()
-    first, second = pictures(4, 64, 3), pictures(4, 64, 4)
+    first, second = images(4, 64, 3), images(4, 64, 4)
     seen = []
     place = lively.stages[2].attns[1].ref_point14
     place.register_forward_pre_hook(lambda module, args: seen.append(F.conv2d(args[0], module.weight, module.bias).mean(0)))
@@ -653,8 +653,8 @@ def test_with_running_means_a_score_does_not_depend_on_the_batch_either(lively):
     assert company_matters(lively) < 1e-5
 
 
-def test_alone_a_picture_scores_the_same_by_batch_means_as_by_its_own(lively):
-    rgb = pictures(1, 64)
+def test_alone_a_image_scores_the_same_by_batch_means_as_by_its_own(lively):
+    rgb = images(1, 64)
     with torch.inference_mode():
         own = lively(rgb)
         lively.set_modes(reference_mode="batch_mean")
@@ -676,7 +676,7 @@ def test_running_means_forget_slowly():
 
 def gate_gradients(model: DelegateTransformer) -> list[Tensor]:
     model.train()
-    model(pictures(4, 64)).sum().backward()
+    model(images(4, 64)).sum().backward()
     return [p.grad for k, p in model.named_parameters() if ".ref_gate." in k]
 
 
@@ -724,7 +724,7 @@ def test_start_weights_are_set_as_meant():
 
 def test_there_are_no_dead_weights_and_the_head_fits_any_width():
     model = DelegateTransformer(**TINY, drop_path=0.0, gate="soft").train()
-    model(pictures(4, 64)).sum().backward()
+    model(images(4, 64)).sum().backward()
     assert [k for k, p in model.named_parameters() if p.grad is None] == []
     with torch.device("meta"):  # the authors' tiny configuration, which their head does not fit
         tiny = DelegateTransformer(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), groups=(3, 6), drop_path=0.2)
@@ -747,22 +747,22 @@ def test_training_crops_reach_from_the_published_scale_to_the_scale_of_scoring()
     assert spans["mended"].max() == pytest.approx(0.99, abs=0.02)
 
 
-# --- Pictures, configuration, training
+# --- Images, configuration, training
 
 
-def test_a_picture_is_squeezed_to_a_square_by_pillow():
+def test_a_image_is_squeezed_to_a_square_by_pillow():
     pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
     model = DelegateTransformer(**TINY)
     known = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR)) / np.float32(255)
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)
-    assert torch.equal(model.preprocess(picture), torch.from_numpy(known).permute(2, 0, 1))
-    assert torch.equal(model.preprocess(picture / 255), model.preprocess(picture))
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    assert torch.equal(model.preprocess(image), torch.from_numpy(known).permute(2, 0, 1))
+    assert torch.equal(model.preprocess(image / 255), model.preprocess(image))
     with pytest.raises(ValueError, match="view must be one of mended, icaa17k, spaq, got 'center'"):
-        model.augment(picture, torch.Generator(), "center")
-    for view in ("mended", "icaa17k", "spaq"):  # the smallest picture, and the same again for the same numbers
-        dot = model.augment(picture[:, :1, :1], torch.Generator().manual_seed(1), view)
+        model.augment(image, torch.Generator(), "center")
+    for view in ("mended", "icaa17k", "spaq"):  # the smallest image, and the same again for the same numbers
+        dot = model.augment(image[:, :1, :1], torch.Generator().manual_seed(1), view)
         assert dot.shape == (3, 64, 64)
-        first, second = (model.augment(picture, torch.Generator().manual_seed(1), view) for _ in range(2))
+        first, second = (model.augment(image, torch.Generator().manual_seed(1), view) for _ in range(2))
         assert torch.equal(first, second)
 
 

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import make_picture
+from conftest import make_image
 from scipy.ndimage import correlate1d
 from scipy.signal import correlate2d
 from skimage.color import rgb2lab
@@ -81,13 +81,13 @@ def small(seed: int = 0, **config: object) -> DPAM:
     return net.eval()
 
 
-def picture(height: int = 52, width: int = 61, seed: int = 0) -> Tensor:
+def image(height: int = 52, width: int = 61, seed: int = 0) -> Tensor:
     """uint8, shape (3, H, W)."""
-    return torch.from_numpy(make_picture(seed, height, width).copy()).permute(2, 0, 1)
+    return torch.from_numpy(make_image(seed, height, width).copy()).permute(2, 0, 1)
 
 
 def pattern(height: int, width: int, formula: str) -> Tensor:
-    """The pictures that OpenCV was given, uint8, shape (3, H, W)."""
+    """The images that OpenCV was given, uint8, shape (3, H, W)."""
     y, x, c = np.mgrid[:height, :width, :3]
     levels = 29 * x + 53 * y + 71 * c + 7 * x * y if formula == "small" else x * x // 3 + 2 * y + 85 * c + x * y // 9
     return torch.from_numpy((levels % 256).astype(np.uint8)).permute(2, 0, 1).contiguous()
@@ -290,7 +290,7 @@ def test_gray_and_its_wrapped_residual_are_those_of_opencv():
     assert digest((large * 255).round()) == "2d79d9c8e5de953b"
 
 
-def test_pictures_are_resized_as_by_opencv():
+def test_images_are_resized_as_by_opencv():
     # OpenCV 5.0.0: resize of uint8 with INTER_CUBIC; the green plane of the small pattern, all of the large one
     def resized(levels: Tensor, width: int, height: int) -> Tensor:
         return dpam._to_levels(dpam._resized(dpam._strips(levels), width, height))
@@ -315,7 +315,7 @@ def test_the_published_texture_is_that_of_opencv_after_resizing():
         [0.435806, 0.635401, 0.215324],
     ]
     assert np.allclose(texture, expected, atol=2e-6)
-    made = net.preprocess(picture())["texture"]
+    made = net.preprocess(image())["texture"]
     assert made.shape == (3, 32, 32)
     assert torch.equal(made[0], made[2])
 
@@ -323,7 +323,7 @@ def test_the_published_texture_is_that_of_opencv_after_resizing():
 def test_the_residual_is_what_scipy_says():
     kernel = np.exp(-(np.arange(-6, 7) ** 2) / 8)
     kernel /= kernel.sum()
-    levels = picture(33, 47)
+    levels = image(33, 47)
     values = levels.permute(1, 2, 0).numpy() / 255
     for color, planes, scale in (
         (False, gray_levels(levels).double().numpy(), 255),
@@ -336,7 +336,7 @@ def test_the_residual_is_what_scipy_says():
 
 
 def test_texture_is_the_same_in_strips_of_any_height(monkeypatch):
-    levels = picture(70, 33)
+    levels = image(70, 33)
     whole = {color: torch.cat(list(texture_strips(levels, color)), 1) for color in (False, True)}
     resized = dpam._resized(dpam._strips(levels), 20, 20)
     monkeypatch.setattr(dpam, "_STRIP_PIXELS", 33 * 9)
@@ -380,8 +380,8 @@ def test_color_texture_tells_colorizations_of_one_gray_apart():
     assert shapes(gray_net.state_dict()) == shapes(color_net.state_dict())
 
 
-def test_neutral_pictures_have_no_color_texture():
-    gray = picture()[:1].expand(3, -1, -1).contiguous()
+def test_neutral_images_have_no_color_texture():
+    gray = image()[:1].expand(3, -1, -1).contiguous()
     made = small(texture="lab").preprocess(gray)["texture"]
     assert torch.allclose(made[1:], torch.full_like(made[1:], 0.5), atol=1e-4)
     assert made[0].std() > 0.005
@@ -410,10 +410,10 @@ def test_superpixels_follow_borders_of_color():
 
 @pytest.mark.parametrize(("size", "region", "count"), [((500, 500), 40, 144), ((384, 512), 45, 99), ((256, 256), 40, 36)])
 def test_there_are_as_many_superpixels_as_published(size, region, count):
-    assert len(np.unique(superpixel_labels(picture(*size), region))) == count
+    assert len(np.unique(superpixel_labels(image(*size), region))) == count
 
 
-def test_a_picture_of_one_color_has_superpixels():
+def test_a_image_of_one_color_has_superpixels():
     labels = superpixel_labels(torch.full((3, 32, 40), 255, dtype=torch.uint8), 8)
     assert len(np.unique(labels)) == 20
 
@@ -433,7 +433,7 @@ def test_pixels_are_taken_evenly_in_the_order_of_rows():
 
 def test_superpixels_are_the_same_every_time_even_where_they_must_be_filled_up():
     net = small(superpixels=50, pixels=90)  # of 20 with 64 pixels
-    first, second = (net.find_superpixels(picture()) for _ in range(2))
+    first, second = (net.find_superpixels(image()) for _ in range(2))
     assert first.shape == (50, 9)
     assert torch.equal(first, second)
 
@@ -458,9 +458,9 @@ def test_moments_tell_the_network_what_pixels_tell(seed):
     assert torch.allclose(by_pixels, by_moments, rtol=0, atol=1e-5)
 
 
-def test_a_picture_has_one_score_in_both_forms():
+def test_a_image_has_one_score_in_both_forms():
     by_moments, by_pixels = small(), small(pixel_form=True)
-    first, second = (batch([net.preprocess(picture())]) for net in (by_moments, by_pixels))
+    first, second = (batch([net.preprocess(image())]) for net in (by_moments, by_pixels))
     assert first["superpixels"].shape == (1, 18, 9)
     assert second["superpixels"].shape == (1, 18, 30, 3)
     with torch.inference_mode():
@@ -497,8 +497,8 @@ def test_every_published_setting_builds_a_network():
 
 
 @pytest.mark.parametrize("crop", [False, True])
-def test_a_picture_is_prepared_alike_every_time_and_in_training_at_random(crop):
-    net, levels = small(crop=crop, uint8_texture=True), picture()
+def test_a_image_is_prepared_alike_every_time_and_in_training_at_random(crop):
+    net, levels = small(crop=crop, uint8_texture=True), image()
     first, second = net.preprocess(levels), net.preprocess(levels)
     assert all(torch.equal(first[key], second[key]) for key in first)
     kept = net.find_superpixels(levels)
@@ -511,8 +511,8 @@ def test_a_picture_is_prepared_alike_every_time_and_in_training_at_random(crop):
     assert len(different) > 15 if crop else len(different) == 2
 
 
-def test_pictures_are_flipped_in_seven_of_ten_cases():
-    net, levels, generator = small(), picture(), torch.Generator().manual_seed(0)
+def test_images_are_flipped_in_seven_of_ten_cases():
+    net, levels, generator = small(), image(), torch.Generator().manual_seed(0)
     kept, straight = net.find_superpixels(levels), net.preprocess(levels)
     flipped = net.preprocess(levels.flip(2), kept)
     count = 0
@@ -527,20 +527,20 @@ def test_pictures_are_flipped_in_seven_of_ten_cases():
 
 
 def test_a_crop_is_taken_from_the_middle_for_scoring():
-    levels = picture(52, 61)
+    levels = image(52, 61)
     made = small(crop=True).preprocess(levels)
     middle = levels[:, 10:42, 14:46]
     assert torch.equal((made["rgb"] * 255).round().to(torch.uint8), middle)
     (texture,) = texture_strips(middle)
     assert torch.allclose(made["texture"][:1], texture, atol=1e-6)
-    assert torch.equal(made["superpixels"], small().preprocess(levels)["superpixels"])  # of the whole picture
+    assert torch.equal(made["superpixels"], small().preprocess(levels)["superpixels"])  # of the whole image
     with pytest.raises(ValueError, match="at least 32x32 pixels to be cropped, got 61x20"):
         small(crop=True).preprocess(levels[:, :20])
 
 
 def test_inputs_of_another_shape_are_refused():
     net = small()
-    inputs = batch([net.preprocess(picture())])
+    inputs = batch([net.preprocess(image())])
     with pytest.raises(ValueError, match=r"texture must have shape \(B, 3, 32, 32\), got \(1, 3, 16, 16\)"):
         net(**{**inputs, "texture": torch.zeros(1, 3, 16, 16)})
     with pytest.raises(ValueError, match=r"superpixels must have shape \(B, n, 9\) or \(B, n, P, 3\), got \(1, 18, 7\)"):
@@ -653,8 +653,8 @@ def restated(net: DPAM, rgb: Tensor, texture: Tensor, pixels: Tensor) -> Tensor:
 def test_the_network_is_the_sum_of_its_formulas(faithful, outputs):
     flags = dict.fromkeys(("faithful_reshape", "uint8_texture", "relu_scores"), faithful)
     net = small(seed=4, outputs=outputs, pixel_form=True, **flags).double()
-    net.fc_score[3].bias.data += 0.3  # else some scores are cut off at 0 for both pictures
-    inputs = batch(net.preprocess(picture(seed=seed)) for seed in range(2))
+    net.fc_score[3].bias.data += 0.3  # else some scores are cut off at 0 for both images
+    inputs = batch(net.preprocess(image(seed=seed)) for seed in range(2))
     inputs = {key: x.double() for key, x in inputs.items()}
     with torch.inference_mode():
         found = net(**inputs)
@@ -716,7 +716,7 @@ def test_resizing_before_the_convolution_is_the_same_as_after():
     assert torch.allclose(before, after, atol=1e-12)
 
 
-def test_a_dynamic_convolution_has_a_kernel_for_each_channel_of_each_picture():
+def test_a_dynamic_convolution_has_a_kernel_for_each_channel_of_each_image():
     torch.manual_seed(0)
     layer = DynamicConvolution(3).double()
     layer.bias.data.normal_()
@@ -751,7 +751,7 @@ def test_a_residual_block_is_two_correlations_beside_an_identity():
 
 
 def test_the_score_is_a_weighted_mean_over_tokens_of_each_output_alone():
-    # as published, sums run over the outputs as well, so that scores of one picture would be one number
+    # as published, sums run over the outputs as well, so that scores of one image would be one number
     net = small(outputs=3)
     tokens = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -767,7 +767,7 @@ def test_the_score_is_a_weighted_mean_over_tokens_of_each_output_alone():
 
 def test_no_score_depends_on_the_last_blocks_of_the_transformer():
     net = small()
-    inputs = batch([net.preprocess(picture())])
+    inputs = batch([net.preprocess(image())])
     with torch.inference_mode():
         before = net(**inputs)
         for module in (net.vit.blocks[2], net.vit.norm, net.vit.head):

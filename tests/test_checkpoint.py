@@ -19,8 +19,8 @@ def build(network: type[nn.Module] = ChromaticFidelityNet, seed: int = 0, **opti
 
 
 def score(net: nn.Module) -> float:
-    picture = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(0))
-    return net.score(picture, cf=0.1, scc=-0.2) if net.dimension == "PR" else net.score(picture)
+    image = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(0))
+    return net.score(image, cf=0.1, scc=-0.2) if net.dimension == "PR" else net.score(image)
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +84,14 @@ def test_a_checkpoint_of_a_baseline_says_which_script_scores_with_it(saved, tmp_
         load_model(tmp_path / "dpam.pt", **needed)
 
 
-def test_the_hash_and_the_pictures_seen_are_those_of_the_file(tmp_path):
+def test_the_hash_and_the_images_seen_are_those_of_the_file(tmp_path):
     save_checkpoint(tmp_path / "CF.pt", build(), seen=torch.tensor([[1000, 2**62 + 1], [2000, 7]]))
     loaded = load_model(tmp_path / "CF.pt")
     assert loaded.weights_hash == sha256(tmp_path / "CF.pt")
     assert loaded.seen == ({1000, 2000}, {2**62 + 1, 7})
 
 
-def test_without_a_record_no_picture_was_seen(saved):
+def test_without_a_record_no_image_was_seen(saved):
     assert load_model(saved).seen == (frozenset(), frozenset())
 
 

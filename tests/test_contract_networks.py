@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import make_picture
+from conftest import make_image
 from golden import labels, object_slots
 from PIL import Image
 from tiny import TINY
@@ -109,7 +109,7 @@ def nets() -> Callable[[str], nn.Module]:
 
 def image(seed: int, height: int = 60, width: int = 75) -> Tensor:
     """sRGB, uint8, shape (3, H, W)."""
-    return torch.from_numpy(make_picture(seed, height, width).copy()).permute(2, 0, 1)
+    return torch.from_numpy(make_image(seed, height, width).copy()).permute(2, 0, 1)
 
 
 def prepared(net: nn.Module, images: list[Tensor]) -> dict[str, Tensor]:
@@ -235,7 +235,7 @@ def test_images_of_a_few_pixels_have_a_score_that_levels_and_numbers_agree_on(ne
     "wrong", [torch.zeros(1, 9, 9), torch.full((3, 9, 9), 1.5), torch.zeros(3, 9, 9, dtype=torch.int64), torch.zeros(9, 9, 3)]
 )
 def test_what_is_no_image_is_refused_with_what_was_expected(nets, name, wrong):
-    with pytest.raises(ValueError, match=r"picture.* (must|has)|must (have|lie|be)"):
+    with pytest.raises(ValueError, match=r"image.* (must|has)|must (have|lie|be)"):
         nets(name).prepare(wrong, wrong) if name == "fr_aigciqa" else nets(name).prepare(wrong)
 
 

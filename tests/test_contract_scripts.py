@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MOS, SCENES, make_picture
+from conftest import MOS, SCENES, make_image
 from PIL import Image
 from readers import history_of, rows_of
 from scipy import stats
@@ -61,8 +61,8 @@ def folder(rated, weights, photos, tmp_path_factory) -> Path:
     content = torch.load(weights["CF"], weights_only=True)
     content["model"].popitem()
     torch.save(content, root / "less.pt")
-    (root / "bad.csv").write_text("image,scene,PR\npictures/ORG_s0.png,s0,7\n")
-    (root / "scores.csv").write_text("image,PR\npictures/ORG_s0.png,0.5\n")
+    (root / "bad.csv").write_text("image,scene,PR\nimages/ORG_s0.png,s0,7\n")
+    (root / "scores.csv").write_text("image,PR\nimages/ORG_s0.png,0.5\n")
     return root
 
 
@@ -79,7 +79,7 @@ BAD_WEIGHTS = {
     "state.pt": "state.pt is no checkpoint of this project (format 'ICQA checkpoint 1' expected, found a dictionary with",
     "less.pt": "less.pt does not hold a CF network of this version: ",
     "gone.pt": "no weights at gone.pt",
-    "pictures": "pictures is a folder, not a file of weights",
+    "images": "images is a folder, not a file of weights",
 }
 WRONG: list[tuple[list[object], str]] = [
     *(
@@ -88,8 +88,8 @@ WRONG: list[tuple[list[object], str]] = [
     ),
     (["train_baseline.py", "dpam", "--data", "nowhere", "--output", "run", "--random-init"], "no file or folder nowhere"),
     (["train_ranker.py", "--data", "nowhere.csv", "--output", "run", "--random-init"], "nowhere.csv"),
-    (["train_CF.py", "--data", "bad.csv", *TRAIN], "PR of pictures/ORG_s0.png has the score 7, outside -1 to 1"),
-    (["train_PR.py", "--data", "bad.csv", *TRAIN, *PR_FILES], "PR of pictures/ORG_s0.png has the score 7, outside -1 to 1"),
+    (["train_CF.py", "--data", "bad.csv", *TRAIN], "PR of images/ORG_s0.png has the score 7, outside -1 to 1"),
+    (["train_PR.py", "--data", "bad.csv", *TRAIN, *PR_FILES], "PR of images/ORG_s0.png has the score 7, outside -1 to 1"),
     (["train_CF.py", "--data", "empty", *TRAIN], "empty"),
     (["train_SCC.py", "--data", "table.csv", *TRAIN, *NO_PRIORS, "--init", "CF.pt"], "CF.pt holds a CF network, expected SCC"),
     (["train_PR.py", "--data", "table.csv", *TRAIN, "--cf", "gone.csv", "--scc", "scores.csv"], "gone.csv"),
@@ -168,12 +168,12 @@ def together(rated, photos, repo, tmp_path_factory) -> Path:
     shutil.copytree(rated.parent, root / "data")
     (root / "originals").mkdir()
     for scene in SCENES:
-        shutil.copy(rated.parent / "pictures" / f"ORG_{scene}.png", root / "originals" / f"{scene}.png")
+        shutil.copy(rated.parent / "images" / f"ORG_{scene}.png", root / "originals" / f"{scene}.png")
     (root / "photos").mkdir()
     for path in photos.rglob("*.png"):
         shutil.copy(path, root / "photos")
     for path in sorted((root / "photos").iterdir())[1:12:3]:
-        Image.fromarray(make_picture(3, 40, 50).mean(2).astype(np.uint8)).save(path)
+        Image.fromarray(make_image(3, 40, 50).mean(2).astype(np.uint8)).save(path)
     branch = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 1e-3, "--folds", 2, "--batch-size", 4]
     table = root / "data" / "table.csv"
     baseline = ["--reference", root / "originals", "--random-init", *settings("afine"), "--epochs", 1, "--workers", 0]
@@ -222,8 +222,8 @@ def test_two_processes_train_the_three_stages_of_afine(together):
     assert model.columns == ["PR", "CF"]
     names = [f"{method}_{scene}.png" for scene in sorted(read_split(output / "split.txt")["test"]) for method in MOS]
     originals = [together / "originals" / f"{name.split('_')[1]}" for name in names]
-    scores = model.score([together / "data" / "pictures" / name for name in names], originals)
-    ratings = pd.read_csv(together / "data" / "table.csv").set_index("image").loc[[f"pictures/{n}" for n in names], "PR"]
+    scores = model.score([together / "data" / "images" / name for name in names], originals)
+    ratings = pd.read_csv(together / "data" / "table.csv").set_index("image").loc[[f"images/{n}" for n in names], "PR"]
     assert results["PR SRCC"] == pytest.approx(stats.spearmanr([s["PR"] for s in scores], ratings).statistic, abs=1e-9)
 
 

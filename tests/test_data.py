@@ -162,7 +162,7 @@ def test_hecd_accepts_equal_copies_of_an_image_but_not_different_ones(tmp_path):
     copy.parent.mkdir()
     copy.write_text("015004A.jpg")
     assert load_hecd(tmp_path)["image"][0] == "images/015004A.jpg"
-    copy.write_text("another picture")
+    copy.write_text("another image")
     with pytest.raises(ValueError, match=r"two different images named 015004A\.jpg"):
         load_hecd(tmp_path)
 
@@ -375,7 +375,7 @@ def test_table_paths_may_be_relative_to_another_root(tmp_path):
         load_table(path)
 
 
-def test_table_can_be_read_where_the_pictures_are_not(tmp_path):
+def test_table_can_be_read_where_the_images_are_not(tmp_path):
     path = write_table(tmp_path, "image,scene,PR\nx/a.jpg,1,0.25\n", ())
     frame = load_table(path, check_files=False)
     assert rows(frame, "image", "scene", "PR") == [("x/a.jpg", "1", 0.25)]

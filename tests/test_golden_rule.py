@@ -9,11 +9,11 @@ import pytest
 import torch
 from golden import (
     FIGURES,
+    IMAGES,
     NAMES,
-    PICTURES,
+    image,
     labels,
     object_slots,
-    picture,
     statistics,
     write_inputs,
 )
@@ -52,16 +52,16 @@ def test_both_spellings_of_cf_are_of_one_network():
         cf_layout("5.9")
 
 
-@pytest.mark.parametrize("number", range(PICTURES))
-def test_the_pictures_are_the_published_ones(number):
+@pytest.mark.parametrize("number", range(IMAGES))
+def test_the_images_are_the_published_ones(number):
     known = FIGURES["pictures"][number]
-    pixels = picture(number)
+    pixels = image(number)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (known["size"][1], known["size"][0], 3)
     assert sha256(pixels) == known["sha256"]["rgb"]
 
 
-@pytest.mark.parametrize("number", range(PICTURES))
+@pytest.mark.parametrize("number", range(IMAGES))
 def test_the_labels_are_of_the_published_classes(number):
     lines = labels(number)
     assert [int(line.split()[0]) for line in lines] == FIGURES["pictures"][number]["classes"]
@@ -70,7 +70,7 @@ def test_the_labels_are_of_the_published_classes(number):
         assert [len(value) for value in line.split()[1:]] == [8] * 4
 
 
-@pytest.mark.parametrize("number", range(PICTURES))
+@pytest.mark.parametrize("number", range(IMAGES))
 def test_the_object_slots_have_the_published_statistics(number):
     shape, mean, spread, first = FIGURES["statistics"]["SCC"]["slots"][number]
     slots = torch.from_numpy(object_slots(labels(number)))
@@ -179,7 +179,7 @@ def test_the_figures_of_scc_are_the_measured_ones(measured):
     for key, case in zip(extra, FIGURES["extra"]["SCC"], strict=True):
         assert str(case["picture"]) in key
         assert "without" in key if case["labels"] is None else key.endswith(str(case["labels"]))
-        # what the network makes of the picture and of the labels is known from the pictures they belong to
+        # what the network makes of the image and of the labels is known from the images they belong to
         cases.append((key, case["picture"], case["labels"] or 0, case["infer"], case["train"]))
     for key, shown, labeled, *scores in cases:
         ours = [known["slots"][labeled], known["image"][shown]]

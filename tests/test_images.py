@@ -584,7 +584,7 @@ def test_the_first_frame_of_several_is_read(read):
         assert read(data)[0, 0].tolist() == [250, 0, 0]
 
 
-def test_the_first_picture_of_a_phone_that_stores_several_is_read(read):
+def test_the_first_image_of_a_phone_that_stores_several_is_read(read):
     frames = [Image.new("RGB", (16, 16), color) for color in ((250, 0, 0), (0, 250, 0))]
     data = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert Image.open(io.BytesIO(data)).format == "MPO"

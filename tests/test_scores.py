@@ -620,7 +620,7 @@ def test_names_that_are_written_in_another_way_are_joined(tmp_path: Path) -> Non
     frame = read_scores(handmade(tmp_path / "cf.csv", "image,CF,error\nx\\A.JPG,0.2,\nü.png,0.3,\nc.jpg,,bad\n"))
     names = ["x/a.jpg", unicodedata.normalize("NFD", "ü.tif")]
     assert join_scores(names, frame, "CF", "cf.csv").tolist() == [0.2, 0.3]
-    assert missing_scores([*names, "pictures/c.png"], frame, "CF") == {"pictures/c.png": "bad"}
+    assert missing_scores([*names, "images/c.png"], frame, "CF") == {"images/c.png": "bad"}
     published = read_scores(handmade(tmp_path / "cf.json", json.dumps({"ü": 0.3, "A": 0.2})), "CF")
     assert join_scores(names, published, "CF", "cf.json").tolist() == [0.2, 0.3]
 

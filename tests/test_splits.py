@@ -195,7 +195,7 @@ def test_a_source_to_leave_out_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "x.txt").write_bytes("grün".encode("latin-1"))
     with pytest.raises(ValueError, match=r"x\.txt is not UTF-8 text .*; save it as UTF-8"):
         excluded_names(["a.jpg"], [tmp_path / "x.txt"])
-    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt; expected a text file of pictures to leave out"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt; expected a text file of images to leave out"):
         excluded_names(["a.jpg"], [tmp_path / "none.txt"])
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*none"):
         excluded_names(["a.jpg"], [tmp_path / "none"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baselines.pictures import Originals
+from baselines.images import Originals
 from data.icqa2k import load_icqa2k
 from tools import make_icqa2k_standin
 from tools.make_icqa2k_standin import SCENES, make
@@ -39,8 +39,8 @@ def root(made: tuple[Path, str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(root: Path) -> dict[str, dict[str, list[Path]]]:
-    """The pictures of each scene of each split."""
+def images(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """The images of each scene of each split."""
     found: dict[str, dict[str, list[Path]]] = {split: defaultdict(list) for split in SPLITS}
     for split in SPLITS:
         for path in sorted((root / f"ICQA_2K_{split}").iterdir()):
@@ -61,38 +61,38 @@ def test_the_folder_holds_the_published_layout_and_is_small(root):
     assert sum(len(data) for data in content(root).values()) < 2e6
 
 
-def test_every_picture_finds_its_original_which_has_its_size(root):
+def test_every_image_finds_its_original_which_has_its_size(root):
     originals = Originals(root / "originals")
-    pictures = [path for split in SPLITS for path in (root / f"ICQA_2K_{split}").iterdir()]
-    for path in pictures:
+    images = [path for split in SPLITS for path in (root / f"ICQA_2K_{split}").iterdir()]
+    for path in images:
         original = originals.find(path.name)
         assert original.stem == path.stem.split("_")[1]
-        with Image.open(path) as picture, Image.open(original) as photograph:
-            assert picture.size == photograph.size
-    assert len(originals.listed) == len(pictures) / 5
+        with Image.open(path) as image, Image.open(original) as photograph:
+            assert image.size == photograph.size
+    assert len(originals.listed) == len(images) / 5
 
 
-def test_every_scene_is_rendered_by_every_prefix(pictures):
+def test_every_scene_is_rendered_by_every_prefix(images):
     for split in SPLITS:
-        for scene, paths in pictures[split].items():
+        for scene, paths in images[split].items():
             assert re.fullmatch(r"\d{12}", scene)
             assert {path.name for path in paths} == {f"{prefix}_{scene}.jpg" for prefix in PREFIXES}
 
 
-def test_the_renderings_of_a_scene_share_the_size_and_differ_in_color(pictures):
+def test_the_renderings_of_a_scene_share_the_size_and_differ_in_color(images):
     shapes = []
-    for paths in itertools.chain(*(pictures[split].values() for split in SPLITS)):
-        images = [np.asarray(Image.open(path), dtype=float) for path in paths]
-        shapes.append(images[0].shape)
-        assert {image.shape for image in images} == {images[0].shape}
-        assert min(np.abs(a - b).mean() for a, b in itertools.combinations(images, 2)) > 1  # of 255
+    for paths in itertools.chain(*(images[split].values() for split in SPLITS)):
+        arrays = [np.asarray(Image.open(path), dtype=float) for path in paths]
+        shapes.append(arrays[0].shape)
+        assert {image.shape for image in arrays} == {arrays[0].shape}
+        assert min(np.abs(a - b).mean() for a, b in itertools.combinations(arrays, 2)) > 1  # of 255
     assert all(160 <= max(shape) <= 240 for shape in shapes)
     assert any(height > width for height, width, _ in shapes)
     assert any(width > height for height, width, _ in shapes)
 
 
-def test_no_scene_and_no_photograph_is_on_both_sides(pictures):
-    train, test = ({int(scene) for scene in pictures[split]} for split in SPLITS)
+def test_no_scene_and_no_photograph_is_on_both_sides(images):
+    train, test = ({int(scene) for scene in images[split]} for split in SPLITS)
     assert len(train | test) >= 12
     assert 0.15 <= len(test) / len(train | test) <= 0.25
     assert not train & test
@@ -112,9 +112,9 @@ def test_parts_lie_in_their_photograph_and_do_not_overlap(repo):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_loads_with_mos_spread_over_the_range(root, pictures, split):
+def test_it_loads_with_mos_spread_over_the_range(root, images, split):
     frame = load_icqa2k(root, split)
-    assert list(frame["image"]) == sorted(path.name for paths in pictures[split].values() for path in paths)
+    assert list(frame["image"]) == sorted(path.name for paths in images[split].values() for path in paths)
     mos = frame[DIMENSIONS]
     assert mos.abs().max().max() <= 0.95
     assert mos.max().min() > 0.6
@@ -185,7 +185,7 @@ def test_a_stopped_run_does_not_load_and_a_repeated_one_restores_every_byte(root
     assert content(again) == content(root) | {"ICQA_2K_test_CF_result.json": b"{}"}  # files of others stay
 
 
-def test_the_mos_are_written_after_all_pictures(tmp_path, monkeypatch):
+def test_the_mos_are_written_after_all_images(tmp_path, monkeypatch):
     def stop_at_the_last(scene):
         if scene is SCENES[-1]:
             raise OSError("disk full")
@@ -200,7 +200,7 @@ def test_the_mos_are_written_after_all_pictures(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "README.txt").write_text("my pictures\n", encoding="utf-8")
+    (tmp_path / "README.txt").write_text("my images\n", encoding="utf-8")
     (tmp_path / "ICQA_2K_train_CF_mos.json").write_text("{}", encoding="utf-8")
     before = content(tmp_path)
     with pytest.raises(FileExistsError, match="is not empty and is no earlier stand-in"):
@@ -217,20 +217,20 @@ def test_it_says_that_it_is_not_icqa2k(root):
         assert words in text
 
 
-def test_every_photograph_is_attributed_as_in_the_samples(root, pictures, repo):
+def test_every_photograph_is_attributed_as_in_the_samples(root, images, repo):
     text = (root / "ATTRIBUTION.md").read_text(encoding="utf-8")
     samples = (repo / "data" / "samples" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for photo in read_photos():
         for fact in (f"| {photo.shows} | {photo.author} | {photo.license} |", f"({photo.source})", photo.statement):
             assert fact in text
             assert fact in samples
-    for scene in itertools.chain(*(pictures[split] for split in SPLITS)):
+    for scene in itertools.chain(*(images[split] for split in SPLITS)):
         (row,) = [line for line in text.splitlines() if line.startswith("|") and scene in line]
         assert read_photos()[int(scene) // 100 - 1].shows in row
 
 
 def test_the_script_prints_counts_and_commands_of_scripts_that_exist(made, repo):
-    counts = "train 55 pictures of 11 scenes, test 15 pictures of 3 scenes"
+    counts = "train 55 images of 11 scenes, test 15 images of 3 scenes"
     assert re.match(rf"stand-in for ICQA-2K: {counts}, [01]\.\d MB, in ", made[1])
     commands = re.findall(r"^  python (\S+)", made[1], re.MULTILINE)
     assert len(commands) == 3

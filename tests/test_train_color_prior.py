@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from PIL import Image
 from readers import assert_same_weights, history_of, weights_of
 from skimage.color import rgb2lab
@@ -22,7 +22,7 @@ from models.color_prior import LEVELS, ColorPriorNet, ab_bins
 from models.preprocessing import Preprocess
 from tools import train_color_prior as script
 from utils.checkpoint import read_checkpoint
-from utils.files import picture_id
+from utils.files import image_id
 from utils.images import read_rgb
 
 SCRIPT = "tools/train_color_prior.py"
@@ -68,8 +68,8 @@ def mixed(photos, tmp_path) -> Path:
     root = tmp_path / "mixed"
     shutil.copytree(photos, root)
     for folder in ("", "street"):
-        Image.fromarray(make_picture(1, 40, 50).mean(2).astype(np.uint8)).save(root / folder / "gray.png")
-    (root / "damaged.jpg").write_bytes(b"no picture")
+        Image.fromarray(make_image(1, 40, 50).mean(2).astype(np.uint8)).save(root / folder / "gray.png")
+    (root / "damaged.jpg").write_bytes(b"no image")
     (root / "link.png").symlink_to(root / "nowhere.png")
     return root
 
@@ -164,7 +164,7 @@ def test_the_photographs_that_weights_and_percentiles_were_made_from_are_known_b
     parts = script.split_photographs(arguments(photos, "--held-out", 0.2))
     assert {k: len(v) for k, v in parts.items()} == {"test": 3, "calibration": 3, "train": 8, "apart": 0}
     used = [photos / name for name in parts["train"] + parts["calibration"]]
-    expected = {(path.stat().st_size, picture_id(path)) for path in used}
+    expected = {(path.stat().st_size, image_id(path)) for path in used}
     assert {tuple(row) for row in read_checkpoint(tmp_path / "best.pt")["seen"].tolist()} == expected
 
 
@@ -304,7 +304,7 @@ def test_a_step_without_a_usable_photograph_has_a_gradient_of_zero_for_each_weig
 def test_a_folder_of_gray_photographs_is_refused(train, tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(6):
-        gray = make_picture(number, 40, 50).mean(2).astype(np.uint8)
+        gray = make_image(number, 40, 50).mean(2).astype(np.uint8)
         Image.fromarray(gray).save(tmp_path / "photos" / f"{number}.png")
     for number, form in enumerate(FORMS.values()):
         with pytest.raises(ValueError, match=r"photos none of 1 photographs held out can be used; add some with color"):
@@ -316,7 +316,7 @@ def test_a_test_folder_without_a_usable_photograph_has_no_numbers(train, photos,
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "old").mkdir()
     for number in range(9):  # more than a batch
-        gray = make_picture(number, 40, 50).mean(2).astype(np.uint8)
+        gray = make_image(number, 40, 50).mean(2).astype(np.uint8)
         Image.fromarray(gray).save(tmp_path / "photos" / "old" / f"{number}.png")
     train(tmp_path / "photos", tmp_path / "run", "--views", 1, "--epochs", 1, "--test-folder", "old")
     report = report_of(tmp_path / "run")
@@ -351,13 +351,13 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     root = tmp_path / "photos"
     shutil.copytree(photos, root)
     for name in ("15004.jpg", "street/376001.png", "s1.2.png"):  # BSDS500 does not fill numbers up with zeros, HECD does
-        Image.fromarray(make_picture(7, 40, 50)).save(root / name)
+        Image.fromarray(make_image(7, 40, 50)).save(root / name)
     everything = {name for names in script.split_photographs(arguments(root)).values() for name in names}
 
     (tmp_path / "list.txt").write_text("\ufeffp05.jpg\n\n  some/folder/p01.png \nelsewhere.png\n", encoding="utf-8")
     (tmp_path / "table").mkdir()
-    Image.fromarray(make_picture(8, 40, 50)).save(tmp_path / "table" / "x.png")
-    Image.fromarray(make_picture(9, 40, 50)).save(tmp_path / "table" / "y.png")
+    Image.fromarray(make_image(8, 40, 50)).save(tmp_path / "table" / "x.png")
+    Image.fromarray(make_image(9, 40, 50)).save(tmp_path / "table" / "y.png")
     (tmp_path / "table" / "own.csv").write_text("image,scene,method,PR\nx.png,s1.2,A,0.5\ny.png,p03,A,0.5\n")
     hecd = tmp_path / "hecd"
     hecd.mkdir()
@@ -365,7 +365,7 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
     for scene in ("015004", "376001"):
         rows += [f"{scene}_gt.jpg,{scene}{version},{z}" for version, z in (("_gt.jpg", 0.4), ("A.jpg", 1.2), ("B_1.jpg", -0.9))]
         for version in ("_gt", "A", "B_1"):
-            Image.fromarray(make_picture(9, 40, 50)).save(hecd / f"{scene}{version}.jpg")
+            Image.fromarray(make_image(9, 40, 50)).save(hecd / f"{scene}{version}.jpg")
     (hecd / "mean_zscores.csv").write_text("\n".join(rows) + "\n")
 
     expected = {
@@ -382,7 +382,7 @@ def test_the_scenes_of_a_list_a_table_and_hecd_are_left_out_by_name(photos, tmp_
         assert said in capsys.readouterr().out
     parts = script.split_photographs(arguments(root, "--exclude", *expected))
     assert everything - {name for names in parts.values() for name in names} == set.union(*expected.values())
-    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.txt; expected a text file of pictures to leave out"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.txt; expected a text file of images to leave out"):
         script.split_photographs(arguments(root, "--exclude", tmp_path / "absent.txt"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         script.split_photographs(arguments(root, "--exclude", tmp_path / "nowhere"))

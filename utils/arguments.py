@@ -152,14 +152,14 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
 def add_folder_arguments(parser: ScriptParser, name: str) -> None:
     """What is scored, where the scores go and what computes them; ``name`` ends the name of the file."""
     parser.groups["data"].add_argument(
-        "images", type=Path, metavar="FOLDER", help="searched recursively; or one picture, or a .txt list of pictures"
+        "images", type=Path, metavar="FOLDER", help="searched recursively; or one image, or a .txt list of images"
     )
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/FOLDER_{name}.csv)")
     add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
     add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
     add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    add("--workers", type=int, help="pictures worked on at a time (default: one per core and device)")
+    add("--workers", type=int, help="images worked on at a time (default: one per core and device)")
 
 
 def add_system_arguments(parser: ScriptParser) -> None:

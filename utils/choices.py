@@ -27,7 +27,7 @@ P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlati
 P910_OF_METHODS = 0.8  # and, as a second criterion, between the mean scores of methods
 METHOD_BIAS = SHIPPED / "method_bias.json"  # by benchmarks/power.py
 
-# The prior of object categories, chosen by the log-likelihood of objects of COCO under the prior of all other pictures, which
+# The prior of object categories, chosen by the log-likelihood of objects of COCO under the prior of all other images, which
 # changes little nearby.
 SMOOTHING = 4.0  # standard deviation of the blur of the histograms over ab, CIELAB units
 SHRINKAGE = 2.0  # objects that the prior of all categories counts for, in each band

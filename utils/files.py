@@ -71,8 +71,8 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def picture_id(path: str | Path) -> int:
-    """63-bit fingerprint of a file's content, to know a picture again under any name."""
+def image_id(path: str | Path) -> int:
+    """63-bit fingerprint of a file's content, to know an image again under any name."""
     return int(sha256(path)[:16], 16) >> 1
 
 

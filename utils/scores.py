@@ -9,7 +9,7 @@
     a/b.jpg,0.123456,0,
     a/c.jpg,,0,cannot read: truncated file
 
-``image`` is the path relative to the scored folder, with forward slashes; ``gray`` is 1 for a picture without color;
+``image`` is the path relative to the scored folder, with forward slashes; ``gray`` is 1 for an image without color;
 a row with an ``error`` has no score. PR's file has ``image,PR,CF,SCC,gray,error``, with the CF and SCC that PR was
 computed from. ``cf.csv.json`` beside it says how the scores were made; while a run is under way, its finished rows are
 in the journal ``cf.csv.partial``. The published form, ``{"b": 0.123456}`` with the file's stem as key, is also read.
@@ -180,7 +180,7 @@ class ScoreWriter:
             image: One of the names the writer was opened with.
             scores: A score in [-1, 1] for each column; not looked at if there is an error. A score that is not a
                 finite number in that range is not written: the row gets an error in its place.
-            gray: Whether the picture has no color.
+            gray: Whether the image has no color.
             error: Why the image has no score; empty if it has one.
         """
         if image not in self._files:
