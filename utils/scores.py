@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.choices import DIMENSIONS
+from utils.choices import DIMENSIONS, VERSION
 from utils.files import give_lock, naming, take_lock, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
-VERSION = {"format": 1, "project": "1.2.0"}
+VERSIONS = {"format": 1, "project": VERSION}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
 
@@ -124,7 +124,7 @@ class ScoreWriter:
 
         meta = {
             "dimension": columns[0],
-            "version": VERSION,
+            "version": VERSIONS,
             "weights": dict(provenance.weights),
             "preprocessing": dict(provenance.preprocessing),
             "sample": sample,
