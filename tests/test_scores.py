@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from data.table import load_table
+from utils.choices import VERSION
 from utils.scores import (
     NO_ROW,
     Provenance,
