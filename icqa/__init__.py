@@ -1,8 +1,9 @@
 """ICQA as a package: ``import icqa`` works in place, after ``pip install .`` and from torch.hub (docs/elsewhere.md).
 
-rooms: the rooms of the repository as icqa.utils, icqa.models and so on
+command: the command ``icqa``
 judge: the three scores as one object
 metric: the scores as a metric of torchmetrics
+rooms: the rooms of the repository as icqa.utils, icqa.models and so on
 """
 
 from typing import Any
