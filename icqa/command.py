@@ -25,4 +25,11 @@ def main() -> None:
             sys.exit()
         sys.exit(f"icqa: error: expected one of {', '.join(known)}, got {name or 'nothing'}")
     sys.argv = [f"icqa {name}", *sys.argv[2:]]
-    runpy.run_module(f"{PACKAGE}.{known[name]}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"{PACKAGE}.{known[name]}", run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        if (error.name or PACKAGE).partition(".")[0] == PACKAGE:
+            raise
+        sys.exit(
+            f"icqa: error: this needs the package {error.name}; pip install 'icqa[train]' brings what scoring does not need"
+        )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import icqa
+from icqa import command
 from icqa.judge import Judge
 from models import load_model
 from utils.images import read_rgb
@@ -144,3 +145,53 @@ def test_metric_keeps_the_conventions_of_torchmetrics(batch: torch.Tensor, judge
     metric.update(batch)
     figure, _ = metric.plot()
     assert figure is not None
+
+
+# --- An installed package
+
+
+def requirements(name: str) -> set[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith(("#", "-r"))}
+
+
+def test_requirements_of_the_package_are_those_of_the_files() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml itself")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert {*project["dependencies"], *extras["train"]} == requirements("requirements.txt")
+    for name in set(extras) - {"train"}:
+        assert set(extras[name]) == requirements(f"requirements-{name}.txt")
+
+
+def test_the_command_names_scripts_and_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for arguments, text in ((["icqa"], "got nothing"), (["icqa", "rate"], "expected one of score, .*, got rate")):
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit, match=text):
+            command.main()
+    monkeypatch.setattr(sys, "argv", ["icqa", "score", "--help"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "Score Perceptual Realism" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    monkeypatch.setattr(sys, "argv", ["icqa", "evaluate", "--predictions", "a.csv", "--mos", "b.csv"])
+    for name in [name for name in sys.modules if name.startswith("icqa.evaluation")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit, match=r"needs the package scipy\.optimize; pip install 'icqa\[train\]'"):
+        command.main()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_scores_to_the_same_digits_without_torch(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    tools = tmp_path / "fresh/bin"
+    subprocess.run([tools / "pip", "install", "-q", *tmp_path.glob("*.whl")], check=True)
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in SAMPLES:
+        (images / path.name).write_bytes(path.read_bytes())
+    subprocess.run([tools / "icqa", "score", images, "-o", tmp_path / "a.csv"], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, ROOT / "infer_PR.py", images, "-o", tmp_path / "b.csv"], check=True)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert subprocess.run([tools / "python", "-c", "import torch"], capture_output=True).returncode
