@@ -30,7 +30,7 @@ from training.options import (
     add_start_arguments,
     check_parts,
 )
-from utils.arguments import ScriptParser, add_system_arguments, settings_of
+from utils.arguments import ScriptParser, add_system_arguments, network_settings
 
 # What the recipes have in common, with the choice of the epoch, which the authors lack.
 _COMMON: dict[str, Any] = {
@@ -158,7 +158,7 @@ def checked(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
         parser.error("--schedule restarts is A-FINE's")
     args.init = args.weights
     try:
-        args.settings = settings_of(args)
+        args.settings = network_settings(args)
     except ValueError as error:
         parser.error(str(error))
     options = BaselineOptions(**vars(args))

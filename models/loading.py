@@ -14,7 +14,7 @@ from models.color_prior import ColorPriorNet
 from models.ranker import Ranker
 from models.realism import PerceptualRealismNet
 from models.semantic import SemanticConsistencyNet
-from utils.checkpoint import check_format, described, is_own, published_dimension, read_weights, seen_by
+from utils.checkpoint import check_format, describe_weights, is_own, published_dimension, read_weights, seen_by
 from utils.choices import DIMENSIONS, PRESETS, SHIPPED
 from utils.files import sha256
 
@@ -141,7 +141,7 @@ def load_model(
     if dimension is not None and found != dimension:
         raise ValueError(f"{path} holds a {found} network, expected {dimension}")
     if preset is not None and kind != preset:
-        raise ValueError(f"{path} holds {described(content)}; expected one of the preset {preset}")
+        raise ValueError(f"{path} holds {describe_weights(content)}; expected one of the preset {preset}")
     if is_own(content):
         model: Any = build_model(content, str(path))
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
