@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet, Surprise
-from models.object_prior import MEASURES, ObjectPrior, reason
+from models.object_prior import MEASURES, ObjectPrior, describe_unusual
 from models.semantic import SemanticConsistencyNet
 from utils.color import lab_to_rgb, rgb_to_lab
 from utils.files import write_atomic
@@ -235,13 +235,13 @@ def _object(
         unusual = place >= OBJECT_LEVEL
         text = f"{what}: {_told(observed, expected, place)}" if unusual else ""
         return Finding(number, what, box, observed, expected, place, place, {}, unusual, text)
-    values = prior.compare(lab, mask, thing.category)
+    values = prior.compare_object(lab, mask, thing.category)
     if values is None:
         return Finding(number, what, box, observed, None, np.nan, place, reason=TOO_SMALL)
     observed = tuple(round(values[key], 2) for key in ("lightness", "a", "b"))
     expected = tuple(round(values[key], 2) for key in ("expected a", "expected b"))
     measures = {measure: round(values[f"{measure}, percentile"], 2) for measure in MEASURES}
-    text = reason(thing.category, values)
+    text = describe_unusual(thing.category, values)
     return Finding(number, what, box, observed, expected, measures["sliced Wasserstein"], place, measures, bool(text), text)
 
 
