@@ -230,7 +230,7 @@ class ColorPrior(nn.Module):
         """Return how much more improbable the colors around each cell are than the prior expects.
 
         The excess is surprise minus the entropy of the prior, which is the expected surprise, as a mean of 3 x 3 cells. The
-        excess is zero on average where the prior is right, for things of one color and of any color alike.
+        excess is zero on average where the prior is right, for things of one color and for things of any color.
         benchmarks/color_prior.md compares other measures.
 
         Args:

@@ -62,7 +62,7 @@ class EpochSampler(Sampler[int]):
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of a sampler's images, of which this process gets its share.
+    """The share of this process in batches of a sampler's images.
 
     Processes divide the batch that one process would have. Where a batch cannot be divided evenly, some images are there
     twice, so that all processes have the same number, at least two if the batch has two, as batch normalization needs.

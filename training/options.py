@@ -49,7 +49,7 @@ class Settings:
     augment: bool
     stop_loss: float | None  # mean training loss of an epoch to stop at
     best_epoch: bool  # keep the best epoch, not the last
-    seed: int  # None, for another one in each run, until ``draw_seed_if_none``
+    seed: int  # None for a new one in each run, until ``draw_seed_if_none``
     limit: int | None = None  # images to train on, for a quick check
     # SCC
     prior: str | None = None  # network with the color prior, or "none"
@@ -96,7 +96,7 @@ class TrainOptions(Settings):
     output: Path
     resume: bool = False
     overwrite: bool = False
-    device: str  # None, for a GPU if there is one, until ``distributed.setup``
+    device: str  # None for a GPU if there is one, until ``distributed.setup``
     workers: int  # processes that read images
     amp: bool  # mixed precision on CUDA
     half: bool = False  # store the weights as float16

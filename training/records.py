@@ -94,7 +94,7 @@ class Checkpoint:
     def _write(self, output: Path, row: dict[str, float], better: bool) -> None:
         epochs = {"epoch": self.epoch, "epochs": self.options.epochs}
         extra = {"content": {}, **self.record, "metrics": dict(row), "command": command_line(), **epochs}
-        if better:  # it becomes best.pt once last.pt knows it, so that a kill at any moment leaves a pair
+        if better:  # renamed to best.pt after last.pt has its hash, so that a kill at any moment leaves a pair
             save_checkpoint(output / NEXT, self.model, half=self.options.half, **extra)
             self.best_hash = sha256(output / NEXT)
         save_checkpoint(
@@ -242,7 +242,7 @@ def check_best(output: Path, best_hash: str) -> None:
     if waiting.is_file() and sha256(waiting) == best_hash:
         os.replace(waiting, best)
     if not best.is_file() or sha256(best) != best_hash:
-        raise ValueError(f"{best} is not what this run wrote: something replaced it; pass --overwrite to train anew")
+        raise ValueError(f"{best} is not the file that this run wrote: something replaced it; pass --overwrite to train anew")
 
 
 def summary_writer(output: Path, start: int) -> Any:

@@ -45,7 +45,7 @@ def one_line_errors(advice: str = "run the same command again with --resume to g
     """Let wrong input and Ctrl-C end the process with one line, same as in inference scripts; a bug keeps its traceback.
 
     Args:
-        advice: What to do after Ctrl-C.
+        advice: Advice that Ctrl-C prints.
     """
     interrupt.hear()
     usual = sys.excepthook

@@ -135,10 +135,10 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
     add = parser.groups["model"].add_argument
     add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
     add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth where no weights are named")
-    add("--precision", choices=PRECISIONS, default="float32", help="of a published network (default: %(default)s)")
+    add("--precision", choices=PRECISIONS, default="float32", help="arithmetic of a published network (default: %(default)s)")
     if dimension != "CF":
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
-        add("--attention", choices=("infer", "train"), help="of objects, published (default: infer)")
+        add("--attention", choices=("infer", "train"), help="graph of the object attention, published (default: infer)")
 
     if dimension == "SCC":
         parser.groups["run"].add_argument(
@@ -150,12 +150,12 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
 def add_folder_arguments(parser: ScriptParser, name: str) -> None:
     """Add the arguments for the images, the score files and the device; ``name`` ends the name of the score file."""
     parser.groups["data"].add_argument(
-        "images", type=Path, metavar="FOLDER", help="searched recursively; or one image, or a .txt list of images"
+        "images", type=Path, metavar="FOLDER", help="a folder (searched recursively), an image, or a .txt list of images"
     )
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/FOLDER_{name}.csv)")
     add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
-    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
+    add("--overwrite", action="store_true", help="score all images anew, not only those without a score")
     add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
     add("--workers", type=int, help="images worked on at a time (default: one per core and device)")
 
@@ -172,7 +172,7 @@ def add_system_arguments(parser: ScriptParser) -> None:
         metavar="NAME=VALUE",
         help="arguments of its network (docs/baselines.md), such as texture=lab, backbone=resnet18 or size=64",
     )
-    add("--naturalness", action="store_true", help="afine: the part that needs no original, alone")
+    add("--naturalness", action="store_true", help="afine: only the part that needs no original")
 
 
 def network_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -195,6 +195,6 @@ def network_settings(args: argparse.Namespace) -> dict[str, Any]:
             settings[name] = value
     if args.naturalness:
         if args.system != "afine":
-            raise ValueError(f"--naturalness is of afine, not of {args.system}")
+            raise ValueError(f"--naturalness is for afine, not for {args.system}")
         settings["full_reference"] = False
     return settings

@@ -66,7 +66,7 @@ def read_weights(path: Path) -> Any:
             reason = error.strerror or str(error)
         elif path.stat().st_size == 0:
             reason = "it is empty"
-        else:  # not in torch's own words, which tell how to run the code in the file, or name its source lines
+        else:  # torch's own message tells how to run the code in the file, or names source lines of torch
             reason = "damaged, or more in it than tensors, numbers and strings"
         raise ValueError(
             f"{path} cannot be read as weights ({reason}); {_EXPECTED}; fetch or train it again if it is damaged"

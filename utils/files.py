@@ -45,7 +45,7 @@ def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], obje
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for a rename is atomic only within one file system. Not by tempfile, whose files are 0600.
+    # In the same folder, because a rename is atomic only within one file system. Not by tempfile, whose files are 0600.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     with naming(path):
         try:
@@ -84,7 +84,7 @@ def take_lock(path: Path, busy: str) -> int | None:
 
     Args:
         path: The lock file, which is created.
-        busy: What the holder of the lock does, and what to do about it, for the message.
+        busy: The rest of the error after "another run (process N)": its work, and advice.
 
     Returns:
         The descriptor for ``give_lock``; None on Windows, where nothing is locked.

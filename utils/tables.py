@@ -15,7 +15,7 @@ def read_text(path: Path, wanted: str = "a comma-separated UTF-8 table", how: st
 
     Args:
         path: The file.
-        wanted: What the file should be, for the error.
+        wanted: The expected kind of file, for the error.
         how: How to make such a file, for the error.
 
     Raises:
@@ -57,7 +57,7 @@ def csv_rows(path: Path, kind: str, exact: bool = False) -> tuple[list[str], lis
 
     Args:
         path: The file.
-        kind: What a row is, for the error.
+        kind: Name of the thing in a row, such as "image", for the error.
         exact: Whether to keep the spaces around a cell of a row, and to take a file without rows, as a score file can be.
 
     Raises:
