@@ -4,6 +4,7 @@ build_color_prior: counts which colors objects have
 compute_mos: from ratings to MOS
 convert_labels: a MOS table of a label file of a published system
 detect_objects: label files by a detector of torchvision
+export: the graph of the compact networks that needs no torch
 download_published: fetches the data set and weights of the authors
 export_weights: weights as the published scripts read them
 label_files: label files of published systems, in their own forms
