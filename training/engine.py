@@ -257,7 +257,7 @@ def train_one_epoch(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ValueError(
-                f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}: the weights grew beyond all bounds; "
+                f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}, since the weights grew beyond all bounds; "
                 f"{advice}"
             )
         stepper.step(loss * world)  # processes average gradients, and each has only those of its own images
