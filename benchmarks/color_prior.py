@@ -92,7 +92,7 @@ def area_under_curve(values: np.ndarray, inside: np.ndarray) -> float:
 def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """What may tell that a color is wrong, for each cell of an image, shape (h, w) each; the first is the map."""
     log_prior, lab = net.predict_prior(net.prepare(pixels)["rgb"][None])
-    compared = dict(zip(COMPARISONS, net.prior.compare(log_prior, lab)[0].numpy(), strict=True))
+    compared = dict(zip(COMPARISONS, net.prior.compare_pixels(log_prior, lab)[0].numpy(), strict=True))
     return {
         MAP: net.prior.excess(log_prior, lab)[0].numpy(),
         "surprise less entropy": compared["surprise over entropy"],

@@ -144,7 +144,7 @@ class Encoded:
             log_prior = model.prior(shown, lab)
             if row == "unconditional priors":
                 log_prior = model.prior.log_marginal[None, :, None, None].expand_as(log_prior)
-            cells = model.prior.compare(log_prior, lab)
+            cells = model.prior.compare_pixels(log_prior, lab)
             if "only" in row and row != "dense prior only":
                 cells = torch.zeros_like(cells)
             found = collate_objects([objects(int(i), x) for i, x in zip(rows, rgb, strict=True)])

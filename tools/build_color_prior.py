@@ -94,9 +94,9 @@ from models.object_prior import (
     Evidence,
     Labeled,
     ObjectPrior,
+    describe_unusual,
     measure,
     observe,
-    reason,
     sliced_wasserstein,
 )
 from models.preprocessing import Preprocess
@@ -311,11 +311,11 @@ def held_out(images: LabeledImages, used: list[str], smoothing: float, shrinkage
                 window = np.ix_(mask.any(1), mask.any(0))  # to recolor no more than that
                 mask, lab = mask[window], image.lab[:, window[0], window[1]]
                 versions = [lab, *(recolored(lab, mask, change) for change in _VERSIONS.values())]
-                compared = [prior.compare(version, mask, category) for version in versions]
+                compared = [prior.compare_object(version, mask, category) for version in versions]
                 categories.append(category)
                 chroma.append(np.hypot(compared[0]["a"], compared[0]["b"]))
                 percentiles.append([[c[f"{name}, percentile"] for name in MEASURES] for c in compared])
-                named.append([reason(category, c) != "" for c in compared])
+                named.append([describe_unusual(category, c) != "" for c in compared])
     return Judged(*map(np.array, (categories, chroma, percentiles, named)))
 
 

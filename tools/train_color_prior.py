@@ -102,7 +102,7 @@ from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weight
 from models.loading import build_model
 from training.batches import epoch_generator
 from training.images import features_folder, kept_features
-from training.records import command_line, load_parts, read_state, write_history, write_results
+from training.records import command_line, load_states, read_state, write_history, write_results
 from training.runs import clear_folder, one_line_errors, run_folder
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
@@ -521,7 +521,7 @@ def resume(
     if not args.resume or not (args.output / "last.pt").is_file():
         return []
     state = read_state(args.output, "prior", settings_of(args), content, {"epoch", "history", *parts})
-    load_parts(args.output, state, {"model": net, **parts})
+    load_states(args.output, state, {"model": net, **parts})
     print(f"resuming after epoch {state['epoch']} of {args.epochs}")
     return state["history"]
 
