@@ -1,13 +1,13 @@
-"""Label files of the published systems, in their own forms, as MOS tables.
+"""MOS tables from the label files of published systems.
 
 - DPAM: text rows of LIVEC, KonIQ-10k, SPAQ, CSIQ, TID2013 and KADID-10k; also the dmos.csv of KADID-10k.
 - Delegate Transformer: CSV files of ICAA17K and SPAQ.
-- A-FINE: triplets of two images and their reference, with who is better.
+- A-FINE: triplets of two images and their reference, with the better image.
 - NR- and FR-AIGCIQA: the table of PKU-I2IQA, exported as CSV.
 
-The ranges of the scores are those of the data sets, fixed; none is taken from the labels at hand, which would give each split a
-scale of its own and let the range of the test scores into the training. Where people rated several versions of one photograph,
-all of them share its ``scene``, so that splits keep them on one side.
+The score range of each data set is fixed. It is not taken from the labels at hand, because then each split would have another
+scale, and training would depend on the range of the test scores. All rated versions of one photograph share its ``scene``, so
+that splits keep them on one side.
 """
 
 import functools
@@ -46,7 +46,7 @@ _TRIPLET = ("first", "second", "reference", "first_over_second", "first_over_ref
 
 
 class _Row(NamedTuple):
-    """A rated image as its label file has it."""
+    """Rated image of a label file."""
 
     image: str
     scores: list[float]
@@ -57,17 +57,17 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class _Form:
-    """What is known of a form.
+    """Description of a form of label file.
 
     Attributes:
-        title: Name of its data set.
+        title: Name of the data set.
         mos_range: Lowest and highest possible score.
-        row: An example, of rows of text.
-        images: Of a CSV file, the columns that name images.
-        scores: Names of the score columns, those of a CSV file as it has them.
-        also: Columns that a CSV file has beside these and that are of no use here.
-        names: What the names of the images look like, with the groups ``scene`` and ``method``; None for any name.
-        reference: Extension of the originals, which are named after the scene; empty where there are none.
+        row: Example row, for text files.
+        images: Columns that name images, for CSV files.
+        scores: Names of the score columns, in a CSV file as in its header.
+        also: Further columns of a CSV file, which are not used.
+        names: Pattern of image names, with the groups ``scene`` and ``method``; None for any name.
+        reference: Extension of the originals, which are named after the scene; empty if there are none.
         score_first: Whether a row of text has the score before the name.
         better: 1 if higher is better, -1 if lower is.
     """
@@ -107,36 +107,38 @@ def load_foreign(
     root: Path | str | None = None,
     check_files: bool = True,
 ) -> pd.DataFrame:
-    """A label file of a published system as a MOS table.
+    """Read a label file of a published system as a MOS table.
 
-    An image is the file of that name in ``root``, or else the one below it that ends in that name, whatever its case.
+    An image is the file of that name in ``root``, or else the file below ``root`` whose path ends in that name, in any case.
 
     Args:
-        path: The file, UTF-8.
-        form: One of ``FORMS``, or None to recognize it, see ``recognize``.
-        mos_range: Lowest and highest possible score, for every score column; None for that of the data set. Triplets have none.
-        root: Folder with the images; the folder of the file if None.
-        check_files: Whether every image must be there; without it names are taken as the file has them.
+        path: Label file, UTF-8.
+        form: One of ``FORMS``; None to recognize the form, see ``recognize``.
+        mos_range: Lowest and highest possible score, for every score column; None for the range of the data set. Triplets have
+            no range.
+        root: Folder with the images; None for the folder of the label file.
+        check_files: Whether every image must exist; if not, names are taken unchanged from the file.
 
     Returns:
         One row per image, sorted by ``image``, with ``scene``, ``method`` (kind of distortion, or generator; else empty), the
-        score columns in [-1, 1], higher is better, and for sets with originals ``reference``, empty where there is none; if
-        originals are missing there is one warning.
+        score columns in [-1, 1], higher is better, and for sets with originals ``reference``, empty where there is no original.
+        Missing originals give one warning.
 
         - LIVEC, KonIQ-10k, SPAQ: ``MOS``. Each image is its own scene.
-        - CSIQ, TID2013, KADID-10k: ``MOS`` (of CSIQ, its DMOS turned round); the scene is the original.
+        - CSIQ, TID2013, KADID-10k: ``MOS`` (for CSIQ, DMOS with the direction reversed); the scene is the original.
         - ICAA17K: ``MOS`` and ``color``; SPAQ's CSV: ``MOS``, ``Brightness`` and so on. Each image is its own scene.
-        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The image that served as
-          prompt is scene and reference; rows without one belong together by the number of the prompt in their names.
-        - A-FINE: ``MOS``, Thurstone's scale within a scene, fitted to the choices (see ``read_triplets``) and written as the
-          chance, from -1 to 1, to be preferred to an average image of the scene: not comparable between scenes. References
-          are rows too where they were compared, with the method "reference".
+        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The prompt image is scene and
+          reference; rows without a prompt image are grouped by the number of the prompt in their names.
+        - A-FINE: ``MOS``, Thurstone's scale within a scene, fitted to the choices (see ``read_triplets``) and given as the
+          chance, mapped to -1 to 1, of being preferred to an average image of the scene: not comparable between scenes.
+          References that were compared are rows too, with the method "reference".
 
-        ``attrs`` holds "root", "name", "scores" (names of the score columns), and "mos_range": what -1 and 1 stand for.
+        ``attrs`` holds "root", "name", "scores" (names of the score columns), and "mos_range", the scores that -1 and 1 stand
+        for.
 
     Raises:
         FileNotFoundError: If there is no such file, or an image is missing.
-        ValueError: If the file is not as described, names the line; or its form is not known.
+        ValueError: If the file is not as described (names the line), or its form is not known.
     """
     path = Path(path)
     form = recognize(path) if form is None else form
@@ -161,11 +163,11 @@ def load_foreign(
 
 
 def recognize(path: Path | str) -> str:
-    """The form of a label file by its first row.
+    """Recognize the form of a label file by its first row.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If no form has such a row, or several have: LIVEC, KonIQ-10k and SPAQ cannot be told apart.
+        ValueError: If no form has such a row, or several have it: LIVEC, KonIQ-10k and SPAQ cannot be told apart.
     """
     path = Path(path)
     number, first = next(_text_rows(path))
@@ -198,21 +200,22 @@ def recognize(path: Path | str) -> str:
 
 
 def read_triplets(path: Path | str, root: Path | str | None = None, check_files: bool = True) -> pd.DataFrame:
-    """Choices between two images of one scene, and between each and their reference, as A-FINE is trained on.
+    """Read triplets of A-FINE: choices between two images of one scene, and between each image and their reference.
 
     Args:
-        path: The file: UTF-8, comma separated, no header, a row ``first, second, reference`` and how they compare, 1 where the
-            one that is named first is better, 0.5 for no difference, 0 where it is worse: first and second; then, unless left
-            out, first and reference, second and reference.
-        root: As for ``load_foreign``, likewise ``check_files``. A reference may have another extension than in the file.
+        path: File of triplets, UTF-8, comma separated, no header. A row holds ``first, second, reference``, then the comparison
+            of first and second, and optionally those of first and reference and of second and reference: 1 where the image
+            named first is better, 0.5 for no difference, 0 where it is worse.
+        root: Same as in ``load_foreign``. A reference may have another extension than in the file.
+        check_files: Same as in ``load_foreign``.
 
     Returns:
-        A row per line with ``first``, ``second``, ``reference``, ``first_over_second``, ``first_over_reference`` and
+        One row per line with ``first``, ``second``, ``reference``, ``first_over_second``, ``first_over_reference`` and
         ``second_over_reference``; NaN where the file has no such column. ``attrs`` holds "root" and "name".
 
     Raises:
         FileNotFoundError: If there is no such file, or an image is missing.
-        ValueError: If a row is not as described, names the line.
+        ValueError: If a row is not as described; names the line.
     """
     path = Path(path)
     folder = _Folder(path.parent if root is None else Path(root), check_files)
@@ -245,7 +248,7 @@ def read_triplets(path: Path | str, root: Path | str | None = None, check_files:
 
 
 def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Folder") -> pd.DataFrame:
-    """The images of a file that holds scores, in the order of the file."""
+    """Read the images of a file that holds scores, in the order of the file."""
     known = _FORMS[form]
     read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if known.images else _score_rows)
     records, values, absent = [], [], []
@@ -285,7 +288,7 @@ def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Fold
 
 
 def _score_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of text with a name and a score, in the order of the form's example."""
+    """Yield rows of a text file with a name and a score, in the order of the form's example."""
     for line, text in _text_rows(path):
         where, tokens = f"{path}, line {line}", text.split()
         if len(tokens) != 2:
@@ -296,7 +299,7 @@ def _score_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
 
 
 def _named_row(name: str, value: float, known: _Form, where: str) -> _Row:
-    """A row whose scene, method and reference are what its name says."""
+    """Return a row whose scene, method and reference follow from the image name."""
     if known.names is None:
         return _Row(name, [value], _stem(name))
     parts = known.names.fullmatch(_base(name))
@@ -307,7 +310,7 @@ def _named_row(name: str, value: float, known: _Form, where: str) -> _Row:
 
 
 def _kadid_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of text, or of the CSV file that comes with KADID-10k."""
+    """Yield rows of a text file, or of the CSV file that comes with KADID-10k."""
     _, first = next(_text_rows(path))
     if not set(_KADID_CSV) <= {cell.strip().strip('"') for cell in first.split(",")}:
         yield from _score_rows(path, known)
@@ -319,13 +322,13 @@ def _kadid_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
 
 
 def _table_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of a CSV file in which each image is its own scene."""
+    """Yield rows of a CSV file in which each image is its own scene."""
     for line, (image,), scores in _csv_scores(path, known):
         yield line, _Row(image, scores, _stem(image))
 
 
 def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of PKU-I2IQA's table, whose scene is the prompt."""
+    """Yield rows of PKU-I2IQA's table, whose scene is the prompt."""
     for line, (image, prompt), scores in _csv_scores(path, known):
         parts = _GENERATED.fullmatch(_stem(image))
         if prompt:
@@ -336,7 +339,7 @@ def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
 
 
 def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list[float]]]:
-    """Line number, images and scores of each row of a CSV file."""
+    """Yield line number, images and scores of each row of a CSV file."""
     (_, header), *rows = _csv_rows(path)
     expected = (*known.images, *known.scores)
     if not set(expected) <= set(header) or len(set(header)) < len(header):
@@ -357,7 +360,7 @@ def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list
 
 
 def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
-    """Thurstone's scale of the images of each scene; groups of images without a choice between them have one each."""
+    """Compute Thurstone's scale of each scene; groups of images without a choice between them get separate scales."""
     records = []
     for reference, rows in triplets.groupby("reference", sort=True):
         choices = []
@@ -385,27 +388,27 @@ def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Folder:
-    """Images below a folder, by the names that label files have for them.
+    """Images below a folder, by their names in label files.
 
     Args:
-        root: The folder.
-        check: Whether the images must be there; without it names are taken as they are.
+        root: Folder with the images.
+        check: Whether the images must exist; if not, names are taken unchanged.
     """
 
     def __init__(self, root: Path, check: bool) -> None:
         self.root, self.check = root, check
 
     def find(self, name: str, where: str, needed: bool = True, any_extension: bool = False) -> str:
-        """Path of an image relative to the folder; empty if it is not there and not needed.
+        """Return the path of an image relative to the folder; empty if the image is neither there nor needed.
 
         Args:
-            name: As the label file has it.
+            name: Name in the label file.
             where: File and line, for errors.
-            needed: Whether it must be there.
-            any_extension: Take one of another extension if there is none of this.
+            needed: Whether the image must exist.
+            any_extension: Accept another extension if there is no image with this one.
 
         Raises:
-            FileNotFoundError: If it is needed and not there.
+            FileNotFoundError: If the image is needed and not there.
             ValueError: If the name is empty or absolute, or several files have it.
         """
         image = relative_image(name, where)
@@ -423,7 +426,7 @@ class _Folder:
 
     @functools.cached_property
     def _below(self) -> dict[str, list[str]]:
-        """Paths of all images, by their names without extension and in lower case."""
+        """Return the paths of all images, by lower-case name without extension."""
         paths = defaultdict(list)
         for folder, folders, files in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -438,11 +441,11 @@ def _ends_with(path: str, name: str) -> bool:
 
 
 def _text_rows(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number and text of each row that is not blank; at least one.
+    """Yield line number and text of each row that is not blank, at least one.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is empty, or not UTF-8.
+        ValueError: If the file is empty, or not UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no label file {path}")
