@@ -261,11 +261,11 @@ class AFine(nn.Module):
             center = level.mean(1)
             # Not the mean of squares less the square of the mean: where a channel hardly varies, that is rounding alone.
             deviation = level - center[:, None]
-            found = [center, deviation.square().mean(1)]
+            statistics = [center, deviation.square().mean(1)]
             if reference is None:
-                named = zip(_SCORE_KEYS, found, strict=True)
+                named = zip(_SCORE_KEYS, statistics, strict=True)
             else:
-                (mean_x, mean_y), (variance_x, variance_y) = (x.chunk(2) for x in found)
+                (mean_x, mean_y), (variance_x, variance_y) = (x.chunk(2) for x in statistics)
                 first, second = deviation.chunk(2)
                 values = (mean_x, variance_x, mean_y, variance_y, (first * second).mean(1))
                 named = zip(_SCORE_KEYS + _PAIR_KEYS, values, strict=True)
@@ -878,7 +878,7 @@ class _Part:
 
 
 class _TorchScript(pickle.Unpickler):
-    """Reader of the tensors in a TorchScript archive, OpenAI's form of CLIP; unlike torch's deprecated reader it runs no code."""
+    """Reader of the tensors in a TorchScript archive, OpenAI's form of CLIP; it runs no code, unlike torch's reader."""
 
     _TYPES: ClassVar = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "LongStorage": torch.int64}
 

@@ -1,14 +1,14 @@
-"""The published systems as baselines: what they cost, and how they agree with people when trained here.
+"""Measure time and memory of the published systems, and their agreement with people when trained here.
 
     python benchmarks/baselines.py cost --write                        # time and memory of each at its published input size
     python benchmarks/baselines.py cost --device cuda --write
     python benchmarks/baselines.py hecd data/HECD --run "NR-AIGCIQA" "ImageNet, EfficientNet-Lite0" runs/bl/nr --write
 
-``cost`` runs infer_baseline.py as a whole process with random weights on made-up photographs of 640 x 480 pixels. Seconds an
+``cost`` runs infer_baseline.py as a whole process with random weights on made-up photographs of 640 x 480 pixels. Seconds per
 image are the difference of two runs, so that the start does not count.
 
-``hecd`` takes runs of train_baseline.py on HECD with three scores: out-of-fold predictions where there are some, else those of
-the test part. It keeps them in benchmarks/hecd_baselines.csv, from which benchmarks/hecd.py makes a table.
+``hecd`` takes runs of train_baseline.py on HECD with three scores: out-of-fold predictions if there are any, else predictions
+for the test split. It stores them in benchmarks/hecd_baselines.csv, from which benchmarks/hecd.py makes a table.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SETTINGS = (
 
 
 def cost(args: argparse.Namespace) -> None:
-    """Time and memory of each system."""
+    """Measure time and memory of each system."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         originals = Path(folder) / "originals"
@@ -76,7 +76,7 @@ def cost(args: argparse.Namespace) -> None:
 
 
 def hecd(args: argparse.Namespace) -> None:
-    """Keep the predictions of runs on HECD for benchmarks/hecd.py."""
+    """Store the predictions of runs on HECD for benchmarks/hecd.py."""
     import pandas as pd
 
     from data.hecd import load_hecd
