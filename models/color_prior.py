@@ -68,7 +68,7 @@ def soft_encode(ab: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Cell numbers and weights (which sum to 1), both of shape (B, 4, H, W).
     """
-    position = (ab / GRID).clamp(-_REACH, _REACH - 1e-3) + _REACH
+    position = (ab / GRID).clamp(-float(_REACH), _REACH - 1e-3) + _REACH
     corner = position.detach().floor()
     u, v = (position - corner).unbind(1)
     i, j = corner.long().unbind(1)

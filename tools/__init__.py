@@ -4,6 +4,7 @@ build_color_prior: counts which colors objects have
 compute_mos: computes MOS from ratings
 convert_labels: turns a label file of a published system into a MOS table
 detect_objects: makes label files with a detector of torchvision
+export: the graph of the compact networks that needs no torch
 download_published: downloads the data set and weights of the authors
 export_weights: writes weights for the published scripts
 label_files: reads label files of published systems

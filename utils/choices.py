@@ -5,10 +5,12 @@ Nothing but the standard library is imported here: a script reads its arguments,
 
 from pathlib import Path
 
+VERSION = "1.2.0"  # of the project (CHANGELOG.md)
 DIMENSIONS = ("CF", "SCC", "PR")
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 PERCENTILES = SHIPPED / "percentiles.json"
 PRESETS = ("compact", "published")  # of our own scripts; baselines have another one, "baseline"
+ENGINES = ("onnxruntime", "torch")  # onnxruntime: the shipped compact networks, on the CPU
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SPELLINGS = ("classic", "transformers-5.9")  # of the published CF file: before transformers 5.9, and since
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
