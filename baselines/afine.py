@@ -397,22 +397,24 @@ class AFine(nn.Module):
             )
         copies, ignored = [], {}
         for number in range(self.outputs):
-            for group, own in self._official_view(number).items():
-                found = unwrapped(groups[group], f"{source}, group {group}")
-                unused = _checked(found, own, source, f"A-FINE, group {group}", _UNUSED if group == "finetuned_clip" else ())
+            for group, target in self._official_view(number).items():
+                tensors = unwrapped(groups[group], f"{source}, group {group}")
+                unused = _checked(
+                    tensors, target, source, f"A-FINE, group {group}", _UNUSED if group == "finetuned_clip" else ()
+                )
                 ignored |= {f"{group}.{name}": reason for name, reason in unused.items()}
-                copies += [(f"{group}.{name}", tensor, found[name]) for name, tensor in own.items()]
-        for name, own, value in copies:  # only when all has been checked, so that nothing is loaded by half
+                copies += [(f"{group}.{name}", tensor, tensors[name]) for name, tensor in target.items()]
+        for name, target, value in copies:  # only when all has been checked, so that nothing is loaded by half
             if name.endswith((".mean", ".std")):
-                if not value.is_meta and not torch.allclose(value.float(), own, atol=1e-6):
+                if not value.is_meta and not torch.allclose(value.float(), target, atol=1e-6):
                     raise ValueError(
-                        f"{source}: tensor {name} is {value.flatten().tolist()}, expected {own.flatten().tolist()}"
+                        f"{source}: tensor {name} is {value.flatten().tolist()}, expected {target.flatten().tolist()}"
                     )
                 ignored[name] = "a constant equal to ours"
         with torch.no_grad():
-            for name, own, value in copies:
+            for name, target, value in copies:
                 if name not in ignored:
-                    own.copy_(value)
+                    target.copy_(value)
         if faithful:
             self.config |= {"native": True, "position": "sequence", "exponent_limit": None}
             self.tower.position = "sequence"
@@ -427,7 +429,7 @@ class AFine(nn.Module):
             others: Authors' file or CLIP state with the 153 tensors that no score depends on and that we do not keep; None
                 for zeros.
         """
-        groups = {group: {k: v.clone() for k, v in own.items()} for group, own in self._official_view(output).items()}
+        groups = {group: {k: v.clone() for k, v in tensors.items()} for group, tensors in self._official_view(output).items()}
         clip = groups["finetuned_clip"]
         given = {} if others is None else _openai_names(unwrapped(others, "the state of the others"))
         device = self.k.device
@@ -451,13 +453,13 @@ class AFine(nn.Module):
             UnreachableError: If the hub cannot be reached; names the file to download elsewhere.
         """
         source, state = _from_hub() if weights is None else opened(weights, "CLIP ViT-B/32", _read)
-        own = {f"visual.{name}": value for name, value in self.tower.state_dict().items()}
-        found = _openai_names(state)
-        ignored = _checked(found, own, source, "the image side of CLIP ViT-B/32", _UNUSED + _HEADS)
+        target = {f"visual.{name}": value for name, value in self.tower.state_dict().items()}
+        tensors = _openai_names(state)
+        ignored = _checked(tensors, target, source, "the image side of CLIP ViT-B/32", _UNUSED + _HEADS)
         with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(found[name])
-        return LoadReport(source, list(own), ignored, [k for k in self.state_dict() if not k.startswith("tower.")])
+            for name, value in target.items():
+                value.copy_(tensors[name])
+        return LoadReport(source, list(target), ignored, [k for k in self.state_dict() if not k.startswith("tower.")])
 
     def _official_view(self, output: int) -> dict[str, dict[str, Tensor]]:
         """Return views of our tensors of one score, under the authors' names and in their shapes."""
@@ -839,11 +841,11 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the names of transformers, which keeps queries, keys and values apart, to OpenAI's names."""
     named, apart = {}, {}
     for name, value in state.items():
-        found = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
-        if found is None:
+        match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
+        if match is None:
             named[_renamed(name, _TRANSFORMERS)] = value
         else:
-            number, letter, kind = found.groups()
+            number, letter, kind = match.groups()
             apart.setdefault(f"visual.transformer.resblocks.{number}.attn.in_proj_{kind}", {})[letter] = value
     whole = {name: parts for name, parts in apart.items() if len(parts) == 3}  # else the tensor is reported as absent
     return named | {name: torch.cat([parts[letter] for letter in "qkv"]) for name, parts in whole.items()}
@@ -900,10 +902,10 @@ class _TorchScript(pickle.Unpickler):
         return dict(self._tensors(self.load(), ""))
 
     def _tensors(self, part: _Part, prefix: str) -> list[tuple[str, Tensor]]:
-        found = []
+        tensors = []
         for name, value in vars(part).items():
             if isinstance(value, Tensor):
-                found.append((prefix + name, value))
+                tensors.append((prefix + name, value))
             elif isinstance(value, _Part):
-                found += self._tensors(value, f"{prefix}{name}.")
-        return found
+                tensors += self._tensors(value, f"{prefix}{name}.")
+        return tensors

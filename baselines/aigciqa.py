@@ -263,8 +263,8 @@ class AIGCIQA(nn.Module):
         if has_reference is None:
             has_reference = torch.ones(len(rgb), dtype=torch.bool, device=rgb.device)
         # rows without a reference stay out of the network, where they would enter the statistics of batch normalization
-        seen = self._see(torch.cat((rgb, reference[has_reference])))
-        total = seen[: len(rgb)].index_add(0, has_reference.nonzero().flatten(), seen[len(rgb) :])
+        encoded = self._see(torch.cat((rgb, reference[has_reference])))
+        total = encoded[: len(rgb)].index_add(0, has_reference.nonzero().flatten(), encoded[len(rgb) :])
         return total / (1 + has_reference)[:, None]
 
     def _see(self, rgb: Tensor) -> Tensor:
@@ -317,20 +317,20 @@ class AIGCIQA(nn.Module):
                     f"regressor; it holds {', '.join(map(str, list(state)[:4]))}; start weights go to load_backbone"
                 )
         parts = {part: unwrapped(state[part], source) for part in ("backbone", "regressor")}
-        found = {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
-        own = self.state_dict()
+        loaded = {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
+        target = self.state_dict()
         for key in ("regressor.fc2.weight", "regressor.fc2.bias"):
-            if isinstance(found.get(key), Tensor) and found[key].shape == (1, *own[key].shape[1:]):
-                found[key] = found[key].expand(own[key].shape)  # with several outputs each one gets the published score
+            if isinstance(loaded.get(key), Tensor) and loaded[key].shape == (1, *target[key].shape[1:]):
+                loaded[key] = loaded[key].expand(target[key].shape)  # with several outputs each one gets the published score
         unused = {f"backbone.{key}": value for key, value in self._unused_tensors().items()}
         what = f"an {self.config['form']} network on {self.config['backbone']} with {self.outputs} output(s)"
-        check_tensors(found, own | unused, source, what, own)
-        self.load_state_dict({key: found[key] for key in own})
+        check_tensors(loaded, target | unused, source, what, target)
+        self.load_state_dict({key: loaded[key] for key in target})
         self.set_faithful(faithful)
         self.config["score_range"] = list(_OFFICIAL_RANGE)
-        ignored = {key: _UNUSED for key in found if key in unused}
+        ignored = {key: _UNUSED for key in loaded if key in unused}
         ignored |= {str(key): "record of the training" for key in state if key not in ("backbone", "regressor")}
-        return LoadReport(source, list(own), ignored)
+        return LoadReport(source, list(target), ignored)
 
     def to_official(self, output: int = 0) -> dict[str, dict[str, Tensor]]:
         """Return the weights under the authors' names: ``backbone`` and ``regressor``.
@@ -414,16 +414,16 @@ class AIGCIQA(nn.Module):
             state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
         if name == "vit_l_16" and not any(key.startswith("vit.") for key in state):
             state = {f"vit.{key}": value for key, value in state.items()}
-        own = self.backbone.state_dict()
-        found = {key: value for key, value in state.items() if key in own}
+        target = self.backbone.state_dict()
+        loaded = {key: value for key, value in state.items() if key in target}
         stages = ("layer", "features.", "vit.blocks.", "blocks.")
-        deeper = {key: value for key, value in state.items() if key not in own and key.startswith(stages)}
-        needed = [key for key in own if not key.endswith(_COUNTER)]
-        check_tensors(found | deeper, own, source, f"{name} of {self.size} pixels", needed)
-        self.backbone.load_state_dict({key: found.get(key, own[key]) for key in own})
-        ignored = {key: "no part of the backbone" for key in state if key not in found}
-        fresh = [key for key in self.state_dict() if key.removeprefix("backbone.") not in found]
-        return LoadReport(source, list(found), ignored, fresh)
+        deeper = {key: value for key, value in state.items() if key not in target and key.startswith(stages)}
+        needed = [key for key in target if not key.endswith(_COUNTER)]
+        check_tensors(loaded | deeper, target, source, f"{name} of {self.size} pixels", needed)
+        self.backbone.load_state_dict({key: loaded.get(key, target[key]) for key in target})
+        ignored = {key: "no part of the backbone" for key in state if key not in loaded}
+        fresh = [key for key in self.state_dict() if key.removeprefix("backbone.") not in loaded]
+        return LoadReport(source, list(loaded), ignored, fresh)
 
     def _from_hub(self) -> tuple[str, dict[str, Tensor]]:
         name, hub = self.config["backbone"], BACKBONES[self.config["backbone"]].hub

@@ -172,18 +172,18 @@ class PlaceMap(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the values of each place, (B, C, H, W) to (B, outputs, H, W), float32."""
-        found = super().forward(x).float()
+        values = super().forward(x).float()
         if self.mode == "per_sample":
-            return found
+            return values
         if self.mode == "running" and not self.training:
-            return self.running_mean.float().expand_as(found)
-        mean = found.mean(0, keepdim=True)
+            return self.running_mean.float().expand_as(values)
+        mean = values.mean(0, keepdim=True)
         if self.mode == "running":
             with torch.no_grad():
                 self.batches += 1
                 step = (1 / self.batches).clamp(min=_MOMENTUM)  # at first the plain mean, in which the zeros have no part
                 self.running_mean += step * (mean - self.running_mean)
-        return mean.expand_as(found)
+        return mean.expand_as(values)
 
 
 class DeformableAttention(nn.Module):
@@ -552,8 +552,8 @@ class DelegateTransformer(nn.Module):
         if gated:
             rows = ["class_head2"] if self.outputs == 1 else ["class_head"] + ["class_head2"] * (self.outputs - 1)
         self.set_modes("batch_mean", "hard" if gated else "none", "official")
-        own = self.state_dict()
-        found: dict[str, Tensor] = {}
+        target = self.state_dict()
+        loaded: dict[str, Tensor] = {}
         ignored = {}
         for key, tensor in state.items():
             if key in _UNUSED or _is_rebuilt(key):
@@ -563,10 +563,12 @@ class DelegateTransformer(nn.Module):
                     ignored[key] = "the score of the image as a whole; the one output takes that of color"
             else:
                 name = _HISTOGRAM.get(key, key)
-                found[name] = _fitted(tensor, own[name]) if name.endswith("rpe_table") else tensor.reshape(own[name].shape)
+                loaded[name] = (
+                    _fitted(tensor, target[name]) if name.endswith("rpe_table") else tensor.reshape(target[name].shape)
+                )
         for end in ("weight", "bias"):
-            found[f"class_heads.{end}"] = torch.cat([state[f"{name}.{end}"] for name in rows])
-        self.load_state_dict(found)
+            loaded[f"class_heads.{end}"] = torch.cat([state[f"{name}.{end}"] for name in rows])
+        self.load_state_dict(loaded)
         warnings.warn(
             f"{source}: official weights take reference points from the mean over the batch, so a score depends on what is "
             'scored with it; score images one at a time, or call set_modes(reference_mode="per_sample")',
@@ -635,10 +637,10 @@ class DelegateTransformer(nn.Module):
             UnreachableError: If the hub cannot be reached; names the file to download elsewhere and its flag.
         """
         source, state = _from_hub() if weights is None else opened(weights, "DAT-Base, a Delegate Transformer or Swin-B")
-        own = self.state_dict()
-        body = [k for k in own if not k.startswith(("hst_head.", "histogram.", "class_heads."))]
+        target = self.state_dict()
+        body = [k for k in target if not k.startswith(("hst_head.", "histogram.", "class_heads."))]
         estimates = (".running_mean", ".batches")  # of the data set of the file
-        found: dict[str, Tensor] = {}
+        loaded: dict[str, Tensor] = {}
         ignored: dict[str, str] = {}
         if "layers.0.blocks.0.attn.qkv.weight" in state:
             optional = ("down_projs.", ".rpe_table", ".conv_offset.", ".ref_point14.", ".ref_gate.")
@@ -647,7 +649,7 @@ class DelegateTransformer(nn.Module):
                 if isinstance(parts, str):
                     ignored[key] = parts
                 else:
-                    found |= parts
+                    loaded |= parts
         elif "patch_proj.0.weight" in state:
             optional = (".ref_point14.", ".ref_gate.")
             for key, tensor in state.items():
@@ -658,7 +660,7 @@ class DelegateTransformer(nn.Module):
                 elif ".ref_gate." in key and self.config["gate"] == "none":
                     ignored[key] = "this network has no gate"
                 elif key.startswith(("patch_proj.", "stages.", "down_projs.", "cls_norm.")):
-                    found[key] = tensor
+                    loaded[key] = tensor
                 else:
                     ignored[key] = "of the head"
         else:
@@ -667,10 +669,10 @@ class DelegateTransformer(nn.Module):
                 f"it holds {', '.join(list(state)[:3])} and so on"
             )
         needed = [k for k in body if not k.endswith(estimates) and not any(part in k for part in optional)]
-        found = {k: _fitted(v, own[k]) if k in own and k.endswith("rpe_table") else v for k, v in found.items()}
-        check_tensors(found, {k: own[k] for k in body}, source, "a backbone of this configuration", needed)
-        self.load_state_dict({**own, **found})
-        return LoadReport(source, [k for k in state if k not in ignored], ignored, [k for k in own if k not in found])
+        loaded = {k: _fitted(v, target[k]) if k in target and k.endswith("rpe_table") else v for k, v in loaded.items()}
+        check_tensors(loaded, {k: target[k] for k in body}, source, "a backbone of this configuration", needed)
+        self.load_state_dict({**target, **loaded})
+        return LoadReport(source, [k for k in state if k not in ignored], ignored, [k for k in target if k not in loaded])
 
     def _from_swin(self, key: str, tensor: Tensor) -> dict[str, Tensor] | str:
         """Return the tensors that a tensor of a Swin transformer sets here, by name, or the reason why it is not used."""

@@ -354,12 +354,12 @@ class DPAM(nn.Module):
         """
         if faithful and self.config["texture"] != "gray":
             raise ValueError(f"{source}: the published weights are for gray texture; build the network with texture='gray'")
-        own, found = self.state_dict(), unwrapped(state, source)
-        check_tensors(found, {name: _one_score(name, tensor, 0) for name, tensor in own.items()}, source, "DPAM")
-        self.load_state_dict({name: found[name].expand(own[name].shape) for name in own})
+        target, tensors = self.state_dict(), unwrapped(state, source)
+        check_tensors(tensors, {name: _one_score(name, tensor, 0) for name, tensor in target.items()}, source, "DPAM")
+        self.load_state_dict({name: tensors[name].expand(target[name].shape) for name in target})
         if faithful:
             self.config.update(dict.fromkeys(_FLAGS, True))
-        return LoadReport(source, list(found))
+        return LoadReport(source, list(tensors))
 
     def to_official(self, output: int = 0) -> dict[str, Tensor]:
         """Return the state dict that the published code loads strictly.
@@ -386,21 +386,21 @@ class DPAM(nn.Module):
             ValueError: If the file cannot be read, or lacks a tensor that the score depends on or holds it in another shape.
             UnreachableError: If the hub cannot be reached; names the file to download elsewhere and its flag.
         """
-        source, found = self._from_hub() if weights is None else opened(weights, _VIT)
-        if any(name.startswith("vit.") for name in found):
-            found = {name.removeprefix("vit."): tensor for name, tensor in found.items() if name.startswith("vit.")}
-        own = self.vit.state_dict()
-        needed = {name: tensor for name, tensor in own.items() if _reaches_score(name, self.config["taps"][-1])}
-        check_tensors({name: found[name] for name in needed if name in found}, needed, source, "the transformer of DPAM")
-        fitting = {name for name in own if getattr(found.get(name), "shape", None) == own[name].shape}
-        self.vit.load_state_dict({name: found[name] if name in fitting else own[name] for name in own})
+        source, tensors = self._from_hub() if weights is None else opened(weights, _VIT)
+        if any(name.startswith("vit.") for name in tensors):
+            tensors = {name.removeprefix("vit."): tensor for name, tensor in tensors.items() if name.startswith("vit.")}
+        target = self.vit.state_dict()
+        needed = {name: tensor for name, tensor in target.items() if _reaches_score(name, self.config["taps"][-1])}
+        check_tensors({name: tensors[name] for name in needed if name in tensors}, needed, source, "the transformer of DPAM")
+        fitting = {name for name in target if getattr(tensors.get(name), "shape", None) == target[name].shape}
+        self.vit.load_state_dict({name: tensors[name] if name in fitting else target[name] for name in target})
         ignored = {
-            name: "of another shape, and no score depends on it" if name in own else "no part of the network"
-            for name in found
+            name: "of another shape, and no score depends on it" if name in target else "no part of the network"
+            for name in tensors
             if name not in fitting
         }
         fresh = [name for name in self.state_dict() if name not in {f"vit.{part}" for part in fitting}]
-        return LoadReport(source, [name for name in found if name in fitting], ignored, fresh)
+        return LoadReport(source, [name for name in tensors if name in fitting], ignored, fresh)
 
     def _from_hub(self) -> tuple[str, dict[str, Tensor]]:
         published = {"size": 224, "patch": 8, "width": 768, "depth": 12, "heads": 12}
@@ -491,10 +491,10 @@ class ChannelAttention(nn.Module):
         values = self.c_v(x)
         if faithful and self.shuffles == "values":
             values = shuffled(values)
-        found = F.scaled_dot_product_attention(self.c_q(query), self.c_k(x), values)
+        attended = F.scaled_dot_product_attention(self.c_q(query), self.c_k(x), values)
         if faithful and self.shuffles == "product":
-            found = shuffled(found)
-        return self.dropout(found) + x
+            attended = shuffled(attended)
+        return self.dropout(attended) + x
 
 
 class ResidualBlock(nn.Module):
@@ -631,11 +631,11 @@ def sample_superpixels(image: Tensor, labels: np.ndarray, superpixels: int, pixe
     """
     order = np.argsort(labels, axis=None, kind="stable")  # by superpixel, and by rows in each
     sizes = np.unique(labels, return_counts=True)[1]
-    starts, found = np.cumsum(sizes) - sizes, len(sizes)
-    if found >= superpixels:
-        chosen = np.linspace(0, found - 1, superpixels).astype(int)
+    starts, available = np.cumsum(sizes) - sizes, len(sizes)
+    if available >= superpixels:
+        chosen = np.linspace(0, available - 1, superpixels).astype(int)
     else:
-        chosen = np.concatenate((np.arange(found), _even(found, superpixels - found)))
+        chosen = np.concatenate((np.arange(available), _even(available, superpixels - available)))
     places = [
         starts[k] + (np.linspace(0, sizes[k] - 1, pixels).astype(int) if sizes[k] >= pixels else _even(sizes[k], pixels))
         for k in chosen

@@ -89,8 +89,8 @@ def find_originals(source: Path, images: Sequence[str], paths: Sequence[Path], s
         scenes: Scenes of the images, if known.
     """
     originals = Originals(source)
-    found = [originals.find(*one) for one in zip(images, scenes or [""] * len(images), paths, strict=True)]
-    return {image: original for image, original in zip(images, found, strict=True) if original is not None}
+    matches = [originals.find(*one) for one in zip(images, scenes or [""] * len(images), paths, strict=True)]
+    return {image: original for image, original in zip(images, matches, strict=True) if original is not None}
 
 
 def check_originals(source: Path, paths: Sequence[Path | str], originals: Sequence[Path | str]) -> None:
@@ -125,8 +125,8 @@ def with_originals(frame: pd.DataFrame, source: Path | None) -> pd.DataFrame:
             whose method is "original".
     """
     if source is not None:
-        found = find_originals(source, list(frame["image"]), list(frame["path"]), list(frame["scene"]))
-        return frame.assign(**{REFERENCE: [os.path.abspath(found[i]) if i in found else "" for i in frame["image"]]})
+        originals = find_originals(source, list(frame["image"]), list(frame["path"]), list(frame["scene"]))
+        return frame.assign(**{REFERENCE: [os.path.abspath(originals[i]) if i in originals else "" for i in frame["image"]]})
     if "reference" in frame:
         root = frame.attrs["root"]
         return frame.assign(**{REFERENCE: [os.path.abspath(Path(root, r)) if r else "" for r in frame["reference"]]})

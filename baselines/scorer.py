@@ -167,10 +167,10 @@ class Baseline(ScoreNet):
         if self.dimension == "afine":
             reference = None if self.stage == 1 else inputs.get("reference")
             return self.network.moments(inputs["rgb"], reference) | passed
-        own = {name: x for name, x in inputs.items() if name != "scene"}
+        views = {name: x for name, x in inputs.items() if name != "scene"}
         if self.dimension.endswith("aigciqa"):
-            return {"features": self.network.features(**own)} | passed
-        return {"own scale": self.network(**own)} | passed
+            return {"features": self.network.features(**views)} | passed
+        return {"own scale": self.network(**views)} | passed
 
     def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         """Return scores, higher is better, about -1 to 1, shape (B,), or (B, K) with K > 1 columns.
@@ -217,14 +217,14 @@ class Baseline(ScoreNet):
         pred, mos = pred.reshape(len(pred), -1), mos.reshape(len(mos), -1)
         if self.stage is not None:
             return afine.batch_loss(-pred, mos, group=inputs["scene"] if self.ranks_within_scenes else None)
-        own, label = self.on_own_scale(pred), self.on_own_scale(mos)
+        raw, label = self.on_own_scale(pred), self.on_own_scale(mos)
         if self.dimension == "dpam":
-            return dpam.rating_loss(own, label)
+            return dpam.rating_loss(raw, label)
         if self.dimension == "delegate_transformer":
-            return delegate_transformer.training_loss(own, label)
+            return delegate_transformer.training_loss(raw, label)
         if self.dimension == "afine":
             raise ValueError("A-FINE is trained in stages; call set_stage first")
-        return aigciqa.rating_loss(own, label)
+        return aigciqa.rating_loss(raw, label)
 
     @torch.inference_mode()
     def score_columns(self, inputs: Inputs) -> dict[str, float]:
@@ -250,8 +250,8 @@ class Baseline(ScoreNet):
             raise ValueError(f"{len(items)} images but {len(originals)} references")
         with one_thread():
             rows = [self.score_columns(self.prepare(p, r)) for p, r in zip(items, originals, strict=True)]
-        found = [row if len(row) > 1 else next(iter(row.values())) for row in rows]
-        return found[0] if single else found
+        scores = [row if len(row) > 1 else next(iter(row.values())) for row in rows]
+        return scores[0] if single else scores
 
     # --- Training
 

@@ -58,17 +58,17 @@ def cost(args: argparse.Namespace) -> None:
         for count in (_FEW, _MORE):
             make_images(Path(folder) / str(count), count, 640, 480)
         for system, options, size in SETTINGS:
-            found = []
+            runs = []
             compares = system in ("afine", "fr_aigciqa") and "--naturalness" not in options
             reference = ["--reference", originals] if compares else []
             for count in (_FEW, _MORE):
                 images, output = Path(folder) / str(count), Path(folder) / "scores.csv"
                 command = [sys.executable, ROOT / "infer_baseline.py", system, images, "-o", output, "--overwrite"]
                 command += ["--random-init", "--device", args.device, "--workers", str(args.workers), *options, *reference]
-                found.append(run(command))
-            seconds = (found[1].seconds - found[0].seconds) / (_MORE - _FEW)
+                runs.append(run(command))
+            seconds = (runs[1].seconds - runs[0].seconds) / (_MORE - _FEW)
             shown = " ".join(options).removeprefix("--set ")
-            rows.append(f"| {system} | {shown} | {size} | {seconds:.2f} | {found[1].peak_mib:.0f} |\n")
+            rows.append(f"| {system} | {shown} | {size} | {seconds:.2f} | {runs[1].peak_mib:.0f} |\n")
             print(rows[-1], end="", flush=True)
     if args.write:
         text = _COST.format(at_a_time=args.workers, command=command_line("baselines.py"), machine=machine()) + "".join(rows)
@@ -91,12 +91,12 @@ def hecd(args: argparse.Namespace) -> None:
     for name, backbone, folder in args.run:
         folder = Path(folder)
         left_out = (folder / "oof.csv").is_file()
-        found = pd.read_csv(folder / ("oof.csv" if left_out else "test.csv"))
-        found["image"] = [Path(image).name for image in found["image"]]
-        unknown = [image for image in found["image"] if image not in rated]
+        predictions = pd.read_csv(folder / ("oof.csv" if left_out else "test.csv"))
+        predictions["image"] = [Path(image).name for image in predictions["image"]]
+        unknown = [image for image in predictions["image"] if image not in rated]
         if unknown:
             raise ValueError(f"{folder} holds predictions for {unknown[0]}, which is not in HECD")
-        rows = found[["image", *DIMENSIONS]].assign(system=name)[["system", "image", *DIMENSIONS]]
+        rows = predictions[["image", *DIMENSIONS]].assign(system=name)[["system", "image", *DIMENSIONS]]
         kept = pd.concat([kept[kept["system"] != name], rows])
         checkpoint = read_checkpoint(folder / "best.pt")
         origins[name] = {

@@ -122,8 +122,8 @@ def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
             continue
         sign = rng.choice((-1, 1))
         for turn in TURNS:
-            found = measures(net, turned(lab, mask, sign * turn) if turn else pixels)
-            areas = {measure: area_under_curve(values[used], inside) for measure, values in found.items()}
+            maps = measures(net, turned(lab, mask, sign * turn) if turn else pixels)
+            areas = {measure: area_under_curve(values[used], inside) for measure, values in maps.items()}
             rows.append({"image": name, "chroma": chroma, "turn": turn} | areas)
     return pd.DataFrame(rows)
 
@@ -209,12 +209,12 @@ def main() -> None:
             "the four nearest (soft, what is trained). *Unconditional* knows how often colors occur, *lightness* the same by "
             f"20 bands of L.\n\n{known(json.loads(args.report.read_text()))}"
         )
-    found = planted(net, args.coco)
-    measured = of_measures(found)
+    areas = planted(net, args.coco)
+    measured = of_measures(areas)
     page += (
         "\n## Planted changes of hue\n\nArea under the ROC curve of the surprise of the map's cells, object against the rest, "
         f"mean over images; in brackets the 95 % interval of a bootstrap over them.\n\n"
-        f"{curve(found).to_markdown(index=False, floatfmt='.3f')}\n\n"
+        f"{curve(areas).to_markdown(index=False, floatfmt='.3f')}\n\n"
         f"Other measures of the same cells, objects of chroma {CHROMATIC} and up. The map's was chosen among them on these "
         f"photographs, which flatters it a little.\n\n{measured.to_markdown(index=False)}\n"
     )

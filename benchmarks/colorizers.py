@@ -77,11 +77,11 @@ def named(words: list[str], flag: str) -> dict[str, Path]:
     Raises:
         ValueError: If a word has another form.
     """
-    found = dict(word.partition("=")[::2] for word in words)
-    wrong = [name for name, path in found.items() if not path]
+    paths = dict(word.partition("=")[::2] for word in words)
+    wrong = [name for name, path in paths.items() if not path]
     if wrong:
         raise ValueError(f"{flag} {wrong[0]}: expected NAME=PATH")
-    return {name: Path(path) for name, path in found.items()}
+    return {name: Path(path) for name, path in paths.items()}
 
 
 def read_index(folder: Path) -> pd.DataFrame:

@@ -217,11 +217,13 @@ def baselines(frame: pd.DataFrame, folder: Path) -> str:
     for system, part in kept.groupby("system"):
         scores = part.set_index("image").reindex(names)[["CF", "SCC", "PR"]].to_numpy()
         there = np.isfinite(scores).all(1)
-        found = table(frame[there].reset_index(drop=True), scores[there])
+        agreement = table(frame[there].reset_index(drop=True), scores[there])
         origin = origins[system]
-        found = found[found["images"] == "all recolorings"] if frame["scene"][there].nunique() < _FEW_SCENES else found
+        agreement = (
+            agreement[agreement["images"] == "all recolorings"] if frame["scene"][there].nunique() < _FEW_SCENES else agreement
+        )
         about = {"system": system, "backbone": origin["backbone"], "scenes": frame["scene"][there].nunique()}
-        rows.append(found.drop(columns=["PLCC pooled", "RMSE"]).assign(**about))
+        rows.append(agreement.drop(columns=["PLCC pooled", "RMSE"]).assign(**about))
         commands.append(f"- {system}: `{origin['command']}`; {origin['tested']}, torch {origin['torch']}\n")
     columns = ["system", "backbone", "scenes", "dimension", "images", "n", "SRCC pooled", "SRCC within scene"]
     return (

@@ -140,17 +140,17 @@ class Metric:
 
 def own_metrics() -> dict[str, Metric]:
     """Return the metrics without weights, by name."""
-    found = {
+    metrics = {
         "colorfulness": Metric(lambda rgb, _: colorfulness(rgb), False),
         "mean chroma": Metric(lambda rgb, _: image_metrics.mean_chroma(rgb), False),
         "entropy of ab": Metric(lambda rgb, _: image_metrics.ab_entropy(rgb), False),
     }
     for name, function in (("PSNR", image_metrics.psnr), ("SSIM", image_metrics.ssim), ("MS-SSIM", image_metrics.ms_ssim)):
         for space in SPACES:
-            found[f"{name} {space}"] = Metric(lambda rgb, gt, f=function, s=space: f(rgb, gt, s), True)
-    found["PSNR a"] = Metric(_psnr_of_a, True)
-    found["CIEDE2000"] = Metric(image_metrics.ciede2000, True, lower_is_better=True)
-    return found
+            metrics[f"{name} {space}"] = Metric(lambda rgb, gt, f=function, s=space: f(rgb, gt, s), True)
+    metrics["PSNR a"] = Metric(_psnr_of_a, True)
+    metrics["CIEDE2000"] = Metric(image_metrics.ciede2000, True, lower_is_better=True)
+    return metrics
 
 
 def _psnr_of_a(rgb: Tensor, reference: Tensor) -> Tensor:
@@ -159,14 +159,14 @@ def _psnr_of_a(rgb: Tensor, reference: Tensor) -> Tensor:
 
 def packaged_metrics(names: list[str]) -> tuple[dict[str, PackagedMetric], list[str]]:
     """Return the available metrics of other packages, by name, and one line per unavailable metric."""
-    found, skipped = {}, []
+    available, skipped = {}, []
     for name in names:
         try:
-            found[name] = packaged_metric(name)
+            available[name] = packaged_metric(name)
         except MetricUnavailable as error:
             skipped.append(str(error))
             print(error, file=sys.stderr)
-    return found, skipped
+    return available, skipped
 
 
 def versions(packaged: Iterable[str]) -> dict[str, str]:
@@ -226,9 +226,9 @@ def authors_table(frame: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     for scene, members in frame.groupby("scene"):
         row = {"scene": scene, "n": len(members)}
         for name in _PER_SCENE:
-            found = scene_srcc(values.loc[members.index, name].to_numpy(), members["PR"].to_numpy())
+            value = scene_srcc(values.loc[members.index, name].to_numpy(), members["PR"].to_numpy())
             published = PUBLISHED.get(name, {}).get(scene)
-            row[name] = f"{found:.3f}" if published is None else f"{found:.3f} ({published:.3f})"
+            row[name] = f"{value:.3f}" if published is None else f"{value:.3f} ({published:.3f})"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -252,9 +252,9 @@ def agreement_row(frame: pd.DataFrame, pred: np.ndarray, order: np.ndarray | Non
         ("colorizers", frame["kind"].isin(_COLORIZERS).to_numpy()),
     ):
         mos, scenes = frame["PR"].to_numpy(float)[chosen], frame["scene"].to_numpy(str)[chosen]
-        found = measure_agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
+        measured = measure_agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
         for metric, heading in (("SRCC", "pooled"), ("within-scene SRCC", "within scene")):
-            value, low, high = found.set_index("metric").loc[metric, ["value", "low", "high"]]
+            value, low, high = measured.set_index("metric").loc[metric, ["value", "low", "high"]]
             row[f"{label}, {heading}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"
     return row
 

@@ -191,8 +191,8 @@ def steepness(size: np.ndarray, right: np.ndarray, scene: np.ndarray, counts: np
     gradient = np.stack(
         [np.bincount(scene, size * (right - 1 / (1 + np.exp(-b * size))), counts.shape[1]) for b in _STEEPNESS], axis=1
     )
-    found = [np.interp(0.0, -row, _STEEPNESS, left=0.0) for row in counts @ gradient]
-    return np.array(found)
+    roots = [np.interp(0.0, -row, _STEEPNESS, left=0.0) for row in counts @ gradient]
+    return np.array(roots)
 
 
 def pair_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -377,28 +377,31 @@ def grid(images: pd.DataFrame, column: str) -> np.ndarray:
 def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the table of scenes that a comparison of two colorizers needs, and a text on the model."""
     mos, pred = grid(frame, "PR"), grid(frame, "pred_PR")
-    found, intervals = components(mos, pred), jackknife(mos, pred)
-    bias = np.sqrt(2 * max(found.bias, 0))
-    own = groups(frame)["colorizers"]
-    rater = np.sqrt(np.mean(own["se"] ** 2) * own["n"].mean())
-    noise, human = paired_noise(grid(own, "pred_PR")), paired_noise(grid(own, "PR"))
-    few = np.sqrt(2 * rater**2 * (1 / FEW_RATERS - 1 / own["n"].mean()))
+    model, intervals = components(mos, pred), jackknife(mos, pred)
+    bias = np.sqrt(2 * max(model.bias, 0))
+    colorizers = groups(frame)["colorizers"]
+    rater = np.sqrt(np.mean(colorizers["se"] ** 2) * colorizers["n"].mean())
+    noise, human = paired_noise(grid(colorizers, "pred_PR")), paired_noise(grid(colorizers, "PR"))
+    few = np.sqrt(2 * rater**2 * (1 / FEW_RATERS - 1 / colorizers["n"].mean()))
     rows = []
     for d in DIFFERENCES:
         row: dict[str, str] = {"d": f"{d:g}"}
         for name, sd in (("scores, no bias", 0.0), ("scores, with bias", bias)):
-            value, low, high = (scenes_needed(s * d, noise, sd) for s in (found.slope, *intervals[0][::-1]))
+            value, low, high = (scenes_needed(s * d, noise, sd) for s in (model.slope, *intervals[0][::-1]))
             row[name] = f"{number(value)} [{number(low)}, {number(high)}]" if number(low) != number(high) else number(value)
-        row["right side, endless scenes"] = percent(stats.norm.cdf(found.slope * d / bias) if bias else 1.0)
-        row[f"people, {own['n'].mean():.0f} raters"] = number(scenes_needed(d, human))
+        row["right side, endless scenes"] = percent(stats.norm.cdf(model.slope * d / bias) if bias else 1.0)
+        row[f"people, {colorizers['n'].mean():.0f} raters"] = number(scenes_needed(d, human))
         row[f"people, {FEW_RATERS} raters"] = number(scenes_needed(d, human, extra=few))
         rows.append(row)
-    six, six_interval = components(grid(own, "PR"), grid(own, "pred_PR")), jackknife(grid(own, "PR"), grid(own, "pred_PR"))
+    six, six_interval = (
+        components(grid(colorizers, "PR"), grid(colorizers, "pred_PR")),
+        jackknife(grid(colorizers, "PR"), grid(colorizers, "pred_PR")),
+    )
     bias_low, bias_high = np.sqrt(np.maximum(intervals[1] * 2, 0))
-    means = own.groupby("method")["PR"].mean()
+    means = colorizers.groupby("method")["PR"].mean()
     (low, high), (six_low, six_high) = intervals[0], six_interval[0]
     text = (
-        f"Slope {found.slope:.2f} [{low:.2f}, {high:.2f}] and bias of a pair {bias:.3f} [{bias_low:.3f}, {bias_high:.3f}] "
+        f"Slope {model.slope:.2f} [{low:.2f}, {high:.2f}] and bias of a pair {bias:.3f} [{bias_low:.3f}, {bias_high:.3f}] "
         f"(standard deviation) come from HECD's {len(mos)} methods, intervals by a jackknife over scenes; the "
         f"{len(means)} colorizers alone give a slope of {six.slope:.1f} [{six_low:.1f}, {six_high:.1f}], too wide to use. "
         f"Scene noise of a difference, from the colorizers: scores {rms(noise):.2f}, MOS {rms(human):.2f}. "
@@ -410,14 +413,14 @@ def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def bias_table(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return standard deviation and interval of the bias of a pair of methods by dimension, for the report."""
-    found = {}
+    biases = {}
     for dimension in DIMENSIONS:
         rated = frame[frame[dimension].notna()]
         mos, pred = grid(rated, dimension), grid(rated, f"pred_{dimension}")
         spread = [components(mos, pred).bias, *jackknife(mos, pred)[1]]
         sd, low, high = (round(float(x), 4) for x in np.sqrt(2 * np.maximum(spread, 0)))
-        found[dimension] = {"sd": sd, "low": low, "high": high, "methods": len(mos), "scenes": mos.shape[1]}
-    return found
+        biases[dimension] = {"sd": sd, "low": low, "high": high, "methods": len(mos), "scenes": mos.shape[1]}
+    return biases
 
 
 def bias_text(biases: dict[str, dict[str, float]]) -> str:
@@ -472,15 +475,15 @@ def percentile_text(path: Path) -> str:
         return (
             "Not measured yet: `python benchmarks/make_percentiles.py PHOTOS... --note TEXT` writes weights/percentiles.json."
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    levels = [found["levels"].index(level) for level in PERCENTILES]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    levels = [record["levels"].index(level) for level in PERCENTILES]
     table = pd.DataFrame(
-        [{"score": d} | {f"{found['levels'][k]} %": f"{found[d][k]:.2f}" for k in levels} for d in ("PR", "CF", "SCC")]
+        [{"score": d} | {f"{record['levels'][k]} %": f"{record[d][k]:.2f}" for k in levels} for d in ("PR", "CF", "SCC")]
     )
-    lowest = found["PR"][levels[0]]
+    lowest = record["PR"][levels[0]]
     return f"{markdown(table)}\n" + wrap(
-        f"{found['count']:,} photographs, shipped weights. {percent(PERCENTILES[0] / 100)} of real photographs have a PR below "
-        f"{lowest:.2f}: a low score alone condemns no image. The photographs: {found['photos']}"
+        f"{record['count']:,} photographs, shipped weights. {percent(PERCENTILES[0] / 100)} of real photographs have a PR "
+        f"below {lowest:.2f}: a low score alone condemns no image. The photographs: {record['photos']}"
     )
 
 
@@ -491,20 +494,20 @@ def kind_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     rows: list[dict[str, object]] = []
     off: dict[bool, list[str]] = {True: [], False: []}  # above 0 or below
     for kind, words in KINDS.items():
-        own = frame[frame["kind"] == kind]
-        sums, sizes = own.groupby("scene")["residual"].sum().to_numpy(), own.groupby("scene").size().to_numpy()
+        images = frame[frame["kind"] == kind]
+        sums, sizes = images.groupby("scene")["residual"].sum().to_numpy(), images.groupby("scene").size().to_numpy()
         counts = np.vstack([np.ones(len(sums)), draw_scenes(len(sums), RESAMPLES, 0)])
         residual = (counts @ sums) / (counts @ sizes)
         low, high = np.percentile(residual[1:], (2.5, 97.5))
         if low > 0 or high < 0:
             off[bool(low > 0)].append(words)
-        within = within_scene_srcc(own["pred_PR"].to_numpy(), own["PR"].to_numpy(), own["scene"].to_numpy())
+        within = within_scene_srcc(images["pred_PR"].to_numpy(), images["PR"].to_numpy(), images["scene"].to_numpy())
         rows.append(
             {
                 "kind": f"{kind if len(kind) == 1 else 'A'}: {words}",
-                "n": len(own),
-                "mean MOS": decimals(own["PR"].mean()),
-                "mean PR": decimals(own["pred_PR"].mean()),
+                "n": len(images),
+                "mean MOS": decimals(images["PR"].mean()),
+                "mean PR": decimals(images["pred_PR"].mean()),
                 "residual": with_interval(residual),
                 "SRCC within scene": "" if np.isnan(within) else f"{within:.2f}",
             }
@@ -540,22 +543,22 @@ def scene_text(frame: pd.DataFrame) -> str:
         frame: HECD with the originals, as in evaluate.py.
     """
     recolored = frame[frame["method"] != "original"]
-    found = []
+    results = []
     for images in (recolored, frame):
         mos, scene = images["PR"].to_numpy(), images["scene"].to_numpy()
         known = method_means(images, "PR")[METHOD_COLUMNS[1]].to_numpy()
         for pred in (images["pred_PR"].to_numpy(), known):
-            found.append((srcc(pred, mos), within_scene_srcc(pred, mos, scene)))
+            results.append((srcc(pred, mos), within_scene_srcc(pred, mos, scene)))
     means = recolored.groupby("scene")[["pred_PR", "PR"]].mean()
     shares = [means[column].var(ddof=0) / recolored[column].var(ddof=0) for column in ("pred_PR", "PR")]
     together = plcc(means["pred_PR"].to_numpy(), means["PR"].to_numpy())
     table = pd.DataFrame(
         {
             "SRCC with people": ["PR", "mean MOS of the same change in the other scenes"],
-            "pooled": [f"{pooled:.3f}" for pooled, _ in found[:2]],
-            "pooled, with the originals": [f"{pooled:.3f}" for pooled, _ in found[2:]],
-            "within scene": [f"{within:.3f}" for _, within in found[:2]],
-            "within scene, with the originals": [f"{within:.3f}" for _, within in found[2:]],
+            "pooled": [f"{pooled:.3f}" for pooled, _ in results[:2]],
+            "pooled, with the originals": [f"{pooled:.3f}" for pooled, _ in results[2:]],
+            "within scene": [f"{within:.3f}" for _, within in results[:2]],
+            "within scene, with the originals": [f"{within:.3f}" for _, within in results[2:]],
         }
     )
     mos, scene = recolored["PR"].to_numpy(), codes(recolored["scene"])

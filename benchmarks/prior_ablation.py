@@ -114,10 +114,10 @@ class Encoded:
         rgb, maps, effects = [], [], []
         with torch.inference_mode():
             for inputs, _, _, _ in tqdm(loader, desc="reading"):
-                seen = model.backbone_maps(inputs)
+                backbone_maps = model.backbone_maps(inputs)
                 rgb.append((inputs["rgb"] * 255).round().to(torch.uint8))
-                maps.append([m.half() for m in model.prior.semantics(seen[1])])
-                effects.append(color_effect(seen))
+                maps.append([m.half() for m in model.prior.semantics(backbone_maps[1])])
+                effects.append(color_effect(backbone_maps))
         self.rgb, self.effects = torch.cat(rgb), torch.cat(effects)
         self.maps = [torch.cat(level) for level in zip(*maps, strict=True)]
 
@@ -147,22 +147,22 @@ class Encoded:
             cells = model.prior.compare(log_prior, lab)
             if "only" in row and row != "dense prior only":
                 cells = torch.zeros_like(cells)
-            found = collate_objects([objects(int(i), x) for i, x in zip(rows, rgb, strict=True)])
+            objects_batch = collate_objects([objects(int(i), x) for i, x in zip(rows, rgb, strict=True)])
             if row == "dense prior only":
-                found = {k: torch.zeros_like(v) for k, v in found.items()}
+                objects_batch = {k: torch.zeros_like(v) for k, v in objects_batch.items()}
             if row.startswith("prior-only"):
-                found["objects"][..., _OF_PIXELS] = 0
+                objects_batch["objects"][..., _OF_PIXELS] = 0
             scene, effect = maps[-1], self.effects[rows]
             parts.append(
                 {
                     "cells": cells,
                     "scene": scene,
                     "global": torch.zeros_like(effect) if row == "pixels in gray" or path == "without" else effect,
-                    "objects": torch.cat((found["objects"], pooled(cells, found["object_cells"])), 2),
+                    "objects": torch.cat((objects_batch["objects"], pooled(cells, objects_batch["object_cells"])), 2),
                     "object_scene": pooled(
-                        scene, torch.nn.functional.adaptive_avg_pool2d(found["object_cells"], scene.shape[-2:])
+                        scene, torch.nn.functional.adaptive_avg_pool2d(objects_batch["object_cells"], scene.shape[-2:])
                     ),
-                    "present": found["present"],
+                    "present": objects_batch["present"],
                 }
             )
         model.object_prior = whole

@@ -195,8 +195,8 @@ def measure(engine: TorchEngine, images: ImageList) -> Rates:
         PIPELINE: (engine.score, list(zip(paths, images.names, strict=True))),
     }
     rounds = [{stage: rate(*of_stage, engine.workers) for stage, of_stage in stages.items()} for _ in range(_ROUNDS)]
-    found = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
-    return Rates(found, engine.operations(prepared[0], images.names[0]), engine.matrix_peak(), engine.workers)
+    rates = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
+    return Rates(rates, engine.operations(prepared[0], images.names[0]), engine.matrix_peak(), engine.workers)
 
 
 def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> float:

@@ -219,10 +219,10 @@ def count(images: LabeledImages, names: list[str], evidence: Evidence) -> tuple[
         used.append(name)
         observed = image.observed()
         evidence.add(observed)
-        for (category, mask), (_, seen) in zip(image.objects, observed, strict=True):
+        for (category, mask), (_, observation) in zip(image.objects, observed, strict=True):
             levels = image.rgb[:, torch.from_numpy(mask)].numpy()
             histograms = np.concatenate([np.bincount(channel, minlength=CURVE // 3) for channel in levels])
-            curves[category] += seen.weight / seen.pixels * histograms
+            curves[category] += observation.weight / observation.pixels * histograms
     return used, curves, unused, unreadable
 
 
@@ -241,10 +241,10 @@ def fit(images: LabeledImages, used: list[str], evidence: Evidence, about: dict 
         rest = evidence.without(observed)
         of_any = rest.expectation(ALL)
         expected = {category: rest.expectation(category) for category in {category for category, _ in observed}}
-        for category, seen in observed:
+        for category, observation in observed:
             categories.append(category)
-            values.append(measure(seen, expected[category]))
-            values_of_any.append(measure(seen, of_any))
+            values.append(measure(observation, expected[category]))
+            values_of_any.append(measure(observation, of_any))
     return ObjectPrior.fit(evidence, np.array(categories), np.array(values), np.array(values_of_any), about)
 
 
@@ -363,7 +363,7 @@ def shape_text(images: LabeledImages, used: list[str]) -> str:
             of_polygon, *others = (observe(lab, object_mask(shape, SIZE, SIZE)) for shape in (thing, *shapes.values()))
             if of_polygon is not None and None not in others:
                 colors = of_polygon.histogram.sum(0)
-                distances = [sliced_wasserstein(colors, seen.histogram.sum(0)) for seen in others]
+                distances = [sliced_wasserstein(colors, observation.histogram.sum(0)) for observation in others]
                 rows.append(dict(zip(shapes, distances, strict=True)))
     if not rows:
         return ""

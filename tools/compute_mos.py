@@ -180,7 +180,7 @@ def run_ratings(args: argparse.Namespace) -> None:
         header, rows = csv_rows(args.ratings, "rating")
         require_columns(header, ("method",), args.ratings, "method, which --least-of-methods needs")
         methods = {row[args.image]: row["method"] for _, row in rows}
-    mos, raters, found = compute_mos(
+    mos, raters, reliability = compute_mos(
         ratings, args.method, args.screening, score_range, least, args.seed, args.least_of_methods, methods
     )
     if args.method == "zscore":
@@ -200,7 +200,7 @@ def run_ratings(args: argparse.Namespace) -> None:
             **({"least_correlation": least, "least_of_methods": args.least_of_methods} if args.screening == "p910" else {}),
             "mapping": mapping,
             "left_out": dict(zip(screened["rater"], screened["screened"], strict=True)),
-            "reliability": found,
+            "reliability": reliability,
         },
     )
     print(f"{args.ratings}: {len(ratings)} ratings of {amount(ratings['image'].nunique(), 'image')} by {len(raters)} raters")
@@ -217,11 +217,11 @@ def run_ratings(args: argparse.Namespace) -> None:
     alone = mos.loc[mos["n"] < 2, "image"]
     if len(alone):
         print(f"{amount(len(alone), 'image')} with one rating, so without a spread: {_names(list(alone))}")
-    halves = found["split_half"]
-    forms = ", ".join(f"{name} {value:.3f}" for name, value in found["icc"].items())
+    halves = reliability["split_half"]
+    forms = ", ".join(f"{name} {value:.3f}" for name, value in reliability["icc"].items())
     print(
         f"reliability: split-half {halves['PLCC_SB']:.3f} (PLCC, Spearman-Brown), {forms}, "
-        f"Krippendorff's alpha {found['krippendorff_alpha']:.3f}"
+        f"Krippendorff's alpha {reliability['krippendorff_alpha']:.3f}"
     )
     print(
         f"{len(mos)} MOS ({args.method}; {mapping}) in {args.output}, {remark}; raters in {args.output.with_name('raters.csv')}"
@@ -323,7 +323,7 @@ def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, sou
     columns = (args.dimension,) if args.dimension else page_dimensions(files.questions)
     table = pd.DataFrame(index=pd.Index(sorted({*files.trials["image"].dropna()}), name="image")).join(files.places)
     raters = files.raters.set_index("rater")
-    found: dict[str, Any] = {}
+    reliabilities: dict[str, Any] = {}
     apart = source["repeat_difference"]  # NaN where nothing was repeated
     repeats = f"; hidden repeats differ by {apart:.2f} points on average" if apart == apart else ""
     print(f"{path}: {amount(len(raters), 'rater')}, {amount(len(table), 'image')}{repeats}")
@@ -333,25 +333,27 @@ def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, sou
             left = f"{amount(ratings['rater'].nunique(), 'rater')} of {len(raters)}"
             raise ValueError(f"{path}: {left} rated {column} and is kept; a mean opinion needs at least two")
         try:
-            mos, seen, found[column] = compute_mos(
+            mos, rater_table, reliabilities[column] = compute_mos(
                 ratings, args.method, args.screening, RATING_SCALE, least, args.seed, args.least_of_methods, methods
             )
         except ValueError as error:
             raise ValueError(f"{path}: {column}: {error}") from error
         named = {"mos": column} | {name: f"{column}_{name}" for name in ("se", "low", "high", "n", "std")}
         table = table.join(mos.set_index("image")[list(named)].rename(columns=named))
-        seen = seen.set_index("rater")
-        raters = raters.join(seen[["bias", "inconsistency"]].add_prefix(f"{column}_"))
-        reasons = seen["screened"][seen["screened"] != ""].map(lambda reason, column=column: f"{column}: {reason}")
+        rater_table = rater_table.set_index("rater")
+        raters = raters.join(rater_table[["bias", "inconsistency"]].add_prefix(f"{column}_"))
+        reasons = rater_table["screened"][rater_table["screened"] != ""].map(
+            lambda reason, column=column: f"{column}: {reason}"
+        )
         before = raters.loc[reasons.index, "screened"]
         raters.loc[reasons.index, "screened"] = before.where(before == "", before + "; ") + reasons
         _write_published(args.output, column, mos)
-        forms = ", ".join(f"{name} {value:.3f}" for name, value in found[column]["icc"].items())
-        halves = found[column]["split_half"]["PLCC_SB"]
+        forms = ", ".join(f"{name} {value:.3f}" for name, value in reliabilities[column]["icc"].items())
+        halves = reliabilities[column]["split_half"]["PLCC_SB"]
         print(f"{column}: {len(mos)} MOS from {len(ratings)} ratings; split-half {halves:.3f}, {forms}")
     _print_left_out(raters.index.to_series(), raters["screened"])
     mapping = f"{MOS_PER_Z:g} times the mean z-score, clipped" if args.method == "zscore" else "1 to -1, 5 to 1, linear"
-    done = {"method": args.method, "screening": args.screening, "mapping": mapping, "reliability": found}
+    done = {"method": args.method, "screening": args.screening, "mapping": mapping, "reliability": reliabilities}
     _write_json(args.output, source | done)
     counts = [name for name in table if name.endswith("_n")]
     table[counts] = table[counts].astype("Int64")

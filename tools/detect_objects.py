@@ -231,9 +231,9 @@ def find_objects(
     pixels = torch.from_numpy(rgb).permute(2, 0, 1).to(next(model.parameters()).device) / 255
     if gray:
         pixels = gray_version(rgb_to_lab(pixels[None]))[0]
-    found = model([pixels])[0]
-    boxes = clip_boxes_to_image(found["boxes"], (height, width)).tolist()
-    scores, classes = found["scores"].tolist(), found["labels"].tolist()
+    detections = model([pixels])[0]
+    boxes = clip_boxes_to_image(detections["boxes"], (height, width)).tolist()
+    scores, classes = detections["scores"].tolist(), detections["labels"].tolist()
     rows = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         confidence, category = scores[i], ids.get(classes[i])
@@ -241,7 +241,7 @@ def find_objects(
         if category is None or not (confidence > threshold and x1 < x2 and y1 < y2):
             continue
         if masks:
-            corners = outline(found["masks"][i, 0].cpu().numpy())
+            corners = outline(detections["masks"][i, 0].cpu().numpy())
             if corners is None:
                 corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
             values = (corners / (width, height)).ravel().tolist()

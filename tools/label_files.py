@@ -252,13 +252,13 @@ def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Fold
     known = _FORMS[form]
     read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if known.images else _score_rows)
     records, values, absent = [], [], []
-    seen: set[str] = set()
+    listed: set[str] = set()
     for line, row in read(path, known):
         where = f"{path}, line {line}"
         image = folder.find(row.image, where)
-        if image in seen:
+        if image in listed:
             raise ValueError(f"{where}: {image} is listed twice")
-        seen.add(image)
+        listed.add(image)
         record = {"image": image, "scene": row.scene, "method": row.method}
         for column, score in zip(known.scores, row.scores, strict=True):
             mos = unit_mos(score, mos_range, f"{where}: {column} of {row.image}")
@@ -415,14 +415,16 @@ class _Folder:
         if not self.check or (self.root / image).is_file():
             return image
         alike = self._below.get(_stem(image).lower(), [])
-        found = [path for path in alike if _ends_with(path, image)]
-        if not found and any_extension:
-            found = [path for path in alike if _ends_with(os.path.splitext(path)[0], os.path.splitext(image)[0])]
-        if len(found) > 1:
-            raise ValueError(f"{where}: {name} can be {found[0]} or {found[1]} in {self.root}; give the folder of one as root")
-        if not found and needed:
+        matches = [path for path in alike if _ends_with(path, image)]
+        if not matches and any_extension:
+            matches = [path for path in alike if _ends_with(os.path.splitext(path)[0], os.path.splitext(image)[0])]
+        if len(matches) > 1:
+            raise ValueError(
+                f"{where}: {name} can be {matches[0]} or {matches[1]} in {self.root}; give the folder of one as root"
+            )
+        if not matches and needed:
             raise FileNotFoundError(f"{where}: no file {name} in {self.root} or below; give the folder of the images as root")
-        return found[0] if found else ""
+        return matches[0] if matches else ""
 
     @functools.cached_property
     def _below(self) -> dict[str, list[str]]:

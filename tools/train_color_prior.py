@@ -347,7 +347,7 @@ def measure(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, coun
         index, weight = soft_encode(lab[:, 1:], net.prior.table)
         mean = F.avg_pool2d(lab, 2)
         cell = cell_numbers(mean[:, 1:], net.prior.table)
-        found = {
+        measures = {
             "prior soft": net.prior.cross_entropy(log_prior, lab[:, 1:]),
             "prior hard": -log_prior.gather(1, cell).mean((1, 2, 3)),
             "lightness soft": -(by_light[_bands(lab), index] * weight).sum(1).mean((1, 2)),
@@ -356,7 +356,7 @@ def measure(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, coun
             "unconditional hard": -overall[cell].mean((1, 2, 3)),
             "surprise": net.prior.excess(log_prior, lab).flatten(1),
         }
-        for key, value in found.items():
+        for key, value in measures.items():
             columns.setdefault(key, []).append(value.cpu())
     if not names:
         return {}
