@@ -144,20 +144,20 @@ def load_foreign(
     form = recognize(path) if form is None else form
     if form not in _FORMS:
         raise ValueError(f"the form must be one of {', '.join(FORMS)}, got {form!r}")
-    known = _FORMS[form]
+    layout = _FORMS[form]
     folder = _Folder(path.parent if root is None else Path(root), check_files)
     if form == "afine":
         if mos_range is not None:
             raise ValueError(f"{path} holds choices, which have no range of scores; leave out --mos-range")
         frame = _scaled(read_triplets(path, folder.root, check_files))
     else:
-        frame = _rated(path, form, mos_range or known.mos_range, folder)
+        frame = _rated(path, form, mos_range or layout.mos_range, folder)
     frame = frame.sort_values("image", ignore_index=True)
     frame.attrs = {
         "root": str(folder.root),
-        "name": known.title or path.stem,
-        "scores": list(known.scores),
-        "mos_range": list(mos_range or known.mos_range)[:: known.better],
+        "name": layout.title or path.stem,
+        "scores": list(layout.scores),
+        "mos_range": list(mos_range or layout.mos_range)[:: layout.better],
     }
     return frame
 
@@ -172,8 +172,8 @@ def recognize(path: Path | str) -> str:
     path = Path(path)
     number, first = next(_text_rows(path))
     cells = [cell.strip().strip('"') for cell in first.split(",")]
-    for form, known in _FORMS.items():
-        if known.images and {*known.images, *known.scores} <= set(cells):
+    for form, layout in _FORMS.items():
+        if layout.images and {*layout.images, *layout.scores} <= set(cells):
             return form
     if set(_KADID_CSV) <= set(cells):
         return "kadid"
@@ -193,7 +193,7 @@ def recognize(path: Path | str) -> str:
                 f"{path} has rows 'name score', as LIVEC, KonIQ-10k and SPAQ have with different ranges; name its form: livec, "
                 "koniq or spaq"
             )
-    rows = [f"{form} ({known.row or ','.join((*known.images, *known.scores))})" for form, known in _FORMS.items()]
+    rows = [f"{form} ({layout.row or ','.join((*layout.images, *layout.scores))})" for form, layout in _FORMS.items()]
     raise ValueError(
         f"{path}, line {number}: {first[:80]!r} is of no known form{separator_hint([first])}; expected one of {'; '.join(rows)}"
     )
@@ -249,21 +249,21 @@ def read_triplets(path: Path | str, root: Path | str | None = None, check_files:
 
 def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Folder") -> pd.DataFrame:
     """Read the images of a file that holds scores, in the order of the file."""
-    known = _FORMS[form]
-    read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if known.images else _score_rows)
+    layout = _FORMS[form]
+    read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if layout.images else _score_rows)
     records, values, absent = [], [], []
     listed: set[str] = set()
-    for line, row in read(path, known):
+    for line, row in read(path, layout):
         where = f"{path}, line {line}"
         image = folder.find(row.image, where)
         if image in listed:
             raise ValueError(f"{where}: {image} is listed twice")
         listed.add(image)
         record = {"image": image, "scene": row.scene, "method": row.method}
-        for column, score in zip(known.scores, row.scores, strict=True):
+        for column, score in zip(layout.scores, row.scores, strict=True):
             mos = unit_mos(score, mos_range, f"{where}: {column} of {row.image}")
-            record[column] = mos if known.better > 0 else 0 - mos  # which is 0 for 0, not -0
-        if known.reference or form == "i2iqa":
+            record[column] = mos if layout.better > 0 else 0 - mos  # which is 0 for 0, not -0
+        if layout.reference or form == "i2iqa":
             record["reference"] = folder.find(row.reference, where, needed=False) if row.reference else ""
             if row.reference and not record["reference"]:
                 absent.append(row.reference)
@@ -287,49 +287,49 @@ def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Fold
     return pd.DataFrame(records)
 
 
-def _score_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+def _score_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
     """Yield rows of a text file with a name and a score, in the order of the form's example."""
     for line, text in _text_rows(path):
         where, tokens = f"{path}, line {line}", text.split()
         if len(tokens) != 2:
-            raise ValueError(f"{where}: expected a row such as {known.row!r}, got {text[:80]!r}")
-        name, score = (tokens[1], tokens[0]) if known.score_first else (tokens[0].removesuffix(","), tokens[1])
-        value = finite_number(score, f"{where} has the score", f"expected a row such as {known.row!r}")
-        yield line, _named_row(name, value, known, where)
+            raise ValueError(f"{where}: expected a row such as {layout.row!r}, got {text[:80]!r}")
+        name, score = (tokens[1], tokens[0]) if layout.score_first else (tokens[0].removesuffix(","), tokens[1])
+        value = finite_number(score, f"{where} has the score", f"expected a row such as {layout.row!r}")
+        yield line, _named_row(name, value, layout, where)
 
 
-def _named_row(name: str, value: float, known: _Form, where: str) -> _Row:
+def _named_row(name: str, value: float, layout: _Form, where: str) -> _Row:
     """Return a row whose scene, method and reference follow from the image name."""
-    if known.names is None:
+    if layout.names is None:
         return _Row(name, [value], _stem(name))
-    parts = known.names.fullmatch(_base(name))
+    parts = layout.names.fullmatch(_base(name))
     if parts is None:
-        raise ValueError(f"{where}: {name} is no name of {known.title}; expected a row such as {known.row!r}")
-    scene = parts["scene"] if known.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
-    return _Row(name, [value], scene, parts["method"], scene + known.reference)
+        raise ValueError(f"{where}: {name} is no name of {layout.title}; expected a row such as {layout.row!r}")
+    scene = parts["scene"] if layout.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
+    return _Row(name, [value], scene, parts["method"], scene + layout.reference)
 
 
-def _kadid_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+def _kadid_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
     """Yield rows of a text file, or of the CSV file that comes with KADID-10k."""
     _, first = next(_text_rows(path))
     if not set(_KADID_CSV) <= {cell.strip().strip('"') for cell in first.split(",")}:
-        yield from _score_rows(path, known)
+        yield from _score_rows(path, layout)
         return
     image, score = _KADID_CSV
-    columns = replace(known, images=(image,), scores=(score,), also=("ref_img", "var"))
+    columns = replace(layout, images=(image,), scores=(score,), also=("ref_img", "var"))
     for line, (name,), (value,) in _csv_scores(path, columns):
-        yield line, _named_row(name, value, known, f"{path}, line {line}")
+        yield line, _named_row(name, value, layout, f"{path}, line {line}")
 
 
-def _table_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+def _table_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
     """Yield rows of a CSV file in which each image is its own scene."""
-    for line, (image,), scores in _csv_scores(path, known):
+    for line, (image,), scores in _csv_scores(path, layout):
         yield line, _Row(image, scores, _stem(image))
 
 
-def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
+def _i2iqa_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
     """Yield rows of PKU-I2IQA's table, whose scene is the prompt."""
-    for line, (image, prompt), scores in _csv_scores(path, known):
+    for line, (image, prompt), scores in _csv_scores(path, layout):
         parts = _GENERATED.fullmatch(_stem(image))
         if prompt:
             scene = _stem(prompt)
@@ -338,16 +338,16 @@ def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
         yield line, _Row(image, scores, scene, parts["method"] if parts else "", prompt)
 
 
-def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list[float]]]:
+def _csv_scores(path: Path, layout: _Form) -> Iterator[tuple[int, list[str], list[float]]]:
     """Yield line number, images and scores of each row of a CSV file."""
     (_, header), *rows = _csv_rows(path)
-    expected = (*known.images, *known.scores)
+    expected = (*layout.images, *layout.scores)
     if not set(expected) <= set(header) or len(set(header)) < len(header):
         raise ValueError(
-            f"{path} has the columns {header}, expected {', '.join(expected)} for {known.title}, spelled so and once each"
+            f"{path} has the columns {header}, expected {', '.join(expected)} for {layout.title}, spelled so and once each"
             f"{separator_hint(header)}"
         )
-    ignored = [name for name in header if name not in (*expected, *known.also)]
+    ignored = [name for name in header if name not in (*expected, *layout.also)]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=5)
     for line, cells in rows:
@@ -355,8 +355,8 @@ def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list
         if len(cells) != len(header):
             raise ValueError(f"{where}: expected {len(header)} cells as in the header, got {len(cells)}")
         cell = dict(zip(header, cells, strict=True))
-        scores = [finite_number(cell[name], f"{where}: {name} is") for name in known.scores]
-        yield line, [cell[name] for name in known.images], scores
+        scores = [finite_number(cell[name], f"{where}: {name} is") for name in layout.scores]
+        yield line, [cell[name] for name in layout.images], scores
 
 
 def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
