@@ -1,4 +1,4 @@
-"""What train_baseline.py and infer_baseline.py have in common: the weights that a system starts from."""
+"""Start weights of a system, shared by train_baseline.py and infer_baseline.py."""
 
 import argparse
 import json
@@ -16,18 +16,18 @@ from utils.files import sha256
 
 
 def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseline:
-    """The network of ``--weights``: a checkpoint of train_baseline.py, or a file of the authors, which is reported.
+    """Load the network of ``--weights``: a checkpoint of train_baseline.py, or a file of the authors, with a printed report.
 
     Args:
-        args: With ``system``, ``weights``, ``set`` and ``naturalness``.
-        columns: Names of the scores; None for those of the file. Of a checkpoint they must be its own.
+        args: Arguments with ``system``, ``weights``, ``set`` and ``naturalness``.
+        columns: Names of the scores; None for those of the file. For a checkpoint they must equal its names.
 
     Returns:
-        In evaluation mode, with ``source``, ``weights_hash`` and ``seen`` as of ``load_model``.
+        The network in evaluation mode, with ``source``, ``weights_hash`` and ``seen`` as set by ``load_model``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, of another system or of other settings.
+        ValueError: If the file is damaged, or belongs to another system or other settings.
     """
     path, settings = Path(args.weights), network_settings(args)
     expected = f"expected a checkpoint of train_baseline.py {args.system}, or a file of its authors (docs/baselines.md)"
@@ -62,7 +62,7 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
 
 
 def _read(path: Path, expected: str) -> Any:
-    """What a weight file holds; its errors say what is expected of a baseline."""
+    """Read a weight file; errors say what is expected of a baseline."""
     if not path.is_file():
         what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no weights at {path}"
         raise FileNotFoundError(f"{what}; {expected}")
@@ -73,7 +73,7 @@ def _read(path: Path, expected: str) -> Any:
 
 
 def random_baseline(args: argparse.Namespace, columns: list[str], seed: int = 0) -> Baseline:
-    """A network of random weights, the same for the same seed."""
+    """Build a network with random weights, the same for the same seed."""
     torch.manual_seed(seed)
     model = Baseline(args.system, columns, network_settings(args))
     model.source, model.weights_hash, model.seen = Path(), f"random, seed {seed}", (frozenset(), frozenset())

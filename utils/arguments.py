@@ -128,7 +128,7 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
     parser = ScriptParser(description, "%(prog)s FOLDER [options]", ("data", "model", "run"))
     add_folder_arguments(parser, dimension)
     add = parser.groups["data"].add_argument
-    parser.replaced(("--published-quirks",), "files are read as docs/reproduce.md says under What is read otherwise")
+    parser.replaced(("--published-quirks",), "files are read as docs/reproduce.md says under Differences in reading files")
     if dimension != "CF":
         add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC, or none")
 
