@@ -93,10 +93,15 @@ class Graph:
             pixels = image
         else:
             pixels = to_rgb_array(image) if isinstance(image, Image.Image) else read_rgb(image)
+        return self.run(resize(pixels, self.size), dimensions, known)
+
+    def run(
+        self, levels: np.ndarray, dimensions: Collection[str] = DIMENSIONS, known: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Score an image that :func:`inference.resize.resize` has resized to ``size``."""
         names = [dimension for dimension in DIMENSIONS if dimension in dimensions]
         given = np.array([(known or {}).get(dimension, np.nan) for dimension in ("CF", "SCC")], np.float32)
-        inputs = {"levels": resize(pixels, self.size), "given": given}
-        values = self._session.run(names, inputs, self._only_what_is_asked)
+        values = self._session.run(names, {"levels": levels, "given": given}, self._only_what_is_asked)
         return {name: round_score(float(value[0])) for name, value in zip(names, values, strict=True)}
 
 

@@ -5,6 +5,7 @@ Nothing but the standard library is imported here: a script reads its arguments,
 
 from pathlib import Path
 
+VERSION = "1.2.0"  # of the project (CHANGELOG.md)
 DIMENSIONS = ("CF", "SCC", "PR")
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 PERCENTILES = SHIPPED / "percentiles.json"

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.choices import DIMENSIONS
+from utils.choices import DIMENSIONS, VERSION
 from utils.files import give_lock, naming, remove_unfinished, take_lock, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # imported by the functions that make a table of it, for it i
     import pandas as pd
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
-VERSION = {"format": 1, "project": "1.2.0"}
+VERSIONS = {"format": 1, "project": VERSION}
 _TORCH = "torch"  # the engine of score files that name none
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
@@ -129,7 +129,7 @@ class ScoreWriter:
 
         meta = {
             "dimension": columns[0],
-            "version": VERSION,
+            "version": VERSIONS,
             "weights": dict(provenance.weights),
             "preprocessing": dict(provenance.preprocessing),
             "sample": sample,
