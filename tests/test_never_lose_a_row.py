@@ -195,6 +195,31 @@ def test_an_image_too_large_for_the_memory_gets_a_row_and_is_scored_when_there_i
     runs.finish(tmp_path, set(SCORED) - {"b.png"}, workers=2)
 
 
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from inference.graph import Graph, GraphEngine
+from inference.scorer import Scorer
+scorer = Scorer(GraphEngine(Graph(), ["PR", "CF", "SCC"]))
+usual = resource.getrlimit(resource.RLIMIT_AS)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+for limit in (used + 5_000_000, usual[0]):
+    resource.setrlimit(resource.RLIMIT_AS, (limit, usual[1]))
+    result = scorer(Path(sys.argv[1]), {})
+    print(result.error or sorted(result.scores))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the memory limits and /proc of Linux")
+def test_onnx_runtime_without_memory_costs_one_image_and_not_the_run(tmp_path: Path) -> None:
+    add_image(tmp_path / "a.png", 0)
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(tmp_path / "a.png")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    error, scored = done.stdout.splitlines()
+    assert error.startswith("a.png: MemoryError: Failed to allocate memory for requested buffer of size ")
+    assert scored == "['CF', 'PR', 'SCC']"
+
+
 @posix
 def test_a_run_goes_on_with_images_that_changed_came_and_went_since_it_was_stopped(runs: Runs, tmp_path: Path) -> None:
     journal = runs.steps(lines=False)
@@ -294,7 +319,7 @@ def test_a_journal_of_another_version_is_refused_and_kept(tmp_path: Path, monkey
     for name in ("cf.csv", "cf.csv.json"):
         (tmp_path / name).unlink()
     (tmp_path / "cf.csv.partial").write_bytes(lines)
-    monkeypatch.setattr(scores, "VERSION", {"format": 2, "project": "1.2.0"})
+    monkeypatch.setattr(scores, "VERSIONS", {"format": 2, "project": "1.2.0"})
     with pytest.raises(
         ValueError, match=r"cf\.csv\.partial was made in another way: version\.format was 1, is now 2; pass --over"
     ):
