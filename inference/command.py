@@ -377,10 +377,14 @@ def run_script(main: Callable[[], int]) -> None:
     except (OSError, ValueError) as error:
         status = 1
         print(f"error: {error}", file=sys.stderr)
+    except MemoryError:  # not of one image, which gets a row that says so
+        status = 1
+        print("error: out of memory; finished rows are kept; run again with fewer --workers to go on", file=sys.stderr)
     except KeyboardInterrupt:
         interrupt.deafen()
         status = 130
-        print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)
+        again = "the same command without --overwrite" if "--overwrite" in sys.argv else "the same command again"
+        print(f"interrupted: finished rows are kept; run {again} to go on", file=sys.stderr)
     except BaseException:  # --help, a wrong argument, a termination, or a bug with its traceback
         startup.undo()
         raise

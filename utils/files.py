@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and the checksum that names their content."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -14,6 +15,8 @@ try:
     import fcntl
 except ImportError:  # Windows: there nothing stops two runs from writing one file
     fcntl = None
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], obje
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. Not by tempfile, whose files are 0600.
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f"{_prefix(path)}{secrets.token_hex(8)}.tmp"
     with naming(path):
         try:
             with open(temporary, "xb") as file:
@@ -60,6 +63,17 @@ def write_atomic(path: str | Path, data: str | bytes | Callable[[BinaryIO], obje
         finally:
             with contextlib.suppress(OSError):  # the folder itself may be out of reach
                 temporary.unlink()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed writers of a file left beside it. For the holder of its lock alone: others may be writing it."""
+    for temporary in path.parent.glob(f"{_prefix(path)}*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """Return how the names of temporary files for a file begin: not with its name, which may be as long as names can be."""
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
 
 
 def sha256(path: str | Path) -> str:
@@ -87,7 +101,7 @@ def take_lock(path: Path, busy: str) -> int | None:
         busy: The rest of the error after "another run (process N)": its work, and advice.
 
     Returns:
-        The descriptor for ``give_lock``; None on Windows, where nothing is locked.
+        The descriptor for ``give_lock``; None where the system has no locks, or the file system, as on some clusters.
 
     Raises:
         BlockingIOError: If another process holds the lock; names the process.
@@ -102,10 +116,19 @@ def take_lock(path: Path, busy: str) -> int | None:
             holder = os.read(descriptor, 20).decode()
             os.close(descriptor)
             raise BlockingIOError(f"another run (process {holder}) {busy}") from None
+        except OSError as error:
+            give_lock(path, descriptor)
+            if error.errno in _NO_LOCKS:
+                return None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         if os.fstat(descriptor).st_nlink:
-            with naming(path):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, str(os.getpid()).encode())
+            try:
+                with naming(path):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, str(os.getpid()).encode())
+            except OSError:
+                give_lock(path, descriptor)
+                raise
             return descriptor
         os.close(descriptor)  # its holder ended and removed the file between our two calls
 
@@ -113,5 +136,6 @@ def take_lock(path: Path, busy: str) -> int | None:
 def give_lock(path: Path, descriptor: int | None) -> None:
     """Give a lock back and remove its file."""
     if descriptor is not None:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # one that is left blocks nobody
+            path.unlink()
         os.close(descriptor)

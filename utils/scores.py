@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.choices import DIMENSIONS, VERSION
-from utils.files import give_lock, naming, take_lock, write_atomic
+from utils.files import give_lock, naming, remove_unfinished, take_lock, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
@@ -149,8 +149,10 @@ class ScoreWriter:
         busy = f"is writing {self.path}; wait for it, or pass another file with -o"
         self._lock = take_lock(_beside(self.path, ".lock"), busy)
         try:
-            if overwrite:
-                for file in (self.path, _beside(self.path, ".json"), _beside(self.path, ".partial")):
+            for file in (self.path, _beside(self.path, ".json"), _beside(self.path, ".partial")):
+                if self._lock is not None:
+                    remove_unfinished(file)
+                if overwrite:
                     file.unlink(missing_ok=True)
             self._take_over({**self._earlier_rows(), **self._journal_rows()})
             self._journal = self._open_journal()
@@ -210,12 +212,13 @@ class ScoreWriter:
         if self._journal.closed:
             return
         try:
-            with naming(_beside(self.path, ".partial")):
-                self._journal.close()
             # An interruption between the two steps of add leaves a row that is on disk and not yet in memory.
-            self._rows |= _parse_rows(_beside(self.path, ".partial").read_bytes()[self._start :].split(b"\n"))
+            with naming(_beside(self.path, ".partial")), self._journal as journal:
+                journal.flush()
+                journal.seek(self._start)
+                self._rows |= _parse_rows(journal.read().split(b"\n"))
             if not self._rows:  # a file without rows would only refuse the next run its other weights
-                _beside(self.path, ".partial").unlink()
+                _beside(self.path, ".partial").unlink(missing_ok=True)
                 return
             rows = [self._rows[image] for image in sorted(self._rows)]
             header = ["image", *self.columns, "gray", "error"]
@@ -229,7 +232,7 @@ class ScoreWriter:
             # a CSV never stands without its sidecar.
             write_atomic(_beside(self.path, ".json"), json.dumps(meta, indent=4) + "\n")
             write_atomic(self.path, "".join(lines))
-            _beside(self.path, ".partial").unlink()
+            _beside(self.path, ".partial").unlink(missing_ok=True)
         finally:
             give_lock(_beside(self.path, ".lock"), self._lock)
 
@@ -293,14 +296,14 @@ class ScoreWriter:
             elif not row["error"]:
                 self.changed += 1
 
-    def _open_journal(self) -> io.BufferedWriter:
+    def _open_journal(self) -> io.BufferedRandom:
         path = _beside(self.path, ".partial")
         if not path.exists():
             write_atomic(path, json.dumps({**self._meta, "columns": self.columns}) + "\n")
         elif not path.read_bytes().endswith(b"\n"):
-            with open(path, "ab") as file:
+            with naming(path), open(path, "ab") as file:
                 file.write(b"\n")  # ends the line a kill tore, so that the next row is not glued to it
-        return open(path, "ab")
+        return open(path, "a+b")  # read from at the end, for the file may have been moved or removed by then
 
 
 def scored_folder(path: Path) -> str | None:
@@ -694,11 +697,12 @@ def _csv_line(cells: Sequence[str | int]) -> str:
 
 
 def _parse_line(line: bytes) -> dict:
-    """A line of the journal; empty for one that a kill tore."""
+    """A line of the journal; empty for one that a kill tore, or a power cut filled with anything."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _parse_rows(lines: Iterable[bytes]) -> dict[str, dict]:
