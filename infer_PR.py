@@ -84,7 +84,7 @@ def main() -> int:
     branches |= {d: branch.with_objects(objects) for d, branch in branches.items() if d != "CF"}
     command.check_json(args.json, [branch.path for branch in branches.values()])
 
-    devices = command.parse_devices(args.device)
+    devices = command.choose_devices(args)
     scorer = command.make_scorer(args, branches.values(), devices, objects)
     with contextlib.ExitStack() as stack:
         writers = {}
@@ -104,7 +104,10 @@ def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | Non
     from report.page import report_scores, written  # only here, for it is slow to load
 
     line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    network, maps = scc.model if scc else None, None if args.maps else 0
+    from models.base import ScoreNet
+
+    network = scc.model if scc and isinstance(scc.model, ScoreNet) else None  # the page then loads the shipped one
+    maps = None if args.maps else 0
     report_scores(scores, args.report, line, scc=network, maps=maps, labels=labels, index=args.index)
     print(written(args.report))
 

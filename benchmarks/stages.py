@@ -1,7 +1,7 @@
-"""What limits the rate of scoring: reading alone, preprocessing alone, the networks alone, and all three one after another.
+"""Rates of the stages of scoring: reading alone, preprocessing alone, the networks alone, and all three one after another.
 
-Each stage runs on as many threads as infer_PR.py uses, over images that wait for it in memory. Another engine than torch is
-measured by a class with the methods of :class:`TorchEngine`.
+Each stage runs on as many threads as infer_PR.py uses, over images in memory. To measure another engine than torch, write a
+class with the methods of :class:`TorchEngine`.
 """
 
 import math
@@ -18,7 +18,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from inference.graph import Graph, GraphEngine
 from inference.networks import Networks
+from inference.resize import resize
 from inference.scorer import Scorer, worker_count
 from models import load_model
 from models.base import Inputs, ScoreNet
@@ -36,12 +38,12 @@ Prepared = dict[tuple, Inputs]  # by the input_key of the networks
 
 
 class TorchEngine:
-    """The networks of infer_PR.py, and the stages of its work on one image.
+    """Networks of infer_PR.py, and the stages of its work on one image.
 
     Args:
         branches: Networks by dimension, in evaluation mode.
-        device: Where to run.
-        labels: The objects of the images, for a published SCC network.
+        device: Device of the networks.
+        labels: Objects of the images, for a published SCC network.
         precision: Arithmetic of the networks.
     """
 
@@ -73,7 +75,7 @@ class TorchEngine:
         return pixels
 
     def prepare(self, pixels: np.ndarray) -> Prepared:
-        """Make the inputs of all networks."""
+        """Prepare the inputs of all networks."""
         prepared = self._networks.prepare(pixels)
         if self.device != "cpu":
             torch.cuda.synchronize(self.device)
@@ -87,7 +89,7 @@ class TorchEngine:
         """Do all of the work on one image.
 
         Raises:
-            RuntimeError: If it has no score.
+            RuntimeError: If the image has no score.
         """
         row = self._scorer(path, {}, name)
         if row.error or row.errors:
@@ -97,7 +99,7 @@ class TorchEngine:
     def operations(self, prepared: Prepared, name: str) -> int:
         """Return the floating point operations of the networks on one image.
 
-        A multiplication and an addition are two. Those of matrix products, convolutions and attention count, others do not.
+        A multiplication and an addition count as two. Only matrix products, convolutions and attention are counted.
         """
         # Not fused, for the counter knows no fused attention of a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -128,15 +130,34 @@ class TorchEngine:
         return rate
 
 
+class GraphStages(TorchEngine):
+    """The graph that infer_PR.py runs on a CPU, for the shipped weights."""
+
+    def __init__(self) -> None:
+        super().__init__({dimension: load_model(dimension) for dimension in DIMENSIONS})
+        self._graph = Graph()
+        self._scorer = Scorer(GraphEngine(self._graph, DIMENSIONS))
+
+    def prepare(self, pixels: np.ndarray) -> Any:
+        return resize(pixels, self._graph.size)
+
+    def forward(self, prepared: Any, name: str) -> dict[str, float]:
+        return self._graph.run(prepared)
+
+    def operations(self, prepared: Any, name: str) -> int:
+        torch_engine = TorchEngine(self._networks.replicas.networks)
+        return torch_engine.operations(torch_engine.prepare(np.zeros((224, 224, 3), np.uint8)), name)
+
+
 @dataclass(frozen=True)
 class Rates:
-    """What :func:`measure` found.
+    """Result of :func:`measure`.
 
     Attributes:
-        images_per_second: By stage, and of the pipeline.
-        operations: Of the networks on one image.
+        images_per_second: Rate by stage, and of the pipeline.
+        operations: Operations of the networks on one image.
         peak: Operations per second of a large matrix product.
-        workers: Threads.
+        workers: Number of threads.
     """
 
     images_per_second: dict[str, float]
@@ -174,12 +195,12 @@ def measure(engine: TorchEngine, images: ImageList) -> Rates:
         PIPELINE: (engine.score, list(zip(paths, images.names, strict=True))),
     }
     rounds = [{stage: rate(*of_stage, engine.workers) for stage, of_stage in stages.items()} for _ in range(_ROUNDS)]
-    found = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
-    return Rates(found, engine.operations(prepared[0], images.names[0]), engine.matrix_peak(), engine.workers)
+    rates = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
+    return Rates(rates, engine.operations(prepared[0], images.names[0]), engine.matrix_peak(), engine.workers)
 
 
 def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> float:
-    """Return the calls per second on so many threads, in passes over all items until a second has gone."""
+    """Return the calls per second on ``workers`` threads, in passes over all items for at least one second."""
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda item: work(*item), items[: 2 * workers]))  # the first call of a thread is slower
         done, start = 0, time.perf_counter()
@@ -189,7 +210,7 @@ def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> floa
 
 
 def measure_folder(folder: Path, preset: str, device: str, precision: str, files: Path) -> Rates:
-    """Measure the engine that infer_PR.py uses for a preset; ``files`` are those of the published one."""
+    """Measure the engine of infer_PR.py for a preset; ``files`` is the folder of files for the published preset."""
     if preset == "compact":
-        return measure(TorchEngine.of_compact(device), list_images(folder))
+        return measure(GraphStages() if device == "cpu" else TorchEngine.of_compact(device), list_images(folder))
     return measure(TorchEngine.of_published(files, device, precision), list_images(folder))

@@ -27,6 +27,7 @@ from utils.scores import ScoreWriter
 # Larger images are worked on, and larger files read, one at a time, for the sake of memory.
 _ALONE_PIXELS = 16_000_000
 _ALONE_BYTES = 8_000_000
+DIGITS = 6  # of a score in a score file
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Scorer:
 
 def round_score(score: float) -> float:
     """A score as score files hold it, so that PR reads the same number from a file and from memory."""
-    return round(score, 6)
+    return round(score, DIGITS)
 
 
 def worker_count(devices: list[str]) -> int:

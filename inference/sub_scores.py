@@ -9,11 +9,11 @@ from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_
 
 @dataclass
 class SubScores:
-    """What is given of each image.
+    """Given CF and SCC of images.
 
     Attributes:
-        scores: By image, then by dimension.
-        errors: Why an image has none, of those whose row in a file is an error.
+        scores: Scores by image, then by dimension.
+        errors: Error by image, where the row of the image in a file has an error in place of a score.
     """
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)

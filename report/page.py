@@ -28,11 +28,11 @@ from models.base import ScoreNet
 from report.paper_table import SCORES, as_documents, tables_of
 from report.statistics import RESAMPLES, differences, gray_originals, is_original, most_shared, percentile, statistics
 from report.thumbnails import Thumbnail, choose_maps, finding_of, make_thumbnails, percentile_of, wrong_objects
-from utils.choices import PERCENTILES
+from utils.choices import PERCENTILES, VERSION
 from utils.files import write_atomic
 from utils.labels import ObjectLabels
 from utils.scenes import ALL, INDEX_FILES, method_and_scene, read_index
-from utils.scores import VERSION, read_scores
+from utils.scores import read_scores
 
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
 
@@ -256,7 +256,7 @@ def write_report(
         "preprocessing": list(
             dict.fromkeys("; ".join(f"{k} {v}" for k, v in o.preprocessing.items()) for o in about.origins.values())
         ),
-        "versions": {"ICQA": VERSION["project"], "Python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "versions": {"ICQA": VERSION, "Python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
     }
     write_atomic(path, render(context))
     return Path(path)

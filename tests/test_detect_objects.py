@@ -41,7 +41,7 @@ class StandIn(nn.Module):
         assert not self.training
         self.seen.append(image.clone())
         if image.shape[2] == 13:
-            raise RuntimeError("cannot resize\na image 13 pixels wide")
+            raise RuntimeError("cannot resize\nan image 13 pixels wide")
         classes, scores, boxes = zip(*self.found, strict=True) if self.found else ((), (), ())
         result = {
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),

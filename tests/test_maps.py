@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import colour
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +19,9 @@ from models.color_prior import ColorPriorNet, Surprise
 from models.object_prior import ALL, MEASURES, Evidence, ObjectPrior, measure, observe
 from utils.images import list_images
 from utils.labels import COCO_NAMES, LabeledObject
+
+with np.printoptions():  # it changes how NumPy writes numbers, and so tables of pandas
+    import colour
 
 STOP_SIGN, CAR = COCO_NAMES.index("stop sign"), COCO_NAMES.index("car")
 LEFT = LabeledObject(STOP_SIGN, (0.25, 0.5, 0.5, 1), np.array([(0, 0), (0.5, 0), (0.5, 1), (0, 1)], float))

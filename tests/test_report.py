@@ -263,7 +263,7 @@ def test_a_report_without_methods_says_at_its_top_how_to_name_them(images: Path,
     frame = table(images)[:5].assign(image=[f"image{letter}.png" for letter in "abcde"])
     for name in frame["image"]:
         shutil.copy(images / "GOOD_0.png", folder / name)
-    (folder / "index.csv").write_text("image,method\n", encoding="utf-8")
+    (folder / "index.csv").write_text("photo,method\n", encoding="utf-8")
     source = write_report(tmp_path / "r.html", frame, folder, About(maps=0)).read_text(encoding="utf-8")
     assert source.index("No methods are known here") < source.index('id="methods"')
     assert "index.csv is not used: index.csv: it has no column image" in source

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from data.table import load_table
+from utils.choices import VERSION
 from utils.scores import (
     NO_ROW,
-    VERSION,
     Provenance,
     ScoreWriter,
     fingerprint,
@@ -646,6 +646,6 @@ def test_an_image_with_an_error_stops_the_join_with_its_reason(tmp_path: Path) -
 
 
 def test_the_version_is_said_alike_everywhere():
-    root, said = Path(__file__).parents[1], VERSION["project"]
+    root, said = Path(__file__).parents[1], VERSION
     assert f"version: {said}\n" in (root / "CITATION.cff").read_text()
     assert (root / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(f"{said}, ")

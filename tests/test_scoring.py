@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -32,7 +31,7 @@ from models.base import ScoreNet
 from utils.arguments import inference_parser
 from utils.files import image_id
 from utils.images import ImageList, list_images
-from utils.scores import read_scores
+from utils.scores import ScoreRows, read_scores
 
 
 @pytest.fixture(autouse=True)
@@ -227,14 +226,16 @@ def test_images_used_in_training_are_known_by_content_under_any_name(branches, g
     assert read_scores(tmp_path / "cf.csv").attrs["meta"]["sample"] == "in-sample"
 
 
-def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["image", "CF", "error"])
-    return frame.assign(gray=frame["image"].isin(gray))
+def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> ScoreRows:
+    found = [{"image": image, "CF": score, "error": error, "gray": image in gray} for image, score, error in rows]
+    return ScoreRows(["CF"], found, {})
 
 
 def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
     frame = table(("a.png", 0.1, ""), ("b.png", np.nan, "in/b.png: is empty"), ("c.png", 0.9, ""), gray=("a.png",))
-    lines = format_table(frame.assign(SCC=[0.4, np.nan, 0.2]), "CF", ["SCC", "CF"]).splitlines()
+    for row, score in zip(frame.rows, [0.4, np.nan, 0.2], strict=True):
+        row["SCC"] = score
+    lines = format_table(frame, "CF", ["SCC", "CF"]).splitlines()
     assert [line.split() for line in lines[:-2]] == [
         ["image", "SCC", "CF"],
         ["c.png", "0.200", "0.900"],
@@ -283,7 +284,7 @@ def test_report_is_by_scene_with_originals_marked_where_scenes_are_known(tmp_pat
     if index is not None:
         (tmp_path / file).write_text(index, encoding="utf-8")
     frame = table(*((name, score, "") for name, score in zip(names, (0.1, 0.2, 0.3, 0.5, -0.5), strict=True)))
-    frame.attrs["meta"] = {"root": str(tmp_path)}
+    frame.meta["root"] = str(tmp_path)
     lines = format_table(frame, "CF", ["CF"]).splitlines()
     assert [line.split() for line in lines[1:10]] == [
         [],

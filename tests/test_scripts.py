@@ -145,7 +145,7 @@ def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp
     tested = json.loads((output / "test.json").read_text())
     assert len(pairs) == tested["pictures"]
     assert np.sqrt(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)) == pytest.approx(tested["RMSE"], abs=1e-5)
-    assert {"SRCC", "KRCC", "PLCC", "images", "scenes"} <= json.loads((output / "test.json").read_text()).keys()
+    assert {"SRCC", "KRCC", "PLCC", "pictures", "scenes"} <= json.loads((output / "test.json").read_text()).keys()
     assert set.union(*read_split(output / "split.txt").values()) == {f"s{number}" for number in range(8)}
     with Image.open(output / "curves.png") as curves:
         assert curves.format == "PNG"

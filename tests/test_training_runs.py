@@ -70,7 +70,7 @@ def test_weights_that_something_replaced_are_not_tested(run, rated, weights, tmp
     monkeypatch.setattr(
         records, "plot_curves", lambda h, path, t: (real(h, path, t), shutil.copy(weights["CF"], path.parent / "best.pt"))
     )
-    with pytest.raises(ValueError, match=r"best\.pt is not what this run wrote"):
+    with pytest.raises(ValueError, match=r"best\.pt is not the file that this run wrote"):
         run("train_CF.py", "--data", rated, "--output", tmp_path / "run", *QUICK)
     assert not (tmp_path / "run" / "test.json").exists()
 
