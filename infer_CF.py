@@ -17,12 +17,12 @@ if __name__ == "__main__":
 
 from inference import command
 from inference.scorer import score_images, worker_count
-from utils.images import list_images
+from utils.shards import list_samples
 
 
 def main() -> int:
     args = parser.parse_args()
-    images = list_images(args.images)
+    images = list_samples(args.images)
     model = command.load_branch(args, "CF", args.weights)
     path = command.output_path(args.output, args.images, images.root, "CF")
     command.check_json(args.json, [path])
@@ -32,7 +32,7 @@ def main() -> int:
     scorer = command.make_scorer(args, [branch], devices)
     with command.open_writer(branch, images, args.overwrite) as writer:
         score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
-    return command.print_summary([branch], ["CF"], args.json, images.left_out)
+    return command.print_summary([branch], ["CF"], args.json, images.left_out, images.problems)
 
 
 if __name__ == "__main__":

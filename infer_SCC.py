@@ -18,12 +18,12 @@ if __name__ == "__main__":
 
 from inference import command
 from inference.scorer import score_images, worker_count
-from utils.images import list_images
+from utils.shards import list_samples
 
 
 def main() -> int:
     args = parser.parse_args()
-    images = list_images(args.images)
+    images = list_samples(args.images)
     model = command.load_branch(args, "SCC", args.weights)
     objects = command.find_objects(args, model, images)
     path = command.output_path(args.output, args.images, images.root, "SCC")
@@ -39,7 +39,7 @@ def main() -> int:
     scorer = command.make_scorer(args, [branch], devices, objects)
     with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
         score_images(scorer, images, {"SCC": writer}, workers)
-    status = command.print_summary([branch], ["SCC"], args.json, images.left_out)
+    status = command.print_summary([branch], ["SCC"], args.json, images.left_out, images.problems)
     if args.maps is None:
         return status
     failed = write_maps(args.maps, mapper.to(devices[0]), images, path, objects.labels if objects else None, workers)

@@ -30,7 +30,7 @@ from models.object_prior import MEASURES, ObjectPrior, reason
 from models.semantic import SemanticConsistencyNet
 from utils.color import lab_to_rgb, rgb_to_lab
 from utils.files import write_atomic
-from utils.images import ImageList, ImageReadError, read_rgb
+from utils.images import ImageList, ImageReadError, Packed, read_rgb
 from utils.labels import COCO_NAMES, LabeledObject, LabelError, ObjectLabels, object_mask
 from utils.scores import fingerprint, read_scores
 
@@ -505,7 +505,7 @@ def write_maps(
     def work(name: str) -> tuple[Sequence[Finding], bool, str]:
         torch.set_num_threads(1)  # OpenMP keeps this for each thread
         try:
-            return *_map(folder / f"{name}.png", net, images.path(name), name, labels), ""
+            return *_map(folder / f"{name}.png", net, images.place(name), name, labels), ""
         except (ImageReadError, LabelError) as error:
             return (), False, str(error)
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
@@ -554,7 +554,7 @@ def _row(name: str, finding: Finding) -> dict[str, Any]:
 
 
 def _map(
-    path: Path, net: ColorPriorNet, picture: Path, name: str, labels: ObjectLabels | None
+    path: Path, net: ColorPriorNet, picture: Path | Packed, name: str, labels: ObjectLabels | None
 ) -> tuple[Sequence[Finding], bool]:
     """What was found in a picture, now that its map is drawn, and whether the map was there already."""
     label_file = labels.file(name) if labels is not None else None

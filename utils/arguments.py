@@ -150,7 +150,10 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
 def add_folder_arguments(parser: ScriptParser, name: str) -> None:
     """What is scored, where the scores go and what computes them; ``name`` ends the name of the file."""
     parser.groups["data"].add_argument(
-        "images", type=Path, metavar="FOLDER", help="searched recursively; or one picture, or a .txt list of pictures"
+        "images",
+        type=Path,
+        metavar="FOLDER",
+        help="searched recursively; or one image, a .txt list, tar shards such as 'a/{000..012}.tar', a Parquet or Arrow table",
     )
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/FOLDER_{name}.csv)")

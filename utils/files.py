@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 fcntl: ModuleType | None
 try:
@@ -71,9 +71,21 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def picture_id(path: str | Path) -> int:
-    """63-bit fingerprint of a file's content, to know a picture again under any name."""
-    return int(sha256(path)[:16], 16) >> 1
+def picture_id(path: Any) -> int:
+    """63-bit fingerprint of the content of a file, or of an image in a shard, to know an image again under any name."""
+    digest = sha256(path) if isinstance(path, str | Path) else hashlib.sha256(path.read()).hexdigest()
+    return int(digest[:16], 16) >> 1
+
+
+def fingerprint(path: Any) -> str:
+    """Size and time of change of a file, or of an image in a shard, as "size-mtime_ns"; empty if there is no such file."""
+    if not isinstance(path, str | Path):
+        return path.fingerprint
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def take_lock(path: Path, busy: str) -> int | None:

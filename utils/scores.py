@@ -30,22 +30,13 @@ import numpy as np
 import pandas as pd
 
 from utils.choices import DIMENSIONS
-from utils.files import give_lock, naming, take_lock, write_atomic
+from utils.files import fingerprint, give_lock, naming, take_lock, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
 VERSION = {"format": 1, "project": "1.1.0"}
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
-
-
-def fingerprint(path: str | Path) -> str:
-    """Size and time of change of a file, as "size-mtime_ns"; empty if there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +77,7 @@ class ScoreWriter:
         provenance: How the scores are made.
         overwrite: Delete the files of an earlier run first.
         beside: Another file by image, such as its labels. If that file changes, the image counts as changed.
+        fingerprints: Of each image, as ``ImageList`` has them; None for those of the files below the root.
 
     Attributes:
         kept: How many rows of an earlier run are taken over.
@@ -105,6 +97,7 @@ class ScoreWriter:
         provenance: Provenance,
         overwrite: bool = False,
         beside: Mapping[str, Path] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         sample, root, unbounded = provenance.sample, provenance.root, provenance.unbounded
         self.path = Path(path)
@@ -132,7 +125,8 @@ class ScoreWriter:
         } | ({"unbounded": self.columns} if unbounded else {})
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
-        self._files = {name: fingerprint(Path(root, name)) for name in names}
+        known = {name: fingerprint(Path(root, name)) for name in names} if fingerprints is None else fingerprints
+        self._files = dict(known)
         for name, file in (beside or {}).items():
             self._files[name] += f"+{fingerprint(file)}"
         self._rows: dict[str, dict] = {}
