@@ -16,6 +16,7 @@ if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
+from inference.cluster import score_blocks
 from inference.scorer import score_images, worker_count
 from utils.shards import list_samples
 
@@ -31,7 +32,10 @@ def main() -> int:
     devices = command.parse_devices(args.device)
     scorer = command.make_scorer(args, [branch], devices)
     with command.open_writer(branch, images, args.overwrite) as writer:
-        score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
+        if args.ray is not None:
+            score_blocks(args, {"CF": branch}, images, {"CF": writer}, devices)
+        else:
+            score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
     return command.print_summary([branch], ["CF"], args.json, images.left_out, images.problems)
 
 

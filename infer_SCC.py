@@ -17,6 +17,7 @@ if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
+from inference.cluster import score_blocks
 from inference.scorer import score_images, worker_count
 from utils.shards import list_samples
 
@@ -37,8 +38,12 @@ def main() -> int:
 
         mapper = check_maps(args.maps, args.images, model)
     scorer = command.make_scorer(args, [branch], devices, objects)
-    with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
-        score_images(scorer, images, {"SCC": writer}, workers)
+    branch = branch.with_objects(objects)
+    with command.open_writer(branch, images, args.overwrite) as writer:
+        if args.ray is not None:
+            score_blocks(args, {"SCC": branch}, images, {"SCC": writer}, devices, objects)
+        else:
+            score_images(scorer, images, {"SCC": writer}, workers)
     status = command.print_summary([branch], ["SCC"], args.json, images.left_out, images.problems)
     if args.maps is None:
         return status

@@ -140,6 +140,8 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
         add("--attention", choices=("infer", "train"), help="of objects, published (default: infer)")
 
+    ray = "score on a Ray cluster: that at ADDRESS, or a new one of this machine (docs/scale.md)"
+    parser.groups["run"].add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
     if dimension == "SCC":
         parser.groups["run"].add_argument(
             "--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv"
