@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -125,11 +125,11 @@ class ScoreWriter:
         } | ({"unbounded": self.columns} if unbounded else {})
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
-        known = {name: fingerprint(Path(root, name)) for name in names} if fingerprints is None else fingerprints
-        self._files = dict(known)
-        for name, file in (beside or {}).items():
-            self._files[name] += f"+{fingerprint(file)}"
-        self._rows: dict[str, dict] = {}
+        self._files = {name: fingerprint(Path(root, name)) for name in names} if fingerprints is None else fingerprints
+        if beside:
+            self._files = {**self._files, **{name: f"{self._files[name]}+{fingerprint(beside[name])}" for name in beside}}
+        self._rows: dict[str, str] = {}  # lines of the CSV: of millions of rows, anything else would be too large
+        self._failed: set[str] = set()
         self.kept = self.changed = self.dropped = 0
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,6 @@ class ScoreWriter:
                     file.unlink(missing_ok=True)
             self._take_over({**self._earlier_rows(), **self._journal_rows()})
             self._journal = self._open_journal()
-            self._start = self._journal.tell()
         except BaseException:
             give_lock(_beside(self.path, ".lock"), self._lock)
             raise
@@ -154,7 +153,7 @@ class ScoreWriter:
     @property
     def errors(self) -> int:
         """How many rows hold an error."""
-        return sum(bool(row["error"]) for row in self._rows.values())
+        return len(self._failed & self._rows.keys())
 
     def remaining(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that have no finished row yet, in their order."""
@@ -187,10 +186,10 @@ class ScoreWriter:
             "error": error,
             "file": self._files[image],
         }
+        self._keep(row)  # before it is on disk: whatever interrupts this, close writes the row
         with naming(_beside(self.path, ".partial")):
             self._journal.write(json.dumps(row).encode() + b"\n")
             self._journal.flush()
-        self._rows[image] = row
 
     def close(self) -> None:
         """Write the CSV and its sidecar from all rows there are, none if there are no rows, and remove the journal."""
@@ -199,26 +198,37 @@ class ScoreWriter:
         try:
             with naming(_beside(self.path, ".partial")):
                 self._journal.close()
-            # An interruption between the two steps of add leaves a row that is on disk and not yet in memory.
-            self._rows |= _parse_rows(_beside(self.path, ".partial").read_bytes()[self._start :].split(b"\n"))
             if not self._rows:  # a file without rows would only refuse the next run its other weights
                 _beside(self.path, ".partial").unlink()
                 return
-            rows = [self._rows[image] for image in sorted(self._rows)]
-            header = ["image", *self.columns, "gray", "error"]
-            lines = [_csv_line(header)] + [
-                _csv_line([row["image"], *(row["scores"].get(c, "") for c in self.columns), row["gray"], row["error"]])
-                for row in rows
-            ]
-            files = {row["image"]: row["file"] for row in rows}
-            meta = {**self._meta, "count": self.count, "errors": self.errors, "files": files}
             # In this order a kill between two of them loses nothing: the journal overrides what the CSV says, and
             # a CSV never stands without its sidecar.
-            write_atomic(_beside(self.path, ".json"), json.dumps(meta, indent=4) + "\n")
-            write_atomic(self.path, "".join(lines))
+            write_atomic(_beside(self.path, ".json"), self._write_sidecar)
+            write_atomic(self.path, self._write_csv)
             _beside(self.path, ".partial").unlink()
         finally:
             give_lock(_beside(self.path, ".lock"), self._lock)
+
+    def _write_csv(self, file: BinaryIO) -> None:
+        file.write(_csv_line(["image", *self.columns, "gray", "error"]).encode())
+        file.writelines(self._rows[image].encode() for image in sorted(self._rows))
+
+    def _write_sidecar(self, file: BinaryIO) -> None:
+        """JSON with an indent of 4, piece by piece: ``json.dumps`` would take seconds and ten times the memory."""
+        meta = {**self._meta, "count": self.count, "errors": self.errors, "files": {}}
+        file.write(json.dumps(meta, indent=4).encode().removesuffix(b"{}\n}"))
+        mark = "{"
+        for image in sorted(self._rows):
+            file.write(f"{mark}\n        {json.dumps(image)}: {json.dumps(self._files[image])}".encode())
+            mark = ","
+        file.write(b"\n    }\n}\n")
+
+    def _keep(self, row: dict) -> None:
+        """Hold a row, in the form of the journal, for the CSV."""
+        cells = [row["image"], *(row["scores"].get(column, "") for column in self.columns), row["gray"], row["error"]]
+        if row["error"]:
+            self._failed.add(row["image"])
+        self._rows[row["image"]] = _csv_line(cells)
 
     def __enter__(self) -> "ScoreWriter":
         return self
@@ -272,7 +282,7 @@ class ScoreWriter:
             if image not in self._files:
                 self.dropped += 1
             elif not row["error"] and row["file"] and row["file"] == self._files[image]:
-                self._rows[image] = row
+                self._keep(row)
                 self.kept += 1
             elif not row["error"]:
                 self.changed += 1
