@@ -102,10 +102,8 @@ def main() -> int:
     args = parse_args()
     python = [sys.executable, "-c"]
     text = f"Made by `{measure.command_line('scale.py')}`: whole processes, one after another, JPEGs of {_SIDE}x{_SIDE}.\n\n"
-    text += (
-        "| images | CPU s | CPU ms per image, without the start | wall s | MiB above those of the start |\n"
+    text += "| images | CPU s | CPU ms per image, without the start | wall s | MiB above those of the start |\n"
     text += "| --- | --- | --- | --- | --- |\n"
-    )
     with tempfile.TemporaryDirectory() as scratch:
         counts = [1, *args.counts]  # the first run is the start: imports
         for count in counts:
