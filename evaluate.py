@@ -11,10 +11,10 @@
 
 Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
 path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
-For each dimension the tables set the network beside a trivial predictor, the mean MOS of the picture's method in other scenes.
+For each dimension the tables set the network beside a trivial predictor, the mean MOS of the image's method in other scenes.
 
 --output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
-predictions.csv, in which pictures without a score have an empty prediction. --report writes one page to look at. With --images
+predictions.csv, in which images without a score have an empty prediction. --report writes one page to look at. With --images
 all other flags go on to infer_PR.py. cross_validate.py trains and tests.
 
 --paper-table is another task: methods beside the originals, by FID, colorfulness, PSNR, SSIM, LPIPS and our scores, with the
@@ -54,23 +54,23 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="FOLDER",
-        help="score these pictures first, in place of --predictions; needs --output; --paper-table: a folder for each method",
+        help="score these images first, in place of --predictions; needs --output; --paper-table: a folder for each method",
     )
     add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
     source = parser.groups["data"].add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
     source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
-    add("--root", type=Path, help="folder of the data set; of a CSV's pictures, if not the CSV's own")
+    add("--root", type=Path, help="folder of the data set; of a CSV's images, if not the CSV's own")
     add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id")
     add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
     add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1; CIN25: 1 5)")
     add("--index", type=Path, metavar="CSV", help="image, scene, method: goes before what the MOS table says of the two")
-    add("--allow-missing", action="store_true", help="leave out pictures without a row instead of stopping")
+    add("--allow-missing", action="store_true", help="leave out images without a row instead of stopping")
     add = parser.groups["measures"].add_argument
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
     add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
     add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
-    add("--lower-is-better", action="store_true", help="the scores of --versus fall as pictures get better")
+    add("--lower-is-better", action="store_true", help="the scores of --versus fall as images get better")
     add = parser.groups["table of a paper"].add_argument
     add("--paper-table", action="store_true", help="--images beside --originals: FID, PSNR, SSIM, LPIPS, our scores, ...")
     add("--originals", type=Path, metavar="FOLDER", help="photographs (default: the method original of --images, by --index)")
@@ -80,7 +80,7 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
     add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
-    add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures, scores and ratings")
+    add("--report", type=Path, metavar="HTML", help="also write one page to look at all images, scores and ratings")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong in the report")
     parser.replaced(
         ("--protocol", "--repeats", "--train-root", "--train-options", "--scc-options", "--folds"),
@@ -195,7 +195,7 @@ SAMPLES = {
     "unseen": "unseen by the weights",
     "out-of-fold": "out-of-fold",
     IN_SAMPLE: "IN-SAMPLE",
-    "unknown": "it does not say whether the weights have seen these pictures",
+    "unknown": "it does not say whether the weights have seen these images",
 }
 LEFT_OUT = "without a score left out"  # end of a note of evaluation/agreement.py
 
@@ -209,7 +209,7 @@ class Table(NamedTuple):
 
 
 def score(images: Path, output: Path, options: list[str]) -> list[str]:
-    """Score pictures by infer_PR.py; the three score files. One picture that cannot be read stops nothing."""
+    """Score images by infer_PR.py; the three score files. One image that cannot be read stops nothing."""
     target = output / "scores_PR.csv"
     script = Path(__file__).resolve().with_name("infer_PR.py")
     status = subprocess.run(
@@ -243,7 +243,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
     Prints what was found.
 
     Raises:
-        ValueError: If a rated picture has no row and must have one, or nothing is left to evaluate.
+        ValueError: If a rated image has no row and must have one, or nothing is left to evaluate.
     """
     parts, notes = [], {}
     for dimension, scores in predictions.items():
@@ -253,7 +253,7 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
         joined = join(table, scores, dimension)
         require_rows(joined, scores, dimension, table.attrs["root"], allow_missing)
         notes[dimension] = print_joined(joined, scores, dimension)
-        # The table is in the order of joined.rows, once the pictures without a rating are left out.
+        # The table is in the order of joined.rows, once the images without a rating are left out.
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
         reasons = dict.fromkeys(joined.absent, f"no row in {scores.path.name}") | joined.failed
         error = [reasons.get(image, "") for image in joined.rows["image"]]
@@ -268,14 +268,14 @@ def print_joined(joined: Joined, scores: Scores, dimension: str) -> str:
     sample = sample_of(scores)
     origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
     count = int(joined.rows["prediction"].notna().sum())
-    print(f"{dimension}: {amount(count, 'picture')} with rating and score; {origin}, {SAMPLES[sample]}")
+    print(f"{dimension}: {amount(count, 'image')} with rating and score; {origin}, {SAMPLES[sample]}")
     if sample == IN_SAMPLE:
-        print(f"*** {dimension} IS IN-SAMPLE: its weights were trained on pictures in {scores.path}: agreement is too good ***")
+        print(f"*** {dimension} IS IN-SAMPLE: its weights were trained on images in {scores.path}: agreement is too good ***")
     if joined.elsewhere:
         print(f"  joined {joined.elsewhere}")
     if joined.unused:
         are = "is" if joined.unused == 1 else "are"
-        print(f"  {amount(joined.unused, 'prediction')} for pictures without a {dimension} rating {are} not used")
+        print(f"  {amount(joined.unused, 'prediction')} for images without a {dimension} rating {are} not used")
     for what, names in (
         ("with an error in place of a score", [f"{image} ({reason})" for image, reason in joined.failed.items()]),
         ("without a row", joined.absent),
@@ -300,10 +300,10 @@ def add_noise(rows: pd.DataFrame, table: pd.DataFrame, default: float) -> tuple[
 
 
 def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
-    """The network and the predictors of ``--versus`` on the pictures that both have, by dimension.
+    """The network and the predictors of ``--versus`` on the images that both have, by dimension.
 
     Args:
-        rows: Pictures with rating and prediction, and the columns noise and those of the method means.
+        rows: Images with rating and prediction, and the columns noise and those of the method means.
         notes: On the predictions of a dimension.
         table: MOS table.
         args: Of the command line.
@@ -333,10 +333,10 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
             candidates.append((str(shared[dimension].path), own.assign(other=own["image"].map(other)), ("other",)))
         if METHOD_MEAN in args.versus:
             candidates.append((METHOD_MEAN, own, METHOD_COLUMNS))
-        for name, pictures, columns in candidates:
-            both = pictures[pictures[columns[0]].notna()]
+        for name, images, columns in candidates:
+            both = images[images[columns[0]].notna()]
             if both.empty:
-                print(f"{dimension}: no picture that the network and {name} both have, not compared")
+                print(f"{dimension}: no image that the network and {name} both have, not compared")
                 continue
             compared = compare_predictors(
                 Predictor.of(both, NETWORK_COLUMNS),
@@ -351,22 +351,22 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
             if name != METHOD_MEAN and their_notes.get(dimension):
                 said.append(f"the other is {their_notes[dimension]}")
             if len(both) < len(own):
-                said.append(f"{amount(len(own) - len(both), 'picture')} that the other has no value for left out")
+                said.append(f"{amount(len(own) - len(both), 'image')} that the other has no value for left out")
             compared["note"] = ["; ".join(filter(None, [*said, note])) for note in compared["note"]]
             compared.insert(0, "dimension", dimension)
             compared.insert(1, "versus", name)
             found.append(compared)
     if not found:
-        raise ValueError("--versus has no picture in common with --predictions: nothing to compare")
+        raise ValueError("--versus has no image in common with --predictions: nothing to compare")
     return pd.concat(found, ignore_index=True)
 
 
 def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, subset: str = "") -> list[Table]:
-    """The measures of pictures, and those of pairs and methods, as they are shown."""
-    of_pictures = metrics["metric"].isin(METRICS)
+    """The measures of images, and those of pairs and methods, as they are shown."""
+    of_images = metrics["metric"].isin(METRICS)
     title = f"{name}, {subset}" if subset else name
-    notes = notes_of(metrics[of_pictures], subset)
-    more = [note for note in notes_of(metrics[~of_pictures], subset) if note not in notes]
+    notes = notes_of(metrics[of_images], subset)
+    more = [note for note in notes_of(metrics[~of_images], subset) if note not in notes]
     return [
         Table(title, compact(metrics, published), notes),
         Table(f"{title}: pairs and methods", compact_pairs(metrics), more),
@@ -374,7 +374,7 @@ def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, 
 
 
 def folder_scenes(root: Path, split: str) -> set[str] | None:
-    """Scenes of ICQA-2K that a split has pictures of, by file names; None without that folder."""
+    """Scenes of ICQA-2K that a split has images of, by file names; None without that folder."""
     folder = root / split_folder(split)
     if not folder.is_dir():
         return None
@@ -386,7 +386,7 @@ def compare_published(root: Path, split: str, rows: pd.DataFrame) -> tuple[list[
     """What must be known beside the published number.
 
     Returns:
-        Lines to print, and the rows whose scenes are not among the training pictures, None if that makes no difference.
+        Lines to print, and the rows whose scenes are not among the training images, None if that makes no difference.
     """
     lines = [
         f"published SRCC: the headline {PUBLISHED_SRCC:.4f} of https://github.com/ARBEZ-ZEBRA/ICQA. The publication does not "
@@ -408,7 +408,7 @@ def compare_published(root: Path, split: str, rows: pd.DataFrame) -> tuple[list[
         return lines, None
     rest = rows[~rows["scene"].isin(scenes["train"])]
     if rest.empty:
-        lines.append("No test picture is left whose scene is not in the train folder.")
+        lines.append("No test image is left whose scene is not in the train folder.")
         return lines, None
     return lines, rest
 
@@ -485,7 +485,7 @@ def main() -> None:
         mos["scene"], mos["method"] = read_index(args.index, mos["image"].tolist())
     name = mos.attrs["name"]
     rated = ", ".join(f"{dimension} {mos[dimension].notna().sum()}" for dimension in DIMENSIONS)
-    print(f"{name}: {amount(len(mos), 'picture')} of {amount(mos['scene'].nunique(), 'scene')}; rated: {rated}")
+    print(f"{name}: {amount(len(mos), 'image')} of {amount(mos['scene'].nunique(), 'scene')}; rated: {rated}")
     predictions = read_predictions(args.predictions)
     rows, notes = join_all(mos, predictions, args.allow_missing)
     for dimension in DIMENSIONS:
@@ -499,12 +499,12 @@ def main() -> None:
     lines = [
         f"In brackets: 95 % interval of a bootstrap t over scenes, {args.resamples} draws (seed {args.seed}), none below "
         f"{MIN_SCENES} scenes. Higher is better, but for RMSE.",
-        "logistic: after a rising 4-parameter logistic curve, fitted once to these pictures and not again in the draws.",
-        "method mean: mean MOS of the picture's method in the other scenes; ranks by the place of the method among all.",
+        "logistic: after a rising 4-parameter logistic curve, fitted once to these images and not again in the draws.",
+        "method mean: mean MOS of the image's method in the other scenes; ranks by the place of the method among all.",
         "Pairs are of one scene; clear ones differ in MOS by 1.96 standard errors or more, the others count as ties of people.",
         said_of_noise,
         "pairwise accuracy: share of the clear pairs in the right order, equal scores for one half. AUC (Krasula et al. 2016):",
-        "different: do scores tell clear pairs from ties; better: which picture of a clear pair is better. Chance is 0.5.",
+        "different: do scores tell clear pairs from ties; better: which image of a clear pair is better. Chance is 0.5.",
         "system SRCC: over methods, mean prediction against mean MOS.",
     ]
     if args.dataset == "cin25":

@@ -29,7 +29,7 @@ def main() -> int:
     command.check_json(args.json, [path])
     branch = command.Branch(model, path, ["CF"], {"CF": model.weights_hash}, command.chosen_settings(args))
 
-    devices = command.parse_devices(args.device)
+    devices = command.choose_devices(args)
     scorer = command.make_scorer(args, [branch], devices)
     with command.open_writer(branch, images, args.overwrite) as writer:
         if args.ray is not None:

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         weights = f"to compute {dimension} where not given"
         parser.groups["model"].add_argument(f"--{low}-weights", default=dimension, metavar="FILE", help=weights)
     add = parser.groups["run"].add_argument
-    add("--report", type=Path, metavar="HTML", help="also write one page to look at all pictures and scores")
+    add("--report", type=Path, metavar="HTML", help="also write one page to look at all images and scores")
     add("--report-labels", type=Path, metavar="DIR", help="YOLO files of objects in the report (default: --labels)")
     add("--index", type=Path, metavar="CSV", help="image, scene, method, for the report (default: names, or FOLDER/index.csv)")
     add("--maps", action=argparse.BooleanOptionalAction, default=True, help="surprise maps in the report")
@@ -87,7 +87,7 @@ def main() -> int:
     branches |= {d: branch.with_objects(objects) for d, branch in branches.items() if d != "CF"}
     command.check_json(args.json, [branch.path for branch in branches.values()])
 
-    devices = command.parse_devices(args.device)
+    devices = command.choose_devices(args)
     scorer = command.make_scorer(args, branches.values(), devices, objects)
     with contextlib.ExitStack() as stack:
         writers = {}
@@ -110,7 +110,10 @@ def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | Non
     from report.page import report_scores  # only here, for it is slow to load
 
     line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    network, maps = scc.model if scc else None, None if args.maps else 0
+    from models.base import ScoreNet
+
+    network = scc.model if scc and isinstance(scc.model, ScoreNet) else None  # the page then loads the shipped one
+    maps = None if args.maps else 0
     report_scores(scores, args.report, line, scc=network, maps=maps, labels=labels, index=args.index)
     print(f"report: {args.report}")
 

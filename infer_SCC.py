@@ -31,12 +31,15 @@ def main() -> int:
     command.check_json(args.json, [path])
     branch = command.Branch(model, path, ["SCC"], {"SCC": model.weights_hash}, command.chosen_settings(args))
 
-    devices = command.parse_devices(args.device)
+    devices = command.choose_devices(args)
     workers = args.workers or worker_count(devices)
     if args.maps is not None:
         from inference.maps import check_maps, write_maps  # only here, for they are slow to load
+        from models import load_model
+        from models.base import ScoreNet
 
-        mapper = check_maps(args.maps, args.images, model)
+        network = model if isinstance(model, ScoreNet) else load_model("SCC")
+        mapper = check_maps(args.maps, args.images, network)
     scorer = command.make_scorer(args, [branch], devices, objects)
     branch = branch.with_objects(objects)
     with command.open_writer(branch, images, args.overwrite) as writer:

@@ -52,7 +52,7 @@ import numpy as np
 import torch
 
 from baselines.command import load_baseline, random_baseline
-from baselines.pictures import check_originals, find_originals, pixels_of
+from baselines.images import check_originals, find_originals, pixels_of
 from baselines.scorer import Baseline
 from inference import command
 from inference.networks import Replicas
@@ -93,10 +93,10 @@ def main() -> int:
     else:
         model = load_baseline(args, args.columns)
     if args.reference is not None and not model.uses_reference:
-        raise ValueError(f"--reference {args.reference}: {args.system} looks at pictures alone as it is set; leave it out")
+        raise ValueError(f"--reference {args.reference}: {args.system} looks at images alone as it is set; leave it out")
     if args.reference is None and model.needs_reference:
         advice = ", or --naturalness for the part that needs none" if args.system == "afine" else ""
-        raise ValueError(f"{args.system} compares pictures with their originals; pass --reference DIR{advice}")
+        raise ValueError(f"{args.system} compares images with their originals; pass --reference DIR{advice}")
     originals = {}
     if args.reference is not None and images.samples:
         raise ValueError(f"--reference is for image files, but those of {args.images} are inside of shards; unpack them first")

@@ -115,7 +115,7 @@ def parse_args() -> BaselineOptions:
     add_start_arguments(parser)
     add = parser.groups["optimization"].add_argument
     add("--epochs", type=int, nargs="+", metavar="N", help="(by model: 200, 40, 60 100 100, 100, 100)")
-    add("--batch-size", type=int, metavar="N", help="pictures (by model: 12, 16, 32 128 128, 8, 8)")
+    add("--batch-size", type=int, metavar="N", help="images (by model: 12, 16, 32 128 128, 8, 8)")
     add("--lr", type=float, help="learning rate (default: the authors')")
     add("--backbone-lr", type=float, metavar="LR", help="of start weights; 0 freezes (default: --lr)")
     add("--weight-decay", type=float, metavar="W", help="(default: the authors')")
@@ -143,7 +143,7 @@ def checked(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
     if elsewhere and (args.test_methods or args.test or args.folds):
         parser.error("--test-data is the test part; leave out --test, --test-methods and --folds")
     if args.test_methods and args.folds:
-        parser.error("--folds predicts all pictures; leave it out with --test-methods")
+        parser.error("--folds predicts all images; leave it out with --test-methods")
     if args.test is None:
         args.test = 0.0 if elsewhere else 0.2
     if args.weights is not None and (args.backbone_weights or args.random_init):
@@ -175,7 +175,7 @@ import torch
 
 from baselines.afine import STAGES, learning_rate
 from baselines.command import load_baseline
-from baselines.pictures import check_originals, with_originals
+from baselines.images import check_originals, with_originals
 from baselines.scorer import Baseline
 from baselines.train import baseline_sets
 from data.table import REFERENCE, TEXT_COLUMNS, WITHIN_SCENES, counted, join_data, load_dataset, rated, spread, with_paths
@@ -198,7 +198,7 @@ from training.runs import (
 )
 from utils import distributed
 from utils.checkpoint import save_checkpoint
-from utils.files import picture_id, sha256
+from utils.files import image_id, sha256
 from utils.metrics import column_correlations
 from utils.scores import DIMENSIONS
 
@@ -229,7 +229,7 @@ def load_rated(
     unknown = [column for column in columns if column not in known]
     if unknown:
         sources = ", ".join(source for source, _ in frames)
-        raise ValueError(f"no picture in {sources} has a {unknown[0]} rating; there are {', '.join(known) or 'none'}")
+        raise ValueError(f"no image in {sources} has a {unknown[0]} rating; there are {', '.join(known) or 'none'}")
     joined = join_data(frames, columns)
     if reference is not None:
         check_originals(reference, list(joined["path"]), list(joined[REFERENCE]))
@@ -248,10 +248,10 @@ def load_test_data(options: BaselineOptions, frame: pd.DataFrame, columns: list[
         raise ValueError(f"--test-target names {len(wanted)} ratings, but {len(columns)} are learned: {', '.join(columns)}")
     mos_range = options.test_mos_range or options.mos_range
     other, _ = load_rated(options.test_data or [], options.test_reference, wanted, mos_range)
-    trained_on = {picture_id(path) for path in frame["path"]}
-    both = [path for path in other["path"] if picture_id(path) in trained_on]
+    trained_on = {image_id(path) for path in frame["path"]}
+    both = [path for path in other["path"] if image_id(path) in trained_on]
     if both:
-        raise ValueError(f"{len(both)} of {len(other)} test pictures are trained on too, e.g. {both[0]}; take them out of one")
+        raise ValueError(f"{len(both)} of {len(other)} test images are trained on too, e.g. {both[0]}; take them out of one")
     shared = set(other["scene"]) & set(frame["scene"])
     if shared:
         print(
@@ -259,7 +259,7 @@ def load_test_data(options: BaselineOptions, frame: pd.DataFrame, columns: list[
             f"{min(shared)}; if it is the same photograph, results are not those of unseen scenes"
         )
     ratings = {column: other[name] for column, name in zip(columns, wanted, strict=True)}
-    # named from where the pictures to train on lie, for one of those may have the same name
+    # named from where the images to train on lie, for one of those may have the same name
     names = [Path(os.path.relpath(path, frame.attrs["root"])).as_posix() for path in other["path"]]
     return rated(other.assign(image=names, **ratings), columns)
 
@@ -268,12 +268,12 @@ def leave_out(parts: Parts, methods: list[str]) -> Parts:
     """Train and validate without some colorizers, test on them alone.
 
     Raises:
-        ValueError: If one of them has no test picture, or nothing is left to train on.
+        ValueError: If one of them has no test image, or nothing is left to train on.
     """
     known = sorted(set(parts["test"]["method"]))
     absent = [method for method in methods if method not in known]
     if absent:
-        raise ValueError(f"no test picture is by {', '.join(absent)}; they are by {', '.join(known).strip() or 'nobody named'}")
+        raise ValueError(f"no test image is by {', '.join(absent)}; they are by {', '.join(known).strip() or 'nobody named'}")
     chosen = {}
     for name, part in parts.items():
         theirs = part["method"].isin(methods)
@@ -281,7 +281,7 @@ def leave_out(parts: Parts, methods: list[str]) -> Parts:
         chosen[name].attrs = part.attrs
     if chosen["train"].empty:
         raise ValueError(f"--test-methods {' '.join(methods)} leaves nothing to train on")
-    print(f"tested on {', '.join(methods)}: " + ", ".join(f"{name} {len(part)} pictures" for name, part in chosen.items()))
+    print(f"tested on {', '.join(methods)}: " + ", ".join(f"{name} {len(part)} images" for name, part in chosen.items()))
     return chosen
 
 
@@ -294,12 +294,12 @@ def make_model(options: BaselineOptions, columns: list[str]) -> Baseline:
         model = Baseline(options.system, columns, options.settings)
         print("start weights: random" if options.random_init else model.start(options.backbone_weights))
     if (options.reference is not None or options.test_reference is not None) and not model.uses_reference:
-        raise ValueError(f"{options.system} looks at pictures alone as it is set; leave out --reference and --test-reference")
+        raise ValueError(f"{options.system} looks at images alone as it is set; leave out --reference and --test-reference")
     if model.network.config.get("native", False):
         if options.weights is None:
-            raise ValueError("--set native=true is for scoring: pictures of a batch have one size, see --set size")
+            raise ValueError("--set native=true is for scoring: images of a batch have one size, see --set size")
         model.network.config["native"] = False
-        print(f"pictures are resized to {model.size} pixels, as a batch must be of one size; see --set size")
+        print(f"images are resized to {model.size} pixels, as a batch must be of one size; see --set size")
     return model
 
 

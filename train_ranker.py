@@ -84,7 +84,7 @@ from training.records import command_line
 from training.runs import one_line_errors
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.distributed import default_device
-from utils.files import give_lock, picture_id, take_lock
+from utils.files import give_lock, image_id, take_lock
 
 _EVERY = 100  # steps between two lines on the console and two savings
 _CALIBRATION = 32  # steps' worth of scenes that the bounded ranks are centered on
@@ -161,7 +161,7 @@ def seen_by_training(sources: dict[str, dict[str, Scene]]) -> Tensor:
     """
     others = list(sources.values())[1:]
     files = {c.path for scenes in others for s in scenes.values() for c in (*s.photographs, *s.colorings)}
-    rows = sorted((os.path.getsize(path), picture_id(path)) for path in files)
+    rows = sorted((os.path.getsize(path), image_id(path)) for path in files)
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
 
 

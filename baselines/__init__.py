@@ -6,7 +6,7 @@ command: the weights that a system starts from
 delegate_transformer: Delegate Transformer
 dpam: DPAM
 loading: weight files of the authors
-pictures: images and originals as a system reads them
+images: images and originals as a system reads them
 scorer: the systems behind the interface of our branches
 train: what turns tables into sets to train on
 """

@@ -1,16 +1,16 @@
-"""A-FINE: is a picture natural, and how far is it from a reference that need not be perfect itself?
+"""A-FINE: is an image natural, and how far is it from a reference that need not be perfect itself?
 
 Reference:
     Chen, Wu, Ma and Zhang, Toward Generalized Image Quality Assessment: Relaxing the Perfect Reference Quality Assumption,
     CVPR 2025, arXiv 2503.11221.
 
-With x the picture, y the reference and lower = better everywhere:
+With x the image, y the reference and lower = better everywhere:
 
     D(x, y) = F(x, y) + lambda N(x),    lambda = exp(s (N(y) - N(x))),    s = softplus(k)
 
 N and F come from two small heads on the features of one CLIP ViT-B/32, each through a logistic map onto (-2, 2). Written from
 the description of the published system; no code of it is used. What differs from it is in docs/baselines.md: positions
-are resized as the grid they are (``position``), the exponent is bounded (``exponent_limit``), pictures come as a batch,
+are resized as the grid they are (``position``), the exponent is bounded (``exponent_limit``), images come as a batch,
 and there can be three scores. ``load_official`` goes back to the published behavior.
 """
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.backbone import read_state
-from models.preprocessing import Preprocess, check_picture
+from models.preprocessing import Preprocess, check_image
 
 POSITIONS = ("grid", "sequence")
 GROUPS = ("finetuned_clip", "natural", "natural_scale", "fidelity", "fidelity_scale", "adapter")  # of the authors' file
@@ -49,7 +49,7 @@ _K_START = 5.0
 _SCORE_KEYS = ("mean", "variance")
 _PAIR_KEYS = ("reference_mean", "reference_variance", "covariance")
 _NO_REFERENCE = (
-    "D and fidelity compare a picture with its reference, and there is none; give reference=, or score naturalness alone: "
+    "D and fidelity compare an image with its reference, and there is none; give reference=, or score naturalness alone: "
     "set_full_reference(False)"
 )
 
@@ -73,11 +73,11 @@ class AFine(nn.Module):
     """A-FINE with one score or three, each **lower = better**.
 
     Args:
-        outputs: How many scores a picture gets. The tower is shared; each has its own heads, maps and k.
+        outputs: How many scores an image gets. The tower is shared; each has its own heads, maps and k.
         size: Side of the square that ``preprocess`` makes, in pixels: 512 as the published training batches have it.
         full_reference: Score D, which needs the reference; else N, the naturalness, which takes none.
-        native: ``preprocess`` keeps the size of a picture, as the published scoring does.
-        position: How the position table is made to fit pictures of other sizes than 7 x 7 patches. "grid": the class row
+        native: ``preprocess`` keeps the size of an image, as the published scoring does.
+        position: How the position table is made to fit images of other sizes than 7 x 7 patches. "grid": the class row
             is kept and the grid resized. "sequence": all rows with the class row as one column of numbers, as published.
         exponent_limit: Largest exponent of lambda; 3 keeps D within 43 of 0, where the scale of 0 to 100 still tells values
             apart. None for none, as published.
@@ -148,13 +148,13 @@ class AFine(nn.Module):
         """Change whether ``forward`` scores D or N; the weights are the same for both."""
         self.config["full_reference"] = wanted
 
-    # --- Pictures
+    # --- Images
 
-    def preprocess(self, picture: Tensor) -> Tensor:
-        """Prepare a picture for scoring; deterministic, and the same for a picture and for a reference.
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Prepare an image for scoring; deterministic, and the same for an image and for a reference.
 
         Args:
-            picture: sRGB, shape (3, H, W), uint8 or floating point in [0, 1].
+            image: sRGB, shape (3, H, W), uint8 or floating point in [0, 1].
 
         Returns:
             sRGB in [0, 1], shape (3, size, size), or (3, H, W) with ``native``.
@@ -163,23 +163,23 @@ class AFine(nn.Module):
             ValueError: If shape, type or range is not as above.
         """
         if not self.config["native"]:
-            return self.resize(picture)["rgb"]
-        check_picture(picture)
-        return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+            return self.resize(image)["rgb"]
+        check_image(image)
+        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
     def augment(
-        self, picture: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None
+        self, image: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """A random view for training: mirrored, turned upside down and transposed, each in one of two cases.
 
         Args:
-            picture: As for ``preprocess``.
-            reference: Of the picture, likewise, or None; it is turned as the picture is.
-            generator: Source of the three random numbers; torch's own if None. One of the same state turns another picture of
+            image: As for ``preprocess``.
+            reference: Of the image, likewise, or None; it is turned as the image is.
+            generator: Source of the three random numbers; torch's own if None. One of the same state turns another image of
                 the triplet the same way.
 
         Returns:
-            Views of the picture and of the reference, or None, as of ``preprocess``.
+            Views of the image and of the reference, or None, as of ``preprocess``.
         """
         mirror, upside_down, transpose = (torch.rand(3, generator=generator) < 0.5).tolist()
         axes = [axis for axis, turned in ((2, mirror), (1, upside_down)) if turned]
@@ -188,16 +188,16 @@ class AFine(nn.Module):
             x = self.preprocess(x).flip(axes)
             return x.transpose(1, 2) if transpose else x
 
-        return view(picture), None if reference is None else view(reference)
+        return view(image), None if reference is None else view(reference)
 
-    # --- From pictures to scores
+    # --- From images to scores
 
     def forward(self, rgb: Tensor | Mapping[str, Tensor], reference: Tensor | None = None, stage: int | None = None) -> Tensor:
-        """Score pictures.
+        """Score images.
 
         Args:
-            rgb: sRGB in [0, 1], shape (B, 3, H, W); or what ``moments`` made of pictures and references.
-            reference: References of the same form. Of another size they are resized to that of the pictures.
+            rgb: sRGB in [0, 1], shape (B, 3, H, W); or what ``moments`` made of images and references.
+            reference: References of the same form. Of another size they are resized to that of the images.
             stage: None for the score. A stage of the training, 1 to 3, gives what it ranks by: naturalness before its map
                 (which reads no reference), fidelity before its map, or D.
 
@@ -230,7 +230,7 @@ class AFine(nn.Module):
     def moments(self, rgb: Tensor, reference: Tensor | None = None) -> dict[str, Tensor]:
         """All that the heads read of a batch: statistics of every channel over the positions.
 
-        With C = 3 + depth * width channels: R, G, B of the picture, then each block of the tower after a ReLU. They can be kept
+        With C = 3 + depth * width channels: R, G, B of the image, then each block of the tower after a ReLU. They can be kept
         while stages 2 and 3 train, which leave the tower alone.
 
         Args:
@@ -244,12 +244,12 @@ class AFine(nn.Module):
         Raises:
             ValueError: If a shape is not as above.
         """
-        for what, x in (("pictures", rgb), ("references", reference)):
+        for what, x in (("images", rgb), ("references", reference)):
             if x is not None and (x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape):
                 raise ValueError(f"{what} must have shape (B, 3, H, W), got {tuple(x.shape)}")
         if reference is not None:
             if len(reference) != len(rgb):
-                raise ValueError(f"{len(rgb)} pictures but {len(reference)} references")
+                raise ValueError(f"{len(rgb)} images but {len(reference)} references")
             if reference.shape != rgb.shape:
                 reference = F.interpolate(reference, rgb.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
             rgb = torch.cat((rgb, reference))
@@ -274,16 +274,16 @@ class AFine(nn.Module):
         return {key: torch.cat(values, 1) for key, values in parts.items()}
 
     def raw_naturalness(self, moments: Mapping[str, Tensor]) -> Tensor:
-        """n of the pictures, before its map: any number, lower = more natural, shape (B, outputs)."""
+        """n of the images, before its map: any number, lower = more natural, shape (B, outputs)."""
         return self.natural(moments["mean"], moments["variance"])
 
     def raw_fidelity(self, moments: Mapping[str, Tensor]) -> Tensor:
-        """F before its map, shape (B, outputs): 0 for equal pictures, about 1 for such as have nothing in common.
+        """F before its map, shape (B, outputs): 0 for equal images, about 1 for such as have nothing in common.
 
         It can exceed 1, since covariances can be negative.
 
         Raises:
-            ValueError: If the moments are those of pictures without references.
+            ValueError: If the moments are those of images without references.
         """
         _check_pair(moments)
         return self.fidelity(moments)
@@ -292,7 +292,7 @@ class AFine(nn.Module):
         """D(x, y), lower = better, shape (B, outputs).
 
         Raises:
-            ValueError: If the moments are those of pictures without references.
+            ValueError: If the moments are those of images without references.
         """
         _check_pair(moments)
         fidelity = self.fidelity_map(self.fidelity(moments))
@@ -342,10 +342,10 @@ class AFine(nn.Module):
         """Give the naturalness map its start values before stage 3, by least squares against ratings.
 
         Also what makes N of use where stage 1 is the whole training. Center and width are bounded by the spread of ``raw``:
-        where that says nothing of the ratings, the curve would else become so flat that all pictures score alike.
+        where that says nothing of the ratings, the curve would else become so flat that all images score alike.
 
         Args:
-            raw: ``raw_naturalness`` of training pictures, shape (N, outputs).
+            raw: ``raw_naturalness`` of training images, shape (N, outputs).
             mos: Their MOS in [-1, 1], higher = better, shape (N, outputs); NaN where there is none.
 
         Raises:
@@ -361,7 +361,7 @@ class AFine(nn.Module):
             rated = mos[:, number].isfinite()
             n, target = (x[rated, number].detach().double().cpu().numpy() for x in (raw, -_LIMIT * mos))
             if len(n) < 3 or np.ptp(n) == 0:
-                raise ValueError(f"output {number}: {len(n)} rated pictures; the map needs 3 or more, not all alike")
+                raise ValueError(f"output {number}: {len(n)} rated images; the map needs 3 or more, not all alike")
             try:
                 span = np.ptp(n)
                 bounds = ((n.min() - span, 1e-3 * n.std()), (n.max() + span, 10 * span))
@@ -496,7 +496,7 @@ class ImageTower(nn.Module):
         self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(Block(width, heads) for _ in range(depth))})
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """What is added to the class token and the patches of a picture, shape (1 + rows * columns, width)."""
+        """What is added to the class token and the patches of an image, shape (1 + rows * columns, width)."""
         table = self.positional_embedding
         if (rows, columns) == (self.table, self.table):
             return table
@@ -591,7 +591,7 @@ class NaturalnessHead(nn.Module):
 
 
 class FidelityHead(nn.Module):
-    """Weighted likeness of the means, and of the deviations from them, of every channel of picture and reference."""
+    """Weighted likeness of the means, and of the deviations from them, of every channel of image and reference."""
 
     def __init__(self, outputs: int, channels: int) -> None:
         super().__init__()
@@ -651,8 +651,8 @@ def pairwise_loss(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
     """Fidelity loss of a ranking of pairs; 0 where the probability that the first is better is the label.
 
     Args:
-        first: What the first pictures are ranked by, lower = better, any shape.
-        second: Likewise of the second pictures.
+        first: What the first images are ranked by, lower = better, any shape.
+        second: Likewise of the second images.
         label: Probability that people put the first one first: 1 better, 0.5 same, 0 worse, or between; NaN where nobody
             knows, such as against a reference that was not rated. Those are left out.
 
@@ -667,14 +667,14 @@ def pairwise_loss(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
 
 
 def triplet_loss(first: Tensor, second: Tensor, labels: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Objective of a batch of triplets: two pictures and their reference.
+    """Objective of a batch of triplets: two images and their reference.
 
     Args:
-        first: What the first pictures are ranked by, shape (B, outputs).
-        second: Likewise of the second pictures.
+        first: What the first images are ranked by, shape (B, outputs).
+        second: Likewise of the second images.
         labels: Probabilities, as for ``pairwise_loss``, that the first is better than the second, the first better than the
             reference, and the second better than the reference, shape (B, 3), or (B, 3, outputs).
-        reference: What the references are ranked by, in stage 1; None in the others, which compare the two pictures alone.
+        reference: What the references are ranked by, in stage 1; None in the others, which compare the two images alone.
     """
     if labels.ndim == 2:
         labels = labels[..., None].expand(-1, -1, first.shape[1])
@@ -685,13 +685,13 @@ def triplet_loss(first: Tensor, second: Tensor, labels: Tensor, reference: Tenso
 
 
 def batch_loss(pred: Tensor, mos: Tensor, variance: Tensor | None = None, group: Tensor | None = None) -> Tensor:
-    """The same objective for rated pictures: all pairs of a batch.
+    """The same objective for rated images: all pairs of a batch.
 
     Args:
-        pred: What the pictures are ranked by, lower = better, shape (B, outputs).
+        pred: What the images are ranked by, lower = better, shape (B, outputs).
         mos: MOS, higher = better, shape (B, outputs); NaN where there is none.
         variance: Squared standard error of each MOS, likewise; see ``preference``.
-        group: Scene of each picture, shape (B,), to form pairs within scenes only: stages 2 and 3 need it, for a fidelity to
+        group: Scene of each image, shape (B,), to form pairs within scenes only: stages 2 and 3 need it, for a fidelity to
             one reference does not compare with one to another. None for all pairs.
     """
     first, second = torch.triu_indices(len(pred), len(pred), 1, device=pred.device)
@@ -703,7 +703,7 @@ def batch_loss(pred: Tensor, mos: Tensor, variance: Tensor | None = None, group:
 
 
 def preference(mos: Tensor, other: Tensor, variance: Tensor | None = None, tie: float = 0.0) -> Tensor:
-    """Probability that people put one picture before another.
+    """Probability that people put one image before another.
 
     Args:
         mos: MOS of the one, higher = better, any shape; NaN gives NaN.

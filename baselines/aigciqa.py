@@ -1,10 +1,10 @@
-"""NR-AIGCIQA and FR-AIGCIQA: is a generated picture good, alone or beside the picture it was generated from?
+"""NR-AIGCIQA and FR-AIGCIQA: is a generated image good, alone or beside the image it was generated from?
 
-Two plain baselines: a backbone, one global feature a picture, two fully connected layers. Three forms:
+Two plain baselines: a backbone, one global feature an image, two fully connected layers. Three forms:
 
-- ``nr`` sees the picture alone.
-- ``fr`` sees the picture and its reference, here the original in color, with one backbone and concatenates the features.
-- ``partial`` averages the features of both where there is a reference and takes the picture's own where there is none, so one
+- ``nr`` sees the image alone.
+- ``fr`` sees the image and its reference, here the original in color, with one backbone and concatenates the features.
+- ``partial`` averages the features of both where there is a reference and takes the image's own where there is none, so one
   network serves mixed sets (its authors call it the partial-reference form).
 
 Paper: Yuan et al., "PKU-I2IQA: An Image-to-Image Quality Assessment Database for AI Generated Images", arXiv 2311.15556, 2023;
@@ -12,7 +12,7 @@ the partial form and ViT-L/16: arXiv 2404.18409, 2024.
 
 Origin: the authors' repository AIGIQA4K, to which that of the first paper, I2IQA, refers for code. Written from a description
 of it; no code of either is used. What differs, unless ``faithful``: the residual blocks of ResNet18 have the ReLU that its
-start weights were made with, not a LeakyReLU; InceptionV4 gets its pictures normalized as its start weights want them, not by
+start weights were made with, not a LeakyReLU; InceptionV4 gets its images normalized as its start weights want them, not by
 ImageNet's mean and deviation. And always: the crop and the flip of a pair are one (``augment``), layers that no score depends
 on are left out, a missing reference passes through no layer, and the form is an option of the network instead of following
 from the name of a data set. docs/baselines.md gives the reasons.
@@ -41,7 +41,7 @@ from torchvision.models.vgg import make_layers
 
 from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
 from models.backbone import UnreachableError, load_pretrained
-from models.preprocessing import check_picture
+from models.preprocessing import check_image
 from models.published import imagenet_normalized, resized, unit_range
 
 FORMS = ("nr", "fr", "partial")
@@ -51,7 +51,7 @@ RECIPE = {"optimizer": "Adam", "weight_decay": 1e-5, "batch_size": 8, "epochs": 
 
 _OFFICIAL_RANGE = (0.0, 5.0)  # of the ratings of its authors
 _SLOPE = 0.01  # of the LeakyReLU in their ResNet18
-_MAX_ASPECT = 8  # longer pictures are cut to their middle: a line of pixels would else grow beyond memory
+_MAX_ASPECT = 8  # longer images are cut to their middle: a line of pixels would else grow beyond memory
 _STAND_IN = "efficientnet_lite0"  # ours
 _UNUSED = "no score depends on it"
 _COUNTER = "num_batches_tracked"  # which old files lack
@@ -65,7 +65,7 @@ class _Kind:
     depths: tuple[int, ...]
     learning_rate: float = 1e-4
     size: int = 224
-    resize: int = 256  # short side of a picture before the crop
+    resize: int = 256  # short side of an image before the crop
     hub: str | None = None  # of timm; None for torchvision
 
 
@@ -89,12 +89,12 @@ class AIGCIQA(nn.Module):
         backbone: One of ``BACKBONES``; all weights start at random, see ``load_backbone``. All but "efficientnet_lite0" are
             those of the authors.
         form: One of ``FORMS``.
-        outputs: Scores of a picture; the authors train one network for each dimension.
+        outputs: Scores of an image; the authors train one network for each dimension.
         size: Side of the square input in pixels; None for the published one, 224, or 299 for InceptionV4.
         fusion: Of the ``fr`` form: "concat" of both features as published, or "compare", which appends the absolute difference
             and the product.
-        view: "crop": the middle (in training a random) square of a picture whose short side was resized a little larger, as
-            published, which cuts the ends off wide pictures; "whole": all of the picture, squeezed into the square.
+        view: "crop": the middle (in training a random) square of an image whose short side was resized a little larger, as
+            published, which cuts the ends off wide images; "whole": all of the image, squeezed into the square.
         faithful: Take ResNet18 and InceptionV4 as the authors do, see above; no effect on the others.
         score_range: Range of the labels, for callers that map scores.
         depths: Blocks of each stage, to build a smaller network; None for the published ones.
@@ -163,13 +163,13 @@ class AIGCIQA(nn.Module):
                 if isinstance(block, BasicBlock):
                     block.relu = nn.LeakyReLU(_SLOPE, inplace=True) if faithful else nn.ReLU(inplace=True)
 
-    # --- From a picture to the input
+    # --- From an image to the input
 
-    def preprocess(self, picture: Tensor) -> Tensor:
-        """A picture, or its reference, as it is scored.
+    def preprocess(self, image: Tensor) -> Tensor:
+        """An image, or its reference, as it is scored.
 
         Args:
-            picture: sRGB, shape (3, H, W), uint8 or floating point in [0, 1]; the latter is rounded to 8-bit levels.
+            image: sRGB, shape (3, H, W), uint8 or floating point in [0, 1]; the latter is rounded to 8-bit levels.
 
         Returns:
             sRGB in [0, 1] on 8-bit levels, shape (3, size, size), resized by Pillow (bilinear).
@@ -177,66 +177,66 @@ class AIGCIQA(nn.Module):
         Raises:
             ValueError: If shape, type or range is not as above.
         """
-        return self._view(picture, None, False)
+        return self._view(image, None, False)
 
     def augment(
-        self, picture: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None, shared: bool = True
+        self, image: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None, shared: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """A random view for training: crop (unless ``view`` is "whole") and, in one of two cases, a horizontal flip.
 
         Args:
-            picture: As for ``preprocess``.
-            reference: Of the picture, likewise, or None. It may be of another size; its crop lies at the same place.
+            image: As for ``preprocess``.
+            reference: Of the image, likewise, or None. It may be of another size; its crop lies at the same place.
             generator: Source of the random numbers; torch's own if None.
             shared: One crop and flip for both. False draws them apart, as the authors do, so that the pair no longer aligns.
 
         Returns:
-            Views of the picture and of the reference, or None, as of ``preprocess``.
+            Views of the image and of the reference, or None, as of ``preprocess``.
         """
         *place, flip = torch.rand(3, generator=generator).tolist()
-        view = self._view(picture, place, flip < 0.5)
+        view = self._view(image, place, flip < 0.5)
         if reference is None:
             return view, None
         if not shared:
             *place, flip = torch.rand(3, generator=generator).tolist()
         return view, self._view(reference, place, flip < 0.5)
 
-    def _view(self, picture: Tensor, place: Sequence[float] | None, flip: bool) -> Tensor:
-        """A square of a picture, at ``place``: shares of the room that is left, down and across; None is the middle."""
+    def _view(self, image: Tensor, place: Sequence[float] | None, flip: bool) -> Tensor:
+        """A square of an image, at ``place``: shares of the room that is left, down and across; None is the middle."""
         if self.config["view"] == "whole":
-            rgb = unit_range(resized(picture, self.size, "bilinear"))
+            rgb = unit_range(resized(image, self.size, "bilinear"))
         else:
-            image = self._shrunk(picture)
-            room = [side - self.size for side in (image.height, image.width)]
+            shrunk = self._shrunk(image)
+            room = [side - self.size for side in (shrunk.height, shrunk.width)]
             if place is None:
                 top, left = (round(rest / 2) for rest in room)
             else:
                 top, left = (min(int(share * (rest + 1)), rest) for share, rest in zip(place, room, strict=True))
-            crop = image.crop((left, top, left + self.size, top + self.size))
+            crop = shrunk.crop((left, top, left + self.size, top + self.size))
             rgb = unit_range(np.array(crop))
         return rgb.flip(2) if flip else rgb
 
-    def _shrunk(self, picture: Tensor) -> Image.Image:
-        """The picture with the short side that the published crop is taken from."""
-        check_picture(picture)
-        if picture.is_floating_point():
-            picture = (picture.detach().float() * 255).round().to(torch.uint8)
-        short = min(picture.shape[1:])
-        height, width = (min(side, _MAX_ASPECT * short) for side in picture.shape[1:])
-        picture = torchvision.transforms.functional.center_crop(picture, [height, width])
+    def _shrunk(self, image: Tensor) -> Image.Image:
+        """The image with the short side that the published crop is taken from."""
+        check_image(image)
+        if image.is_floating_point():
+            image = (image.detach().float() * 255).round().to(torch.uint8)
+        short = min(image.shape[1:])
+        height, width = (min(side, _MAX_ASPECT * short) for side in image.shape[1:])
+        image = torchvision.transforms.functional.center_crop(image, [height, width])
         kind = BACKBONES[self.config["backbone"]]
         target = round(self.size * kind.resize / kind.size)
-        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
-        return image.resize((target * width // short, target * height // short), Image.Resampling.BILINEAR)
+        whole = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+        return whole.resize((target * width // short, target * height // short), Image.Resampling.BILINEAR)
 
     # --- From the input to the score
 
     def forward(self, rgb: Tensor, reference: Tensor | None = None, has_reference: Tensor | None = None) -> Tensor:
-        """Score prepared pictures.
+        """Score prepared images.
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, size, size).
-            reference: Of each picture, likewise; for the forms ``fr``, which needs it, and ``partial``.
+            reference: Of each image, likewise; for the forms ``fr``, which needs it, and ``partial``.
             has_reference: Which rows of ``reference`` count, bool, shape (B,), for the form ``partial``; all if None. What the
                 other rows hold is never looked at.
 
@@ -255,10 +255,10 @@ class AIGCIQA(nn.Module):
         if reference is None:
             return self._see(rgb)
         if form == "fr":
-            picture, original = self._see(torch.cat((rgb, reference))).chunk(2)
-            parts = (picture, original)
+            image, original = self._see(torch.cat((rgb, reference))).chunk(2)
+            parts = (image, original)
             if self.config["fusion"] == "compare":
-                parts += ((picture - original).abs(), picture * original)
+                parts += ((image - original).abs(), image * original)
             return torch.cat(parts, 1)
         if has_reference is None:
             has_reference = torch.ones(len(rgb), dtype=torch.bool, device=rgb.device)
@@ -276,17 +276,15 @@ class AIGCIQA(nn.Module):
     def _check_inputs(self, rgb: Tensor, reference: Tensor | None, has_reference: Tensor | None) -> None:
         form, side = self.config["form"], self.size
         if rgb.ndim != 4 or tuple(rgb.shape[1:]) != (3, side, side):
-            raise ValueError(f"pictures must have shape (B, 3, {side}, {side}), got {tuple(rgb.shape)}; use preprocess")
+            raise ValueError(f"images must have shape (B, 3, {side}, {side}), got {tuple(rgb.shape)}; use preprocess")
         if form == "nr" and reference is not None:
             raise ValueError("the form nr takes no reference; use fr or partial")
         if form == "fr" and reference is None:
-            raise ValueError("the form fr needs a reference of each picture; use nr, or partial for sets where some have none")
+            raise ValueError("the form fr needs a reference of each image; use nr, or partial for sets where some have none")
         if has_reference is not None and (form != "partial" or reference is None):
             raise ValueError("has_reference goes with a reference and the form partial")
         if reference is not None and reference.shape != rgb.shape:
-            raise ValueError(
-                f"references must have the shape of the pictures, {tuple(rgb.shape)}, got {tuple(reference.shape)}"
-            )
+            raise ValueError(f"references must have the shape of the images, {tuple(rgb.shape)}, got {tuple(reference.shape)}")
         if has_reference is not None and (has_reference.dtype != torch.bool or has_reference.shape != rgb.shape[:1]):
             raise ValueError(
                 f"has_reference must be bool of shape ({len(rgb)},), got {has_reference.dtype} of {tuple(has_reference.shape)}"
@@ -312,7 +310,7 @@ class AIGCIQA(nn.Module):
         """
         self._check_official(source)
         for part in ("backbone", "regressor"):
-            tensors = state.get(part)
+            tensors = state.get(part) if isinstance(state, Mapping) else None
             if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
                 raise ValueError(
                     f"{source} has no tensors {part}, expected a file of the AIGIQA4K training script with backbone and "

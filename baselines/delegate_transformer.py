@@ -1,4 +1,4 @@
-"""Delegate Transformer: how good are the colors of a picture, and the picture as a whole, to the eye?
+"""Delegate Transformer: how good are the colors of an image, and the image as a whole, to the eye?
 
 Paper: He et al., "Thinking Image Color Aesthetics Assessment: Models, Datasets and Benchmarks", ICCV 2023, pp. 21838-21847;
 its backbone is that of Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022. Written from the published
@@ -6,7 +6,7 @@ description, the tensor names of the two official editions (ICAA17K and SPAQ) an
 used, and weights of theirs load by ``load_official``.
 
 What differs from the official code, unless asked for by ``reference_mode``, ``gate`` and ``histogram``: reference points come
-from the picture alone, not from the mean over its batch; the gate, which cannot learn there, is left out; the soft histogram
+from the image alone, not from the mean over its batch; the gate, which cannot learn there, is left out; the soft histogram
 reads bounded values with bins that overlap, so that each value lights one and passes a gradient. ``load_official`` switches all
 three to the official form, with which the official weights were made. docs/baselines.md gives the reasons.
 """
@@ -24,7 +24,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
-from models.preprocessing import check_picture
+from models.preprocessing import check_image
 from models.published import imagenet_normalized, resized, unit_range
 
 REFERENCE_MODES = ("per_sample", "running", "batch_mean")
@@ -43,7 +43,7 @@ _FEATURES, _BINS = 36, 6  # of the soft histogram
 _BIN_SLOPES = {"official": -12.0, "bounded": -6.0}  # triangles of half-width 1/12 and 1/6 at bins 1/6 apart
 _LEAST_SHARE = 0.875  # 224 / 256: the closest view that a training crop takes
 
-_REBUILT = "computed from the window and the size of the picture"
+_REBUILT = "computed from the window and the size of the image"
 _UNUSED = {
     "cls_head.weight": "no score depends on it",
     "cls_head.bias": "no score depends on it",
@@ -144,13 +144,13 @@ def shift_mask(side: int, window: int, shift: int) -> Tensor:
 
 
 class PlaceMap(nn.Conv2d):
-    """A few numbers for each place, from the picture itself or from a mean over pictures.
+    """A few numbers for each place, from the image itself or from a mean over images.
 
     Args:
         width: Channels of the map that is read.
         outputs: Numbers for each place.
         side: Side of the map.
-        mode: "per_sample": of each picture. "batch_mean": the mean over the batch, in training and scoring. "running": the
+        mode: "per_sample": of each image. "batch_mean": the mean over the batch, in training and scoring. "running": the
             mean over the batch in training, and in scoring the mean that training kept.
     """
 
@@ -326,21 +326,21 @@ class SoftHistogram(nn.Module):
 
 
 class DelegateTransformer(nn.Module):
-    """Scores of a picture in (0, 1), higher is better.
+    """Scores of an image in (0, 1), higher is better.
 
     The defaults of the architecture are those of the published base configuration; the authors' tiny one is ``width=96,
     depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), groups=(3, 6), drop_path=0.2``.
 
     Args:
-        outputs: Scores of a picture. The ICAA17K edition has two, of the picture as a whole and of its color; the SPAQ edition
+        outputs: Scores of an image. The ICAA17K edition has two, of the image as a whole and of its color; the SPAQ edition
             has one, of colorfulness.
-        size: Side of the square picture, in pixels; a multiple of 32 windows, 224 as published.
+        size: Side of the square image, in pixels; a multiple of 32 windows, 224 as published.
         width: Channels of the first stage; they double from stage to stage.
         depths: Blocks of the four stages.
         heads: Of the attention in the four stages.
         groups: Of channels in the deformable attention of the last two stages.
         window: Side of a window, in places.
-        drop_path: Share of pictures whose last block is skipped in training; falls linearly to 0 for the first block.
+        drop_path: Share of images whose last block is skipped in training; falls linearly to 0 for the first block.
         reference_mode: Where reference points and gate come from: "per_sample", "running" or "batch_mean" (as published, and
             then a score depends on the batch).
         gate: "none", "soft", or "hard" (the ICAA17K edition).
@@ -431,7 +431,7 @@ class DelegateTransformer(nn.Module):
             ValueError: If the shape is another, or running means are asked for before any training.
         """
         if tuple(rgb.shape[1:]) != (3, self.size, self.size):
-            raise ValueError(f"expected pictures of shape (B, 3, {self.size}, {self.size}), got {tuple(rgb.shape)}")
+            raise ValueError(f"expected images of shape (B, 3, {self.size}, {self.size}), got {tuple(rgb.shape)}")
         scored_by_means = self.config["reference_mode"] == "running" and not self.training
         if scored_by_means and any(attention.ref_point14.batches == 0 for attention in self.deformable()):
             raise ValueError("there are no running reference points yet; train first, or set reference_mode per_sample")
@@ -464,13 +464,13 @@ class DelegateTransformer(nn.Module):
             attention.set_modes(modes["reference_mode"], modes["gate"])
         self.histogram.kind = modes["histogram"]
 
-    # --- Pictures
+    # --- Images
 
-    def preprocess(self, picture: Tensor) -> Tensor:
-        """A picture as it is scored: resized to a square by Pillow, bilinear, whatever its aspect ratio.
+    def preprocess(self, image: Tensor) -> Tensor:
+        """An image as it is scored: resized to a square by Pillow, bilinear, whatever its aspect ratio.
 
         Args:
-            picture: sRGB, shape (3, H, W), as uint8 or as floating point in [0, 1].
+            image: sRGB, shape (3, H, W), as uint8 or as floating point in [0, 1].
 
         Returns:
             sRGB in [0, 1] on 8-bit levels, shape (3, size, size).
@@ -478,15 +478,15 @@ class DelegateTransformer(nn.Module):
         Raises:
             ValueError: If shape, type or range is not as above.
         """
-        return unit_range(resized(picture, self.size, "bilinear"))
+        return unit_range(resized(image, self.size, "bilinear"))
 
-    def augment(self, picture: Tensor, generator: torch.Generator, view: str = "mended") -> Tensor:
-        """A picture as it is trained on: flipped with probability 1/2, cropped at random, and never changed in color.
+    def augment(self, image: Tensor, generator: torch.Generator, view: str = "mended") -> Tensor:
+        """An image as it is trained on: flipped with probability 1/2, cropped at random, and never changed in color.
 
         Args:
-            picture: As for ``preprocess``.
-            generator: Source of the random numbers, four a picture.
-            view: "mended": a crop of a random 87.5 to 100 percent of both sides, so that pictures are also seen at the scale
+            image: As for ``preprocess``.
+            generator: Source of the random numbers, four an image.
+            view: "mended": a crop of a random 87.5 to 100 percent of both sides, so that images are also seen at the scale
                 at which they are scored. "icaa17k": always 87.5 percent (224 of 256 pixels), as published. "spaq": flipped
                 only, as published.
 
@@ -494,26 +494,26 @@ class DelegateTransformer(nn.Module):
             As of ``preprocess``.
 
         Raises:
-            ValueError: If the picture is not as above, or there is no such view.
+            ValueError: If the image is not as above, or there is no such view.
         """
         if view not in VIEWS:
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
-        check_picture(picture)
+        check_image(image)
         flip, share, top, left = torch.rand(4, generator=generator).tolist()
         if view == "icaa17k":
             larger = round(self.size / _LEAST_SHARE)
-            whole = unit_range(resized(picture, larger, "bilinear"))
+            whole = unit_range(resized(image, larger, "bilinear"))
             spare = larger - self.size + 1
             y, x = int(top * spare), int(left * spare)
             out = whole[:, y : y + self.size, x : x + self.size]
         else:
             if view == "mended":
-                height, width = picture.shape[1:]
+                height, width = image.shape[1:]
                 share = _LEAST_SHARE + (1 - _LEAST_SHARE) * share
                 h, w = max(1, round(share * height)), max(1, round(share * width))
                 y, x = int(top * (height - h + 1)), int(left * (width - w + 1))
-                picture = picture[:, y : y + h, x : x + w]
-            out = self.preprocess(picture)
+                image = image[:, y : y + h, x : x + w]
+            out = self.preprocess(image)
         return out.flip(2) if flip < 0.5 else out
 
     # --- Weights
@@ -559,7 +559,7 @@ class DelegateTransformer(nn.Module):
                 ignored[key] = _UNUSED.get(key, _REBUILT) + self._unlike(key, tensor, state)
             elif key.startswith("class_head"):
                 if key.split(".")[0] not in rows:
-                    ignored[key] = "the score of the picture as a whole; the one output takes that of color"
+                    ignored[key] = "the score of the image as a whole; the one output takes that of color"
             else:
                 name = _HISTOGRAM.get(key, key)
                 found[name] = _fitted(tensor, own[name]) if name.endswith("rpe_table") else tensor.reshape(own[name].shape)
@@ -568,7 +568,7 @@ class DelegateTransformer(nn.Module):
         self.load_state_dict(found)
         warnings.warn(
             f"{source}: official weights take reference points from the mean over the batch, so a score depends on what is "
-            'scored with it; score pictures one at a time, or call set_modes(reference_mode="per_sample")',
+            'scored with it; score images one at a time, or call set_modes(reference_mode="per_sample")',
             stacklevel=2,
         )
         return LoadReport(source, [key for key in state if key not in ignored], ignored)
@@ -596,7 +596,7 @@ class DelegateTransformer(nn.Module):
                 f"{self.outputs} and gate {self.config['gate']!r} (set_modes adds or removes a gate)"
             )
         if self.size != 32 * self.config["window"]:
-            raise ValueError(f"the official code takes pictures of {32 * self.config['window']} pixels, not {self.size}")
+            raise ValueError(f"the official code takes images of {32 * self.config['window']} pixels, not {self.size}")
         state = {k: v.detach() for k, v in self.state_dict().items()}
         official = {}
         for name, tensor in state.items():
@@ -653,7 +653,7 @@ class DelegateTransformer(nn.Module):
                 if _is_rebuilt(key):
                     ignored[key] = _REBUILT
                 elif key.endswith(estimates):
-                    ignored[key] = "a mean over the pictures of another training"
+                    ignored[key] = "a mean over the images of another training"
                 elif ".ref_gate." in key and self.config["gate"] == "none":
                     ignored[key] = "this network has no gate"
                 elif key.startswith(("patch_proj.", "stages.", "down_projs.", "cls_norm.")):

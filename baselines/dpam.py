@@ -1,10 +1,10 @@
-"""DPAM: how good is a picture, seen by a vision transformer that its texture and its superpixels ask?
+"""DPAM: how good is an image, seen by a vision transformer that its texture and its superpixels ask?
 
 Reference:
     Liang et al., Displays 93, 103357, 2026: dual perception-aware blind image quality assessment.
 
 Written on timm from a description of the published code, where the network is called ``MANIQA``; no line of it is used. Tensors
-have the names of the published state dict. A picture is prepared as by OpenCV there: the residual to the last bit, resizing up
+have the names of the published state dict. An image is prepared as by OpenCV there: the residual to the last bit, resizing up
 to one level in fewer than one of a thousand values. Superpixels come from scikit-image, so that their borders lie elsewhere.
 
 What differs on purpose: attention and texture are mended, token scores have no lower bound, and small superpixels are filled
@@ -26,10 +26,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from baselines.loading import LoadReport, check_tensors, fetched, opened, unwrapped
-from models.preprocessing import check_picture
+from models.preprocessing import check_image
 from utils.color import rgb_to_lab
 
-# Per data set: what SLIC is given (None for the picture as it is), side of a region, how many superpixels, pixels of each.
+# Per data set: what SLIC is given (None for the image as it is), side of a region, how many superpixels, pixels of each.
 SUPERPIXELS: dict[str, dict[str, Any]] = {
     "livec": {"slic_size": [500, 500], "region": 40, "superpixels": 140, "pixels": 600},
     "csiq": {"slic_size": [500, 500], "region": 40, "superpixels": 140, "pixels": 600},
@@ -37,7 +37,7 @@ SUPERPIXELS: dict[str, dict[str, Any]] = {
     "tid2013": {"slic_size": None, "region": 45, "superpixels": 99, "pixels": 600},  # of 512 x 384
     "kadid": {"slic_size": None, "region": 45, "superpixels": 99, "pixels": 600},  # of 512 x 384
     "spaq": {"slic_size": [512, 384], "region": 45, "superpixels": 99, "pixels": 600},
-    "256": {"slic_size": None, "region": 20, "superpixels": 140, "pixels": 200},  # ours, for small pictures of 256 x 256
+    "256": {"slic_size": None, "region": 20, "superpixels": 140, "pixels": 200},  # ours, for small images of 256 x 256
 }
 
 _VIT = "vit_base_patch8_224.augreg_in21k_ft_in1k"  # timm's name of the published start weights
@@ -46,16 +46,16 @@ _FLAGS = ("faithful_reshape", "uint8_texture", "relu_scores")
 _GRAY = (9798, 19235, 3735)  # weights of R, G, B in 1/32768: OpenCV's 8-bit gray, ITU-R BT.601
 _BLUR = (1, 2, 7, 16, 31, 45, 52, 45, 31, 16, 7, 2, 1)  # in 1/256: OpenCV's 8-bit Gaussian of sigma 2
 _LAB_SCALE = 100.0  # CIELAB units that become 1 in the color texture
-_STRIP_PIXELS = 1 << 18  # taken up at a time, so that large pictures need no more memory than small ones
+_STRIP_PIXELS = 1 << 18  # taken up at a time, so that large images need no more memory than small ones
 _UPPER = ((0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2))  # rows and columns of a symmetric 3 x 3 matrix that are kept
 
 
 class DPAM(nn.Module):
-    """Quality of a picture, higher is better, about 0 to 1.
+    """Quality of an image, higher is better, about 0 to 1.
 
     Args:
-        outputs: Scores of a picture.
-        size: Side of the picture that the transformer sees, in pixels. Attention layers have a weight for each patch, so
+        outputs: Scores of an image.
+        size: Side of the image that the transformer sees, in pixels. Attention layers have a weight for each patch, so
             weights fit one size only.
         patch: Side of a patch in pixels; at least 4 patches must stand in a row.
         width: Of a token; the first stage is as wide, the second half as wide.
@@ -66,16 +66,16 @@ class DPAM(nn.Module):
         pixel_width: Channels of the superpixel branch.
         dropout: Share of the values dropped in training.
         texture: "gray", as published, or "lab": three planes that can tell colorizations of one photograph apart.
-        slic_size: Width and height of the picture in which superpixels are sought; None for its own. ``SUPERPIXELS`` has the
+        slic_size: Width and height of the image in which superpixels are sought; None for its own. ``SUPERPIXELS`` has the
             published choices for it and the next three.
         region: Side of a superpixel, about, in pixels.
         superpixels: How many are taken.
         pixels: How many of each are taken.
         pixel_form: Hand these pixels to the network, as published, instead of their moments, which carry as much.
-        crop: Take a square of ``size`` pixels instead of the whole picture, as published for TID2013, KADID-10k and CSIQ:
+        crop: Take a square of ``size`` pixels instead of the whole image, as published for TID2013, KADID-10k and CSIQ:
             anywhere in training, in the middle in scoring.
         faithful_reshape: Shuffle attention as the published code does.
-        uint8_texture: Subtract the blurred picture modulo 256, as the published code does.
+        uint8_texture: Subtract the blurred image modulo 256, as the published code does.
         relu_scores: Cut token scores off at 0, as the published code does.
 
     Attributes:
@@ -188,10 +188,10 @@ class DPAM(nn.Module):
             nn.Sequential(nn.Linear(half, half), nn.ReLU(), nn.Dropout(dropout), nn.Linear(half, outputs)) for _ in range(2)
         )
 
-    # --- From prepared pictures to scores
+    # --- From prepared images to scores
 
     def forward(self, rgb: Tensor, texture: Tensor, superpixels: Tensor) -> Tensor:
-        """Score prepared pictures; the arguments are batches of what ``preprocess`` gives.
+        """Score prepared images; the arguments are batches of what ``preprocess`` gives.
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, size, size).
@@ -234,7 +234,7 @@ class DPAM(nn.Module):
     def superpixel_queries(self, superpixels: Tensor) -> Tensor:
         """What the superpixels ask, shape (B, features, positions).
 
-        The similarities are resized as if they were a picture, although their axes number superpixels: this is the published
+        The similarities are resized as if they were an image, although their axes number superpixels: this is the published
         network, and weights depend on it.
         """
         # Resized before the convolution, which as published comes first: equal, for its kernel is a single weight.
@@ -254,31 +254,31 @@ class DPAM(nn.Module):
             said = said.relu()
         return (said * weight).sum(1) / weight.sum(1)
 
-    # --- From a picture to what the network reads
+    # --- From an image to what the network reads
 
-    def preprocess(self, picture: Tensor, superpixels: Tensor | None = None) -> dict[str, Tensor]:
-        """Tensors of one picture for scoring; the same for the same picture.
+    def preprocess(self, image: Tensor, superpixels: Tensor | None = None) -> dict[str, Tensor]:
+        """Tensors of one image for scoring; the same for the same image.
 
         Args:
-            picture: sRGB, shape (3, H, W), uint8 or floating point in [0, 1], which is rounded to 8-bit levels.
-            superpixels: What ``find_superpixels`` gave for the picture, if that was kept.
+            image: sRGB, shape (3, H, W), uint8 or floating point in [0, 1], which is rounded to 8-bit levels.
+            superpixels: What ``find_superpixels`` gave for the image, if that was kept.
 
         Returns:
             ``rgb`` and ``texture``, shape (3, size, size), and ``superpixels``, as ``forward`` takes batches of.
 
         Raises:
-            ValueError: If the picture is of another form, or smaller than the crop.
+            ValueError: If the image is of another form, or smaller than the crop.
         """
-        levels = _levels(picture)
+        levels = _levels(image)
         top, left = self._margin(levels)
         return self._view(levels, top // 2, left // 2, superpixels)
 
-    def augment(self, picture: Tensor, generator: torch.Generator, superpixels: Tensor | None = None) -> dict[str, Tensor]:
+    def augment(self, image: Tensor, generator: torch.Generator, superpixels: Tensor | None = None) -> dict[str, Tensor]:
         """The same for training: flipped at random, and cropped if that was asked for.
 
-        Superpixels are those of the whole picture, unflipped, as published: their colors are the same.
+        Superpixels are those of the whole image, unflipped, as published: their colors are the same.
         """
-        levels = _levels(picture)
+        levels = _levels(image)
         if superpixels is None:
             superpixels = self.find_superpixels(levels)
         if torch.rand((), generator=generator) < _FLIP:
@@ -286,16 +286,16 @@ class DPAM(nn.Module):
         top, left = (int(torch.randint(margin + 1, (), generator=generator)) for margin in self._margin(levels))
         return self._view(levels, top, left, superpixels)
 
-    def find_superpixels(self, picture: Tensor) -> Tensor:
-        """Colors of the superpixels of a picture: the slow part of the preparation, worth keeping.
+    def find_superpixels(self, image: Tensor) -> Tensor:
+        """Colors of the superpixels of an image: the slow part of the preparation, worth keeping.
 
         Args:
-            picture: As for ``preprocess``.
+            image: As for ``preprocess``.
 
         Returns:
-            ``superpixels`` of ``preprocess``. They depend on the picture and on ``superpixel_key``.
+            ``superpixels`` of ``preprocess``. They depend on the image and on ``superpixel_key``.
         """
-        levels, size = _levels(picture), self.config["slic_size"]
+        levels, size = _levels(image), self.config["slic_size"]
         if size is not None:
             levels = _to_levels(_resized(_strips(levels), *size))
         labels = superpixel_labels(levels, self.config["region"])
@@ -304,7 +304,7 @@ class DPAM(nn.Module):
 
     @property
     def superpixel_key(self) -> tuple:
-        """Equal for networks with the same superpixels of a picture; belongs to the name of whatever keeps them."""
+        """Equal for networks with the same superpixels of an image; belongs to the name of whatever keeps them."""
         size = self.config["slic_size"]
         names = ("region", "superpixels", "pixels", "pixel_form")
         return None if size is None else tuple(size), *(self.config[name] for name in names)
@@ -315,7 +315,7 @@ class DPAM(nn.Module):
             return 0, 0
         height, width = levels.shape[1:]
         if min(height, width) < self.size:
-            raise ValueError(f"a picture must be at least {self.size}x{self.size} pixels to be cropped, got {width}x{height}")
+            raise ValueError(f"an image must be at least {self.size}x{self.size} pixels to be cropped, got {width}x{height}")
         return height - self.size, width - self.size
 
     def _view(self, levels: Tensor, top: int, left: int, superpixels: Tensor | None) -> dict[str, Tensor]:
@@ -413,7 +413,7 @@ class DPAM(nn.Module):
 
 
 class SuperpixelSimilarity(nn.Module):
-    """How alike the superpixels of a picture are to one another, by mean and spread of learned projections of their colors."""
+    """How alike the superpixels of an image are to one another, by mean and spread of learned projections of their colors."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -513,7 +513,7 @@ def _residual_blocks(channels: int) -> nn.ModuleDict:
 
 
 class DynamicConvolution(nn.Module):
-    """A 3 x 3 convolution of each channel by itself, with kernels that are made from the features of the picture."""
+    """A 3 x 3 convolution of each channel by itself, with kernels that are made from the features of the image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -528,7 +528,7 @@ class DynamicConvolution(nn.Module):
         batch, channels, height, width = x.shape
         summary = self.Block2(F.max_pool2d(self.Block1(F.avg_pool2d(x, 2)), 2)).mean((2, 3), keepdim=True)
         kernels = self.tokernel(summary).view(batch * channels, 1, 3, 3)
-        # each channel of each picture is a group of its own
+        # each channel of each image is a group of its own
         y = F.conv2d(x.reshape(1, batch * channels, height, width), kernels, padding=1, groups=batch * channels)
         return y.view(x.shape) + self.bias[:, None, None]
 
@@ -541,11 +541,11 @@ def shuffled(x: Tensor) -> Tensor:
 # --- Texture
 
 
-def texture_strips(picture: Tensor, color: bool = False, wrap: bool = False) -> Iterator[Tensor]:
-    """What a Gaussian of sigma 2 takes from a picture, in strips of rows from top to bottom.
+def texture_strips(image: Tensor, color: bool = False, wrap: bool = False) -> Iterator[Tensor]:
+    """What a Gaussian of sigma 2 takes from an image, in strips of rows from top to bottom.
 
     Args:
-        picture: sRGB, uint8, shape (3, H, W).
+        image: sRGB, uint8, shape (3, H, W).
         color: Of CIELAB instead of gray. Colorizations of one photograph have the same gray.
         wrap: Subtract 8-bit levels modulo 256, as published: -1 becomes 255. Not for color.
 
@@ -553,10 +553,10 @@ def texture_strips(picture: Tensor, color: bool = False, wrap: bool = False) -> 
         0.5 + residual / 2 with the residual in levels / 255 or CIELAB units / 100; with ``wrap`` the levels / 255. Shape
         (1, h, W), or (3, h, W) for color.
     """
-    (height, width), reach = picture.shape[1:], len(_BLUR) // 2
+    (height, width), reach = image.shape[1:], len(_BLUR) // 2
     columns = _reflected(-reach, width + reach, width)
-    for top, bottom in _row_ranges(picture):
-        rows = picture[:, _reflected(top - reach, bottom + reach, height)]
+    for top, bottom in _row_ranges(image):
+        rows = image[:, _reflected(top - reach, bottom + reach, height)]
         planes = rgb_to_lab(rows[None].float() / 255)[0] * (255 / _LAB_SCALE) if color else gray_levels(rows).float()
         smooth = sum(weight * planes[:, i : i + bottom - top] for i, weight in enumerate(_BLUR))[:, :, columns]
         smooth = sum(weight * smooth[:, :, i : i + width] for i, weight in enumerate(_BLUR)) / sum(_BLUR) ** 2
@@ -567,9 +567,9 @@ def texture_strips(picture: Tensor, color: bool = False, wrap: bool = False) -> 
             yield 0.5 + (planes - smooth) / 255 / 2
 
 
-def gray_levels(picture: Tensor) -> Tensor:
+def gray_levels(image: Tensor) -> Tensor:
     """8-bit gray of 8-bit sRGB as OpenCV has it, (3, H, W) to (1, H, W), int32."""
-    red, green, blue = picture.int()
+    red, green, blue = image.int()
     return ((red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2] + (1 << 14)) >> 15)[None]
 
 
@@ -582,11 +582,11 @@ def _reflected(start: int, stop: int, length: int) -> Tensor:
 # --- Superpixels
 
 
-def superpixel_labels(picture: Tensor, region: int) -> np.ndarray:
+def superpixel_labels(image: Tensor, region: int) -> np.ndarray:
     """Superpixels by SLICO, the variant of SLIC that weighs color by its spread in each superpixel.
 
     Args:
-        picture: sRGB, uint8, shape (3, H, W).
+        image: sRGB, uint8, shape (3, H, W).
         region: Side of a superpixel, about, in pixels.
 
     Returns:
@@ -595,10 +595,10 @@ def superpixel_labels(picture: Tensor, region: int) -> np.ndarray:
     Reference:
         Achanta et al., SLIC superpixels compared to state-of-the-art superpixel methods, TPAMI 34, 2012.
     """
-    lab = rgb_to_lab(picture[None].float() / 255)[0].permute(1, 2, 0).numpy()
+    lab = rgb_to_lab(image[None].float() / 255)[0].permute(1, 2, 0).numpy()
     lab = lab * np.float32([2.55, 1, 1])  # the published code takes 8-bit CIELAB, with L from 0 to 255
     rows, columns = (max(1, round(side / region)) for side in lab.shape[:2])
-    # scikit-image divides the picture by its range and then by the compactness, which here undoes the former. SLICO takes the
+    # scikit-image divides the image by its range and then by the compactness, which here undoes the former. SLICO takes the
     # spread of color for at least 1 of whatever units: in larger ones color would be nothing beside distance, and
     # superpixels the squares of a grid.
     spread = float(lab.max() - lab.min())
@@ -614,11 +614,11 @@ def superpixel_labels(picture: Tensor, region: int) -> np.ndarray:
     )
 
 
-def sample_superpixels(picture: Tensor, labels: np.ndarray, superpixels: int, pixels: int) -> Tensor:
+def sample_superpixels(image: Tensor, labels: np.ndarray, superpixels: int, pixels: int) -> Tensor:
     """The same number of pixels from the same number of superpixels, whatever there is.
 
     Args:
-        picture: sRGB, uint8, shape (3, H, W).
+        image: sRGB, uint8, shape (3, H, W).
         labels: Number of the superpixel of each pixel, of any origin, shape (H, W).
         superpixels: How many to take, evenly spaced in the order of their numbers; if there are fewer, evenly spaced ones are
             taken once more and stand at the end.
@@ -639,7 +639,7 @@ def sample_superpixels(picture: Tensor, labels: np.ndarray, superpixels: int, pi
         starts[k] + (np.linspace(0, sizes[k] - 1, pixels).astype(int) if sizes[k] >= pixels else _even(sizes[k], pixels))
         for k in chosen
     ]
-    flat = picture.flip(0).flatten(1).T  # (H * W, 3)
+    flat = image.flip(0).flatten(1).T  # (H * W, 3)
     return flat[torch.from_numpy(order[np.stack(places)])].float() / 255
 
 
@@ -665,33 +665,33 @@ def pixel_moments(pixels: Tensor) -> Tensor:
     return torch.cat((mean.squeeze(-2), covariance[..., rows, columns]), -1).float()
 
 
-# --- Pictures
+# --- Images
 
 
-def _levels(picture: Tensor) -> Tensor:
-    check_picture(picture)
-    picture = picture.detach().cpu()
-    return _to_levels(picture * 255) if picture.is_floating_point() else picture
+def _levels(image: Tensor) -> Tensor:
+    check_image(image)
+    image = image.detach().cpu()
+    return _to_levels(image * 255) if image.is_floating_point() else image
 
 
 def _to_levels(values: Tensor) -> Tensor:
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
-def _row_ranges(picture: Tensor) -> Iterator[tuple[int, int]]:
-    height, width = picture.shape[1:]
+def _row_ranges(image: Tensor) -> Iterator[tuple[int, int]]:
+    height, width = image.shape[1:]
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         yield top, min(top + rows, height)
 
 
-def _strips(picture: Tensor) -> Iterator[Tensor]:
-    for top, bottom in _row_ranges(picture):
-        yield picture[:, top:bottom].float()
+def _strips(image: Tensor) -> Iterator[Tensor]:
+    for top, bottom in _row_ranges(image):
+        yield image[:, top:bottom].float()
 
 
 def _resized(strips: Iterator[Tensor], width: int, height: int) -> Tensor:
-    """A picture in strips of rows, (C, h, W) each, at another size, (C, height, width).
+    """An image in strips of rows, (C, h, W) each, at another size, (C, height, width).
 
     Bicubic with a = -0.75 over the four nearest pixels, even where it shrinks, as OpenCV does it.
     """

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from baselines import afine, aigciqa, delegate_transformer, dpam
 from baselines.loading import unwrapped
 from models.backbone import UnreachableError
-from models.base import Inputs, Maps, Picture, ScoreNet, as_list, one_thread, stack, to_tensor
+from models.base import ImageInput, Inputs, Maps, ScoreNet, as_list, one_thread, stack, to_tensor
 from models.preprocessing import Preprocess
 from utils.choices import SYSTEMS
 
@@ -32,7 +32,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Baseline(ScoreNet):
-    """A published system that gives a picture one score or several.
+    """A published system that gives an image one score or several.
 
     Args:
         system: One of ``SYSTEMS``.
@@ -94,7 +94,7 @@ class Baseline(ScoreNet):
 
     @property
     def uses_reference(self) -> bool:
-        """Whether it reads the original beside the picture."""
+        """Whether it reads the original beside the image."""
         settings = self.network.config
         return settings.get("full_reference", False) or settings.get("form", "nr") != "nr"
 
@@ -105,12 +105,12 @@ class Baseline(ScoreNet):
 
     @property
     def ranks_within_scenes(self) -> bool:
-        """Whether it is trained on pairs of one scene, so that batches must hold pictures of the same."""
+        """Whether it is trained on pairs of one scene, so that batches must hold images of the same."""
         return self.stage in (2, 3) or (self.stage == 1 and self.within_scenes)
 
     @property
     def scoring_batch(self) -> int:
-        """One where a score depends on the batch, or pictures of different sizes form none."""
+        """One where a score depends on the batch, or images of different sizes form none."""
         settings = self.network.config
         return 1 if settings.get("reference_mode") == "batch_mean" or settings.get("native", False) else 8
 
@@ -118,47 +118,47 @@ class Baseline(ScoreNet):
         settings = self.config["settings"]
         return {"system": self.dimension} | {f"setting {name}": value for name, value in settings.items()}
 
-    # --- Pictures
+    # --- Images
 
-    def prepare(self, picture: Picture, reference: Picture | None = None, superpixels: Tensor | None = None) -> Inputs:
-        """Tensors of one picture for scoring.
+    def prepare(self, image: ImageInput, reference: ImageInput | None = None, superpixels: Tensor | None = None) -> Inputs:
+        """Tensors of one image for scoring.
 
         Args:
-            picture: Of any of the forms that ``score`` takes.
+            image: Of any of the forms that ``score`` takes.
             reference: Its original, likewise; None where there is none.
             superpixels: Of DPAM, if they were kept.
 
         Raises:
-            ImageReadError: If a path does not lead to a readable picture.
-            ValueError: If the picture is of another form, or the system needs a reference and there is none.
+            ImageReadError: If a path does not lead to a readable image.
+            ValueError: If the image is of another form, or the system needs a reference and there is none.
         """
-        pixels = to_tensor(picture)
+        pixels = to_tensor(image)
         if self.dimension == "dpam":
             return self.network.preprocess(pixels, superpixels)
         original = None if reference is None or not self.uses_reference else self.network.preprocess(to_tensor(reference))
         return self._paired(self.network.preprocess(pixels), original)
 
-    def view(self, picture: Tensor, reference: Tensor | None, superpixels: Tensor | None, generator: torch.Generator) -> Inputs:
-        """The same for training, as a random view of the system's own kind; pictures as tensors (3, H, W)."""
+    def view(self, image: Tensor, reference: Tensor | None, superpixels: Tensor | None, generator: torch.Generator) -> Inputs:
+        """The same for training, as a random view of the system's own kind; images as tensors (3, H, W)."""
         if self.dimension == "dpam":
-            return self.network.augment(picture, generator, superpixels)
+            return self.network.augment(image, generator, superpixels)
         if self.dimension == "delegate_transformer":
-            return {"rgb": self.network.augment(picture, generator)}
+            return {"rgb": self.network.augment(image, generator)}
         original = reference if self.uses_reference else None
-        return self._paired(*self.network.augment(picture, original, generator))
+        return self._paired(*self.network.augment(image, original, generator))
 
     def _paired(self, rgb: Tensor, original: Tensor | None) -> Inputs:
         if not self.uses_reference:
             return {"rgb": rgb}
         if original is None and self.needs_reference:
-            raise ValueError(f"{self.dimension} compares a picture with its original, and there is none; pass --reference")
+            raise ValueError(f"{self.dimension} compares an image with its original, and there is none; pass --reference")
         if self.needs_reference:
             return {"rgb": rgb, "reference": original}
         there = torch.tensor(original is not None)
         return {"rgb": rgb, "reference": torch.zeros_like(rgb) if original is None else original, "has_reference": there}
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
-        return stack([self.prepare(picture) for picture in rgb])
+        return stack([self.prepare(image) for image in rgb])
 
     # --- Scores
 
@@ -228,26 +228,26 @@ class Baseline(ScoreNet):
 
     @torch.inference_mode()
     def score_columns(self, inputs: Inputs) -> dict[str, float]:
-        """Scores of one prepared picture by column; a batch of one, so that company never changes a score."""
+        """Scores of one prepared image by column; a batch of one, so that company never changes a score."""
         features = self.encode({name: x[None].to(self.device) for name, x in inputs.items()})
         values = self.head(features).float().reshape(-1).tolist()
         return dict(zip(self.columns, values, strict=True))
 
     @torch.inference_mode()
-    def score(self, pictures: Picture | list[Picture], references: Picture | list[Picture] | None = None) -> Any:
-        """Score pictures with the network as it stands (evaluation mode).
+    def score(self, images: ImageInput | list[ImageInput], references: ImageInput | list[ImageInput] | None = None) -> Any:
+        """Score images with the network as it stands (evaluation mode).
 
         Args:
-            pictures: As of ``ScoreNet.score``.
-            references: Original of each picture, for a system that compares; None in a list where there is none.
+            images: As of ``ScoreNet.score``.
+            references: Original of each image, for a system that compares; None in a list where there is none.
 
         Returns:
-            For one picture one number, or with several columns a dictionary; for a list a list of these.
+            For one image one number, or with several columns a dictionary; for a list a list of these.
         """
-        items, single = as_list(pictures)
+        items, single = as_list(images)
         originals = [None] * len(items) if references is None else [references] if single else list(references)
         if len(originals) != len(items):
-            raise ValueError(f"{len(items)} pictures but {len(originals)} references")
+            raise ValueError(f"{len(items)} images but {len(originals)} references")
         with one_thread():
             rows = [self.score_columns(self.prepare(p, r)) for p, r in zip(items, originals, strict=True)]
         found = [row if len(row) > 1 else next(iter(row.values())) for row in rows]
@@ -256,7 +256,7 @@ class Baseline(ScoreNet):
     # --- Training
 
     def reader(self) -> "Baseline":
-        """A twin without weights that prepares pictures alike, light enough for every process that reads some."""
+        """A twin without weights that prepares images alike, light enough for every process that reads some."""
         with torch.device("meta"):
             twin = Baseline(self.dimension, self.columns, self.config["settings"])
         if self.dimension == "afine":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from baselines.pictures import BaselinePictures
+from baselines.images import BaselineImages
 from baselines.scorer import Baseline
 from training.images import ImageSets, encoded_sets, folder_size
 from training.options import TrainOptions
@@ -18,15 +18,15 @@ def baseline_sets(options: TrainOptions, model: Baseline, tables: list[pd.DataFr
     number = {scene: i for i, scene in enumerate(sorted(set(frame["scene"])))}
     cache = options.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
 
-    def plain(part: pd.DataFrame) -> BaselinePictures:
+    def plain(part: pd.DataFrame) -> BaselineImages:
         scenes = torch.tensor([number[scene] for scene in part["scene"]])
-        return BaselinePictures(part, model.reader(), model.columns, scenes, options.seed, cache)
+        return BaselineImages(part, model.reader(), model.columns, scenes, options.seed, cache)
 
-    pictures = plain(frame)
-    made = pictures.fill() if distributed.is_main() else 0
+    images = plain(frame)
+    made = images.fill() if distributed.is_main() else 0
     distributed.barrier()
     if made:
-        print(f"superpixels of {made} pictures found; cache: {folder_size(cache)}")
+        print(f"superpixels of {made} images found; cache: {folder_size(cache)}")
     if options.backbone_lr != 0 or not model.keeps_features:
         return lambda part, train=False, scores=None: None if part.empty else plain(part)
-    return encoded_sets(options, model, frame, pictures)
+    return encoded_sets(options, model, frame, images)

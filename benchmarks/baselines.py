@@ -4,8 +4,8 @@
     python benchmarks/baselines.py cost --device cuda --write
     python benchmarks/baselines.py hecd data/HECD --run "NR-AIGCIQA" "ImageNet, EfficientNet-Lite0" runs/bl/nr --write
 
-``cost`` runs infer_baseline.py as a whole process with random weights on made-up photographs of 640 x 480 pixels. Seconds a
-picture are the difference of two runs, so that the start does not count.
+``cost`` runs infer_baseline.py as a whole process with random weights on made-up photographs of 640 x 480 pixels. Seconds an
+image are the difference of two runs, so that the start does not count.
 
 ``hecd`` takes runs of train_baseline.py on HECD with three scores: out-of-fold predictions where there are some, else those of
 the test part. It keeps them in benchmarks/hecd_baselines.csv, from which benchmarks/hecd.py makes a table.
@@ -19,13 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from benchmarks.measure import ROOT, command_line, machine, make_pictures, run, write_section
+from benchmarks.measure import ROOT, command_line, machine, make_images, run, write_section
 from utils.arguments import ScriptParser
 
-_FEW, _MORE = 2, 12  # pictures of the two runs
+_FEW, _MORE = 2, 12  # images of the two runs
 _TOP = "# Published systems as baselines\n\nWhat they are: [docs/baselines.md](../docs/baselines.md)."
 _COST = """Whole process of `infer_baseline.py --random-init`, JPEGs of 640 x 480 pixels, {at_a_time} at a time; the
-original beside it where one is read. Seconds a picture without the start. Weights change neither.
+original beside it where one is read. Seconds an image without the start. Weights change neither.
 
 ```
 {command}
@@ -33,7 +33,7 @@ original beside it where one is read. Seconds a picture without the start. Weigh
 
 {machine}
 
-| system | setting | input | seconds a picture | peak MiB |
+| system | setting | input | seconds an image | peak MiB |
 | --- | --- | --- | --- | --- |
 """
 SETTINGS = (
@@ -54,16 +54,16 @@ def cost(args: argparse.Namespace) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         originals = Path(folder) / "originals"
-        make_pictures(originals, _MORE, 640, 480)
+        make_images(originals, _MORE, 640, 480)
         for count in (_FEW, _MORE):
-            make_pictures(Path(folder) / str(count), count, 640, 480)
+            make_images(Path(folder) / str(count), count, 640, 480)
         for system, options, size in SETTINGS:
             found = []
             compares = system in ("afine", "fr_aigciqa") and "--naturalness" not in options
             reference = ["--reference", originals] if compares else []
             for count in (_FEW, _MORE):
-                pictures, output = Path(folder) / str(count), Path(folder) / "scores.csv"
-                command = [sys.executable, ROOT / "infer_baseline.py", system, pictures, "-o", output, "--overwrite"]
+                images, output = Path(folder) / str(count), Path(folder) / "scores.csv"
+                command = [sys.executable, ROOT / "infer_baseline.py", system, images, "-o", output, "--overwrite"]
                 command += ["--random-init", "--device", args.device, "--workers", str(args.workers), *options, *reference]
                 found.append(run(command))
             seconds = (found[1].seconds - found[0].seconds) / (_MORE - _FEW)
@@ -105,7 +105,7 @@ def hecd(args: argparse.Namespace) -> None:
             "command": checkpoint["command"],
             "torch": checkpoint["torch"],
         }
-        print(f"{name}: {len(rows)} pictures")
+        print(f"{name}: {len(rows)} images")
     if args.write:
         table.write_text(kept.sort_values(["system", "image"]).to_csv(index=False, float_format="%.6f"))
         notes.write_text(json.dumps(origins, indent=4, sort_keys=True) + "\n")
@@ -116,7 +116,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     of_cost = commands.add_parser("cost")
     of_cost.add_argument("--device", default="cpu")
-    of_cost.add_argument("--workers", type=int, default=2, help="pictures at a time (default: %(default)s)")
+    of_cost.add_argument("--workers", type=int, default=2, help="images at a time (default: %(default)s)")
     of_cost.set_defaults(function=cost)
     of_hecd = commands.add_parser("hecd")
     of_hecd.add_argument("hecd", type=Path, help="the HECD folder")

@@ -4,7 +4,7 @@
 
 COCO128 has ``images`` and ``polygons`` (YOLO instance polygons), photographs that the prior was not trained on. In each, the
 hue of its most colorful object of a fair size is turned, with nothing else changed, and the map is asked for the place:
-the area under the ROC curve of its cells, object against the rest of the picture. 0.5 is chance; what an untouched object
+the area under the ROC curve of its cells, object against the rest of the image. 0.5 is chance; what an untouched object
 reaches is in the first row, for colorful things are more surprising than walls as they are. On HECD, surprise is set against
 the ratings of the outputs of real colorizers, with no rating used. ``report.json`` is of tools/train_color_prior.py.
 """
@@ -55,7 +55,7 @@ MAP = "surprise less entropy, mean of 3 x 3 cells (the map)"
 TURNS = (0, 30, 60, 90, 120, 150, 180)  # degrees
 CHROMAS = (0, 8, 15, 20, 30, np.inf)  # edges of the mean chroma of the object, CIELAB units
 CHROMATIC = 15  # mean chroma from which on an object counts as chromatic
-AREAS = (0.02, 0.6)  # share of the picture
+AREAS = (0.02, 0.6)  # share of the image
 _INSIDE, _OUTSIDE = 0.7, 0.1  # share of a cell that the object fills; cells between are of neither side
 _COLORIZERS = ("O", "L", "I", "Z", "P")
 _DRAWS = 1000
@@ -74,7 +74,7 @@ def most_colorful(objects: list, lab: np.ndarray) -> tuple[np.ndarray, float] | 
 
 
 def turned(lab: np.ndarray, mask: np.ndarray, degrees: float) -> np.ndarray:
-    """The picture with the hue of the masked pixels turned, uint8, shape (H, W, 3)."""
+    """The image with the hue of the masked pixels turned, uint8, shape (H, W, 3)."""
     angle = np.deg2rad(degrees)
     rotation = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))), np.float32)
     changed = lab.copy()
@@ -90,7 +90,7 @@ def area_under_curve(values: np.ndarray, inside: np.ndarray) -> float:
 
 @torch.inference_mode()
 def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """What may tell that a color is wrong, for each cell of a picture, shape (h, w) each; the first is the map."""
+    """What may tell that a color is wrong, for each cell of an image, shape (h, w) each; the first is the map."""
     log_prior, lab = net.predict_prior(net.prepare(pixels)["rgb"][None])
     compared = dict(zip(COMPARISONS, net.prior.compare(log_prior, lab)[0].numpy(), strict=True))
     return {
@@ -102,7 +102,7 @@ def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
-    """Area under the curve of each picture and turn: columns image, chroma, turn and the measures."""
+    """Area under the curve of each image and turn: columns image, chroma, turn and the measures."""
     images = list_images(root / "images")
     labels = ObjectLabels(root / "polygons")
     rng = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
 
 
 def interval_of_mean(values: pd.Series) -> str:
-    """Mean over pictures, with the 95 % interval of a bootstrap over them."""
+    """Mean over images, with the 95 % interval of a bootstrap over them."""
     draws = np.random.default_rng(0).choice(values.to_numpy(), (_DRAWS, len(values))).mean(1)
     low, high = np.percentile(draws, (2.5, 97.5))
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
@@ -146,7 +146,7 @@ def of_measures(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean area under the curve by turn and chroma, with the number of pictures."""
+    """Mean area under the curve by turn and chroma, with the number of images."""
     bands = pd.cut(found["chroma"], CHROMAS, right=False)
     table = found.groupby(["turn", bands], observed=False)[MAP].mean().unstack()
     counts = found[found["turn"] == 0].groupby(bands[found["turn"] == 0], observed=False).size()
@@ -161,18 +161,18 @@ def against_people(net: ColorPriorNet, root: Path) -> pd.DataFrame:
     """SRCC of surprise, its sign changed, with the SCC ratings of HECD."""
     frame = load_hecd(root)
     frame = frame[frame["SCC"].notna() & (frame["method"] != "original")].reset_index(drop=True)
-    scores: dict[str, list[float]] = {"mean of the picture": [], "90th percentile of the picture": []}
+    scores: dict[str, list[float]] = {"mean of the image": [], "90th percentile of the image": []}
     for image in tqdm(frame["image"], desc="HECD"):
         nats = net.surprise(root / image).nats
-        scores["mean of the picture"].append(-float(nats.mean()))
-        scores["90th percentile of the picture"].append(-float(np.percentile(nats, 90)))
+        scores["mean of the image"].append(-float(nats.mean()))
+        scores["90th percentile of the image"].append(-float(np.percentile(nats, 90)))
     rows = []
     colorizers = frame["kind"].isin(_COLORIZERS).to_numpy()
     for label, chosen in (("hue changes and colorizers", np.ones(len(frame), bool)), ("real colorizers", colorizers)):
         for name, values in scores.items():
             mos, scenes = frame["SCC"].to_numpy(float)[chosen], frame["scene"].to_numpy()[chosen]
             pooled, within = interval(np.array(values)[chosen], mos, scenes)
-            rows.append({"pictures": label, "n": int(chosen.sum()), "surprise": name, "pooled": pooled, "within scene": within})
+            rows.append({"images": label, "n": int(chosen.sum()), "surprise": name, "pooled": pooled, "within scene": within})
     return pd.DataFrame(rows)
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     measured = of_measures(found)
     page += (
         "\n## Planted changes of hue\n\nArea under the ROC curve of the surprise of the map's cells, object against the rest, "
-        f"mean over pictures; in brackets the 95 % interval of a bootstrap over them.\n\n"
+        f"mean over images; in brackets the 95 % interval of a bootstrap over them.\n\n"
         f"{curve(found).to_markdown(index=False, floatfmt='.3f')}\n\n"
         f"Other measures of the same cells, objects of chroma {CHROMATIC} and up. The map's was chosen among them on these "
         f"photographs, which flatters it a little.\n\n{measured.to_markdown(index=False)}\n"

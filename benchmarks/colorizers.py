@@ -55,7 +55,7 @@ from benchmarks.measure import command_line
 from data.hecd import load_hecd
 from data.recolor import from_lab, to_lab
 from inference.networks import Networks
-from inference.scorer import Scorer, worker_count
+from inference.scorer import worker_count
 from models.loading import load_model
 from utils.color import colorfulness
 from utils.files import write_atomic
@@ -121,11 +121,11 @@ class Judges:
     """
 
     def __init__(self, weights: Path) -> None:
-        self.scorer = Scorer(Networks({d: load_model(weights / f"{d}.pt", dimension=d) for d in DIMENSIONS}, ["cpu"]))
+        self.networks = Networks({d: load_model(weights / f"{d}.pt", dimension=d) for d in DIMENSIONS}, ["cpu"])
 
     def __call__(self, rgb: np.ndarray) -> dict[str, float]:
         tensor = torch.from_numpy(rgb.copy()).permute(2, 0, 1)
-        scores = self.scorer.row(tensor, {}, "", gray=False).scores
+        scores = dict(self.networks(rgb.copy(), "", {}).scores)
         rulers = {name: float(ruler(tensor[None].float() / 255)) for name, ruler in _RULERS.items()}
         return scores | rulers
 

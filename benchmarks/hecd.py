@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
     parser.add_argument("--ranker", type=Path, help="ranker that scores beside the heads (default: none)")
     parser.add_argument("--ranking", type=float, default=0.3, metavar="W", help="its weight (default: %(default)s)")
-    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the pictures, as of train_SCC.py")
+    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the images, as of train_SCC.py")
     parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
@@ -72,7 +72,7 @@ RECIPES = {
     "SCC": "--val 0 --epochs 5 --weight-decay 0.1 --no-augment",
     "PR": "--val 0 --epochs 10 --weight-decay 0.1 --no-augment",
 }
-RECOLORINGS = {"CF": 1500, "SCC": 300}  # pictures beside HECD
+RECOLORINGS = {"CF": 1500, "SCC": 300}  # images beside HECD
 INNER_FOLDS = 5
 BOOTSTRAP = 1000  # draws of scenes, with replacement
 _COLORIZERS = ("O", "L", "I", "Z", "P")
@@ -92,11 +92,11 @@ def train_head(model: ScoreNet, train_set: FeatureSet, options: TrainOptions) ->
 
 
 class Experiment:
-    """Start networks, encoded pictures and ratings: all that one left-out scene needs.
+    """Start networks, encoded images and ratings: all that one left-out scene needs.
 
     Args:
         starts: Start network of each branch.
-        features: Encoded pictures of each branch, rows as of ``frame``.
+        features: Encoded images of each branch, rows as of ``frame``.
         frame: HECD (which has a ``kind``) and recolorings (which have none).
     """
 
@@ -107,7 +107,7 @@ class Experiment:
     def train_and_predict(
         self, dimension: str, train: np.ndarray, held: np.ndarray, scores: np.ndarray | None = None
     ) -> np.ndarray:
-        """Train a head on the rated pictures among ``train`` and predict the pictures ``held``; both are row numbers."""
+        """Train a head on the rated images among ``train`` and predict the images ``held``; both are row numbers."""
         mos = self.frame[dimension].to_numpy(np.float32)
         rows = train[np.isfinite(mos[train])]
         if dimension in RECOLORINGS:
@@ -171,7 +171,7 @@ def interval(pred: np.ndarray, mos: np.ndarray, scenes: np.ndarray) -> list[str]
 
 
 def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
-    """Agreement by dimension and kind of picture; the untouched originals are left out throughout.
+    """Agreement by dimension and kind of image; the untouched originals are left out throughout.
 
     Args:
         frame: HECD.
@@ -234,7 +234,7 @@ def baselines(frame: pd.DataFrame, folder: Path) -> str:
 
 
 def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
-    """HECD, and the three scores of each picture by networks that have not seen its scene."""
+    """HECD, and the three scores of each image by networks that have not seen its scene."""
     frame = load_data([args.hecd, Path(f"{args.recolorings}:{max(RECOLORINGS.values())}")], "PR", (-1, 1))
     starts, features = {}, {}
     for dimension in ("CF", "SCC", "PR"):
@@ -277,7 +277,7 @@ def main() -> None:
         f"Predictions, in hecd_predictions.csv, by\n\n```\n{origin['command']}\n```\n\nand the table from them by "
         f"`python benchmarks/hecd.py data/HECD --reuse --write`; torch {origin['torch']}, "
         f"{frame['scene'].nunique()} scenes.\nHigher is better, but for RMSE. In brackets: 95 % interval of a bootstrap over "
-        "scenes.\nCF and SCC are measured on the kinds of picture that stand in for them (data/README.md).\n"
+        "scenes.\nCF and SCC are measured on the kinds of image that stand in for them (data/README.md).\n"
         "Other metrics beside them, with and without the original, and the predictor that knows the method only: "
         "[hecd_metrics.md](hecd_metrics.md).\n\n"
         f"{text}\n\nTraining of the heads, from the networks of stage 1 (weights/README.md):\n\n"

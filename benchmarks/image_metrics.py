@@ -1,4 +1,4 @@
-"""Other people's measures of a colored picture: colorfulness, PSNR, SSIM, MS-SSIM, CIEDE2000, and packages with weights.
+"""Other people's measures of a colored image: colorfulness, PSNR, SSIM, MS-SSIM, CIEDE2000, and packages with weights.
 
 No-reference metrics take one batch, full-reference metrics a batch and its originals, both sRGB in [0, 1] of shape
 (B, 3, H, W), and give one value per image, shape (B,). None of them was made to say how natural colors look; how well each
@@ -29,14 +29,14 @@ _ENTROPY_BINS = 23  # to +-115, which holds all of sRGB
 _GRAY_CHROMA = 5.0  # CIELAB units, around which the hue of a color fades
 
 
-def _require_pictures(rgb: Tensor, reference: Tensor | None = None) -> None:
-    for name, picture in (("rgb", rgb), ("reference", reference)):
-        if picture is None:
+def _require_images(rgb: Tensor, reference: Tensor | None = None) -> None:
+    for name, image in (("rgb", rgb), ("reference", reference)):
+        if image is None:
             continue
-        if picture.ndim != 4 or picture.shape[1] != 3:
-            raise ValueError(f"{name} must have shape (B, 3, H, W), got {tuple(picture.shape)}")
-        if not picture.is_floating_point():
-            raise ValueError(f"{name} must be floating point, got {picture.dtype}; divide 8-bit values by 255")
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"{name} must have shape (B, 3, H, W), got {tuple(image.shape)}")
+        if not image.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {image.dtype}; divide 8-bit values by 255")
     if reference is not None and rgb.shape != reference.shape:
         raise ValueError(f"rgb and reference must have one shape, got {tuple(rgb.shape)} and {tuple(reference.shape)}")
 
@@ -53,7 +53,7 @@ def mean_chroma(rgb: Tensor) -> Tensor:
     Returns:
         From 0, which is gray, to 134, in CIELAB units, shape (B,). More is not better.
     """
-    _require_pictures(rgb)
+    _require_images(rgb)
     return chroma(rgb_to_lab(rgb)).mean((1, 2, 3))
 
 
@@ -68,11 +68,11 @@ def ab_entropy(rgb: Tensor) -> Tensor:
     Returns:
         From 0, where all colors are in one bin, to log2(23 * 23) = 9.05, in bits, shape (B,). More is not better.
     """
-    _require_pictures(rgb)
+    _require_images(rgb)
     half = _ENTROPY_BINS // 2
     bins = (rgb_to_lab(rgb)[:, 1:] / _ENTROPY_BIN).round().long().clamp(-half, half) + half
     flat = (bins[:, 0] * _ENTROPY_BINS + bins[:, 1]).flatten(1)  # (B, HW)
-    counts = torch.stack([torch.bincount(picture, minlength=_ENTROPY_BINS**2) for picture in flat])
+    counts = torch.stack([torch.bincount(image, minlength=_ENTROPY_BINS**2) for image in flat])
     return torch.special.entr(counts.to(rgb.dtype) / flat.shape[1]).sum(1) / math.log(2)
 
 
@@ -98,7 +98,7 @@ def planes(rgb: Tensor, space: str) -> Tensor:
     Raises:
         ValueError: If the space is another one, or ``rgb`` is not floating point of shape (B, 3, H, W).
     """
-    _require_pictures(rgb)
+    _require_images(rgb)
     if space not in SPACES:
         raise ValueError(f"expected a space of {', '.join(SPACES)}, got {space!r}")
     if space == "RGB":
@@ -125,7 +125,7 @@ def psnr(rgb: Tensor, reference: Tensor, space: str = "RGB") -> Tensor:
     Returns:
         In dB for a data range of 1, higher is more alike, infinite for equal images, shape (B,).
     """
-    _require_pictures(rgb, reference)
+    _require_images(rgb, reference)
     return plane_psnr(planes(rgb, space), planes(reference, space))
 
 
@@ -153,7 +153,7 @@ def ssim(rgb: Tensor, reference: Tensor, space: str = "RGB") -> Tensor:
         Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity",
         IEEE TIP 13, 2004. At its first scale: the authors' script first makes large images smaller.
     """
-    _require_pictures(rgb, reference)
+    _require_images(rgb, reference)
     _require_side(rgb, _WINDOW, "SSIM")
     options = {"channel_axis": 2, "data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return _by_scikit_image(
@@ -185,7 +185,7 @@ def ms_ssim(rgb: Tensor, reference: Tensor, space: str = "RGB") -> Tensor:
     Reference:
         Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment", Asilomar 2003.
     """
-    _require_pictures(rgb, reference)
+    _require_images(rgb, reference)
     _require_side(rgb, MS_SSIM_SIDE, "MS-SSIM")
     piq = importlib.import_module("piq")  # only here, for it is no requirement of the other metrics
     # Chroma divided by 128 can reach 1.05, which piq refuses for a range of 1. Half the constants at a range of 2 are the same.
@@ -203,7 +203,7 @@ def ciede2000(rgb: Tensor, reference: Tensor) -> Tensor:
     Returns:
         At least 0, lower is more alike, about 1 is just visible, shape (B,).
     """
-    _require_pictures(rgb, reference)
+    _require_images(rgb, reference)
     return _by_scikit_image(
         lambda image, original: deltaE_ciede2000(image, original).mean(), rgb_to_lab(rgb), rgb_to_lab(reference)
     )
@@ -217,7 +217,7 @@ def _by_scikit_image(metric: Callable[[np.ndarray, np.ndarray], float], x: Tenso
 
 def _require_side(rgb: Tensor, side: int, name: str) -> None:
     if min(rgb.shape[2:]) < side:
-        raise ValueError(f"{name} needs pictures of at least {side} pixels a side, got {rgb.shape[3]} x {rgb.shape[2]}")
+        raise ValueError(f"{name} needs images of at least {side} pixels a side, got {rgb.shape[3]} x {rgb.shape[2]}")
 
 
 # Metrics of other packages

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from utils.choices import DIMENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-_CELL = 800  # pixels a sample photograph is wide in a large picture; at most twice its own width, so that detail remains
+_CELL = 800  # pixels a sample photograph is wide in a large image; at most twice its own width, so that detail remains
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Run:
     peak_mib: float
 
 
-def make_pictures(folder: Path, count: int, width: int, height: int, quality: int = 90) -> int:
+def make_images(folder: Path, count: int, width: int, height: int, quality: int = 90) -> int:
     """Write JPEGs of natural content, always the same: enlarged and mirrored cuts of data/samples, in a mosaic if large.
 
     Returns:
@@ -52,15 +52,15 @@ def make_pictures(folder: Path, count: int, width: int, height: int, quality: in
     chance = random.Random(0)
     sizes = []
     for i in range(count):
-        picture = Image.new("RGB", (width, height))
+        image = Image.new("RGB", (width, height))
         for j in range(across * down):
             photo = photos[(i + j) % len(photos)]
             photo = ImageOps.mirror(photo) if chance.random() < 0.5 else photo
             center = chance.random(), chance.random()
             part = ImageOps.fit(photo, cell, Image.Resampling.BICUBIC, bleed=0.02, centering=center)
-            picture.paste(part, (j % across * cell[0], j // across * cell[1]))
+            image.paste(part, (j % across * cell[0], j // across * cell[1]))
         path = folder / f"{i:04d}.jpg"
-        picture.save(path, quality=quality)
+        image.save(path, quality=quality)
         sizes.append(path.stat().st_size)
     return sum(sizes) // count
 
@@ -133,7 +133,7 @@ def command_line(script: str, named: Mapping[str, str] | None = None) -> str:
 
     Args:
         script: A file in benchmarks/.
-        named: What stands for arguments that only this machine has, such as folders of pictures.
+        named: What stands for arguments that only this machine has, such as folders of images.
     """
     arguments = [(named or {}).get(argument, argument) for argument in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{script}", *arguments])

@@ -28,11 +28,11 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
-from benchmarks.measure import ROOT, Run, command_line, cores, infer_command, machine, make_pictures, run, write_section
+from benchmarks.measure import ROOT, Run, command_line, cores, infer_command, machine, make_images, run, write_section
 from utils.arguments import ScriptParser
 
-TRAIN = "ICQA_2K_train"  # folder of the training pictures; their ratings are beside it
-FLOAT_BYTES = 6 * 384 * 384 * 4  # a picture in the cache of the published training: RGB and CIELAB in float32
+TRAIN = "ICQA_2K_train"  # folder of the training images; their ratings are beside it
+FLOAT_BYTES = 6 * 384 * 384 * 4  # an image in the cache of the published training: RGB and CIELAB in float32
 _ALLOWED = 6000  # MB, the memory of a small machine
 _CROP = 0.9  # share of the sides that is left at least
 _METHODS = ("BIG", "CIC", "CT2", "DDC", "GCP")
@@ -65,14 +65,14 @@ def parse_args() -> argparse.Namespace:
 def score(args: argparse.Namespace) -> int:
     """Measure infer_PR.py; return 1 if it takes more memory than allowed, else 0."""
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures"
-        make_pictures(pictures, args.count, 4000, 3000)
+        images = Path(folder) / "images"
+        make_images(images, args.count, 4000, 3000)
         if args.huge:
-            make_pictures(pictures / "huge", 1, 12000, 8333)
-        result = run([*infer_command(pictures, Path(folder) / "scores_PR.csv"), "--workers", str(args.workers)])
+            make_images(images / "huge", 1, 12000, 8333)
+        result = run([*infer_command(images, Path(folder) / "scores_PR.csv"), "--workers", str(args.workers)])
 
     over = result.peak_mib > args.limit_mb
-    print(f"{result.seconds:.1f} s, {args.workers} pictures at a time")
+    print(f"{result.seconds:.1f} s, {args.workers} images at a time")
     print(f"peak {result.peak_mib:.0f} MiB, {'over' if over else 'within'} the limit of {args.limit_mb:.0f} MiB")
     if args.write:
         text = (
@@ -92,16 +92,16 @@ class Training:
 
     Attributes:
         checkpointed: Whether activations were recomputed.
-        pictures: Training pictures of the data set.
+        images: Training images of the data set.
         used: Those that were trained on.
         steps: Optimizer steps.
         process: The whole process.
         epoch_seconds: Of the epoch alone.
-        cached_bytes: Of a resized picture on disk, on average.
+        cached_bytes: Of a resized image on disk, on average.
     """
 
     checkpointed: bool
-    pictures: int
+    images: int
     used: int
     steps: int
     process: Run
@@ -110,14 +110,14 @@ class Training:
 
     @property
     def most_mib(self) -> float:
-        """The peak, had the pictures that were not used been in memory as well."""
-        return self.process.peak_mib + (self.pictures - self.used) * self.cached_bytes / (1 << 20)
+        """The peak, had the images that were not used been in memory as well."""
+        return self.process.peak_mib + (self.images - self.used) * self.cached_bytes / (1 << 20)
 
 
 def enlarge(data: Path, count: int) -> None:
-    """Replace the training pictures of a data set in the layout of ICQA-2K by ``count`` others, always the same.
+    """Replace the training images of a data set in the layout of ICQA-2K by ``count`` others, always the same.
 
-    They are mirrored cuts of those that were there, five a scene, with the ratings of the pictures they were cut from. Labels
+    They are mirrored cuts of those that were there, five a scene, with the ratings of the images they were cut from. Labels
     of objects are not made.
     """
     folder = data / TRAIN
@@ -152,31 +152,31 @@ def training_command(data: Path, folder: Path, batch_size: int, limit: int, chec
     return [*command, "--checkpoint-activations"] if checkpointed else command
 
 
-def train(data: Path, pictures: int, batch_size: int, limit: int, checkpointed: bool) -> Training:
+def train(data: Path, images: int, batch_size: int, limit: int, checkpointed: bool) -> Training:
     """Run train_CF.py once and measure it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         process = run(training_command(data, folder, batch_size, limit, checkpointed))
         how = "with" if checkpointed else "without"
-        print(f"{how} recomputation, {limit} pictures: {process.peak_mib:.0f} MiB, {process.seconds:.0f} s", flush=True)
+        print(f"{how} recomputation, {limit} images: {process.peak_mib:.0f} MiB, {process.seconds:.0f} s", flush=True)
         with open(folder / "output" / "metrics.csv", newline="") as file:
             seconds = float(list(csv.DictReader(file))[-1]["seconds"])
         sizes = [path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file()]
-    used = min(limit, pictures)
+    used = min(limit, images)
     steps = max(1, -(-used // batch_size))
-    return Training(checkpointed, pictures, used, steps, process, seconds, sum(sizes) / len(sizes))
+    return Training(checkpointed, images, used, steps, process, seconds, sum(sizes) / len(sizes))
 
 
 def table(trainings: list[Training], batch_size: int) -> str:
     """The results in Markdown."""
     lines = [
-        "| `--checkpoint-activations` | pictures used | peak MiB | MiB with all in memory | s per epoch | s per step "
+        "| `--checkpoint-activations` | images used | peak MiB | MiB with all in memory | s per epoch | s per step "
         "| CPU s of others |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for t in trainings:
         lines.append(
-            f"| {'yes' if t.checkpointed else 'no'} | {t.used} of {t.pictures} | **{t.process.peak_mib:.0f}** "
+            f"| {'yes' if t.checkpointed else 'no'} | {t.used} of {t.images} | **{t.process.peak_mib:.0f}** "
             f"| {t.most_mib:.0f} | {t.epoch_seconds:.1f} | {t.epoch_seconds / t.steps:.1f} "
             f"| {t.process.other_seconds:.0f} |"
         )
@@ -190,7 +190,7 @@ def table(trainings: list[Training], batch_size: int) -> str:
         )
     cached = trainings[0].cached_bytes
     lines.append(
-        f"- cache of resized pictures, on disk: {cached / 1e6:.2f} MB a picture, {FLOAT_BYTES / cached:.1f} times less than "
+        f"- cache of resized images, on disk: {cached / 1e6:.2f} MB an image, {FLOAT_BYTES / cached:.1f} times less than "
         f"the {FLOAT_BYTES / 1e6:.2f} MB that RGB and CIELAB take in float32 in memory"
     )
     return "\n".join(lines)
@@ -202,7 +202,7 @@ def measure_training(args: argparse.Namespace) -> None:
         data = Path(temporary) / "data"
         run([sys.executable, ROOT / "tools" / "make_icqa2k_standin.py", data])
         enlarge(data, args.train)
-        setting = f"{args.train} training pictures, batch {args.batch_size}; {machine()}"
+        setting = f"{args.train} training images, batch {args.batch_size}; {machine()}"
         print(setting, flush=True)
         trainings = [train(data, args.train, args.batch_size, limit, how) for how in (False, True) for limit in args.limit]
     result = table(trainings, args.batch_size)

@@ -4,8 +4,8 @@
 
 Every recoloring is scored by the metrics of benchmarks/image_metrics.py; a metric that has a reference gets the photograph
 ``SCENE_gt.jpg``, for recolorings of the white-balanced version too, as the authors did. ``--write`` makes
-benchmarks/hecd_metrics.md and, with the value of every picture, benchmarks/hecd_metrics.csv; ``--reuse`` takes that file
-instead of the pictures. Metrics with learned weights (``--packages``) need packages that are not among our requirements and
+benchmarks/hecd_metrics.md and, with the value of every image, benchmarks/hecd_metrics.csv; ``--reuse`` takes that file
+instead of the images. Metrics with learned weights (``--packages``) need packages that are not among our requirements and
 download their weights; one that cannot be had is skipped with a line that says why.
 """
 
@@ -81,7 +81,7 @@ Made by
 {command}
 ```
 
-with {versions}. The values of every picture are in hecd_metrics.csv; `--reuse` makes this page from them.
+with {versions}. The values of every image are in hecd_metrics.csv; `--reuse` makes this page from them.
 The networks alone are in [hecd.md](hecd.md).
 
 ## Agreement with PR
@@ -92,11 +92,11 @@ colorizers, of {scenes} scenes. In brackets: 95 % interval of a bootstrap over s
 - A minus sign before a metric: lower is better, so the sign is turned. Colorfulness, chroma and entropy have no better
   side; a positive SRCC says that people preferred more.
 - *reference*: whether the original photograph is needed.
-- *ms*: median CPU time of a picture of 481 x 321 pixels, on one thread, without reading it.
+- *ms*: median CPU time of an image of 481 x 321 pixels, on one thread, without reading it.
 - Our networks have not seen the scene that they score (hecd_predictions.csv); their times are in
-  [throughput.md](throughput.md). CF and SCC were trained on kinds of picture that stand in for them, and are asked about all
+  [throughput.md](throughput.md). CF and SCC were trained on kinds of image that stand in for them, and are asked about all
   kinds here.
-- *method mean* knows what was done to a picture, and predicts how that was rated in the other scenes.
+- *method mean* knows what was done to an image, and predicts how that was rated in the other scenes.
 
 {main_table}
 
@@ -113,13 +113,13 @@ This reproduces them:
 
 - Spearman's correlation with the mean z-scores among all 66 versions of a scene, the photograph itself included.
 - The reference is the photograph, for versions of the white-balanced one too.
-- BGR is the 8-bit picture, and ab that of CIELAB plus 128, both with a data range of 255; here ab is not rounded to 8
+- BGR is the 8-bit image, and ab that of CIELAB plus 128, both with a data range of 255; here ab is not rounded to 8
   bits. Without the 128, MS-SSIM ab comes out at 0.660, 0.624 and 0.715 in the three scenes.
-- MS-SSIM repeats the first row or column of a picture of odd size before halving it. Other paddings differ by up to 0.008.
+- MS-SSIM repeats the first row or column of an image of odd size before halving it. Other paddings differ by up to 0.008.
 - What is published as PSNR ab is PSNR of the plane a alone; PSNR of both planes is in the column PSNR ab.
 
 Not compared: SSIM and the other scenes, of which we know no published value by scene, and five of the 20 scenes, of which
-we have no pictures.
+we have no images.
 """
 
 
@@ -177,7 +177,7 @@ def versions(packaged: Iterable[str]) -> dict[str, str]:
 
 
 def measure(frame: pd.DataFrame, metrics: dict[str, Metric]) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Every metric of every picture, and the median CPU milliseconds that a picture takes, without its reading.
+    """Every metric of every image, and the median CPU milliseconds that an image takes, without its reading.
 
     Args:
         frame: HECD.
@@ -192,18 +192,18 @@ def measure(frame: pd.DataFrame, metrics: dict[str, Metric]) -> tuple[pd.DataFra
     root = Path(frame.attrs["root"])
     values = pd.DataFrame(np.nan, index=frame.index, columns=list(metrics))
     seconds = {name: [] for name in metrics}
-    progress = tqdm(total=len(frame), unit="picture")
+    progress = tqdm(total=len(frame), unit="image")
     for scene, rows in frame.groupby("scene"):
         photograph = rows.loc[rows["method"] == "original", "image"]
         if len(photograph) != 1:
             raise ValueError(f"scene {scene} of {root} has {len(photograph)} rated photographs {scene}_gt, expected one")
         reference = _as_tensor(root / photograph.iloc[0])
         for index, name in rows["image"].items():
-            picture = _as_tensor(root / name)
+            image = _as_tensor(root / name)
             for metric, spec in metrics.items():
                 start = time.process_time()
                 with torch.inference_mode():
-                    value = spec.function(picture, reference).item()
+                    value = spec.function(image, reference).item()
                 seconds[metric].append(time.process_time() - start)
                 values.loc[index, metric] = float(f"{value:.{DIGITS}g}")
             progress.update()
@@ -266,7 +266,7 @@ def main_table(frame: pd.DataFrame, values: pd.DataFrame, origin: dict, networks
         frame: HECD.
         values: Of :func:`measure`.
         origin: What is known of each metric under "metrics": "reference", "lower is better" and "ms".
-        networks: CF, SCC and PR of each picture by networks that have not seen its scene, with the index of ``frame``.
+        networks: CF, SCC and PR of each image by networks that have not seen its scene, with the index of ``frame``.
     """
     rows = []
     for name in values.columns:

@@ -1,4 +1,4 @@
-"""How far can the scores be trusted on HECD: noise, pictures needed to tell two colorizers apart, and worst failures.
+"""How far can the scores be trusted on HECD: noise, images needed to tell two colorizers apart, and worst failures.
 
     python benchmarks/power.py                    # prints the section of docs/reading_scores.md that holds numbers
     python benchmarks/power.py --write            # and puts it there, between the two markers; writes weights/method_bias.json
@@ -126,12 +126,12 @@ def load(hecd: Path) -> pd.DataFrame:
 
 
 def groups(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The pictures that numbers are given for."""
+    """The images that numbers are given for."""
     return {"all": frame, "colorizers": frame[frame["kind"].isin(list(COLORIZERS))]}
 
 
 def codes(scenes: pd.Series) -> np.ndarray:
-    """Number of each picture's scene, shape (N,)."""
+    """Number of each image's scene, shape (N,)."""
     return np.unique(scenes, return_inverse=True)[1]
 
 
@@ -144,8 +144,8 @@ def within_scene_fit(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, count
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        scene: Number of each picture's scene, shape (N,).
-        counts: How often each scene occurs, shape (R, K); ones for the pictures themselves.
+        scene: Number of each image's scene, shape (N,).
+        counts: How often each scene occurs, shape (R, K); ones for the images themselves.
 
     Returns:
         Slope and standard deviation of the residuals, shape (R,) each.
@@ -198,17 +198,17 @@ def steepness(size: np.ndarray, right: np.ndarray, scene: np.ndarray, counts: np
 def pair_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How large a difference must be until people agree with its sign; and the shares behind the rows of PR."""
     rows, bins = [], []
-    for dimension, (name, pictures), clear in itertools.product(("PR", "CF", "SCC"), groups(frame).items(), (False, True)):
+    for dimension, (name, images), clear in itertools.product(("PR", "CF", "SCC"), groups(frame).items(), (False, True)):
         if clear and dimension != "PR":
             continue
-        pictures = pictures[pictures[dimension].notna()]
-        scene, mos, pred = codes(pictures["scene"]), pictures[dimension].to_numpy(), pictures[f"pred_{dimension}"].to_numpy()
-        noise = pictures["se"].to_numpy() if clear else np.zeros(len(pictures))
+        images = images[images[dimension].notna()]
+        scene, mos, pred = codes(images["scene"]), images[dimension].to_numpy(), images[f"pred_{dimension}"].to_numpy()
+        noise = images["se"].to_numpy() if clear else np.zeros(len(images))
         pairs = scene_pairs(mos, scene, noise)
         size, right = np.abs(pairs.steps(pred))[pairs.clear], (1 + verdicts(pairs, pred)) / 2
         counts = np.vstack([np.ones(scene.max() + 1), draw_scenes(scene.max() + 1, RESAMPLES, 0)])
         b = steepness(size, right, pairs.scene[pairs.clear], counts)
-        row = {"pictures": f"{dimension}, {name}" + (", clear pairs" if clear else ""), "pairs": len(size)}
+        row = {"images": f"{dimension}, {name}" + (", clear pairs" if clear else ""), "pairs": len(size)}
         row["right"] = percent(right.mean())
         for level in LEVELS:
             with np.errstate(divide="ignore"):
@@ -217,7 +217,7 @@ def pair_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows.append(row)
         if dimension == "PR" and not clear:
             shares, n = share_right(size, right, EDGES)
-            bins.append({"pictures": row["pictures"]} | {
+            bins.append({"images": row["images"]} | {
                 f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} or more": f"{percent(share)} of {count}"
                 for low, high, share, count in zip(EDGES[:-1], EDGES[1:], shares, n, strict=True)
             })  # fmt: skip
@@ -244,18 +244,18 @@ def reached(found: np.ndarray, size: np.ndarray, right: np.ndarray, level: float
 def noise_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Spread of the MOS around the line that predictions give within a scene, beside the noise of people."""
     rows = []
-    for dimension, (name, pictures) in itertools.product(("PR", "CF", "SCC"), groups(frame).items()):
-        pictures = pictures[pictures[dimension].notna()]
-        scene, mos, pred = codes(pictures["scene"]), pictures[dimension].to_numpy(), pictures[f"pred_{dimension}"].to_numpy()
+    for dimension, (name, images) in itertools.product(("PR", "CF", "SCC"), groups(frame).items()):
+        images = images[images[dimension].notna()]
+        scene, mos, pred = codes(images["scene"]), images[dimension].to_numpy(), images[f"pred_{dimension}"].to_numpy()
         counts = np.vstack([np.ones(scene.max() + 1), draw_scenes(scene.max() + 1, RESAMPLES, 0)])
         slope, residual = within_scene_fit(pred, mos, scene, counts)
         _, spread = within_scene_fit(np.random.default_rng(0).normal(size=len(mos)), mos, scene, counts[:1])
-        error = np.sqrt(np.mean(pictures["se"] ** 2))
+        error = np.sqrt(np.mean(images["se"] ** 2))
         reliability = 1 - error**2 / spread[0] ** 2
         rows.append(
             {
-                "pictures": f"{dimension}, {name}",
-                "n": len(pictures),
+                "images": f"{dimension}, {name}",
+                "n": len(images),
                 "MOS in a scene": f"{spread[0]:.2f}",
                 "MOS given the score": with_interval(residual),
                 "difference given the scores": with_interval(np.sqrt(2) * residual),
@@ -285,7 +285,7 @@ class Components(NamedTuple):
 
 
 def components(mos: np.ndarray, pred: np.ndarray) -> Components:
-    """Components of (co)variance between methods, by the analysis of variance with one picture of each method and scene.
+    """Components of (co)variance between methods, by the analysis of variance with one image of each method and scene.
 
     Means of few scenes are noisy, which would flatten a line through them: what method and scene do not explain, divided by the
     number of scenes, is taken off the (co)variance of the means.
@@ -368,9 +368,9 @@ def scenes_needed(effect: float, noise: np.ndarray, bias: float = 0.0, extra: fl
     return high
 
 
-def grid(pictures: pd.DataFrame, column: str) -> np.ndarray:
+def grid(images: pd.DataFrame, column: str) -> np.ndarray:
     """Values by method and scene, shape (methods, scenes)."""
-    return pictures.pivot(index="method", columns="scene", values=column).to_numpy(float)
+    return images.pivot(index="method", columns="scene", values=column).to_numpy(float)
 
 
 def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -442,8 +442,8 @@ def number(n: float) -> str:
 def check_text(frame: pd.DataFrame) -> str:
     """Without a model: pairs of methods on HECD's own scenes, by the interval of the score and by that of people."""
     parts = []
-    for name, pictures in groups(frame).items():
-        scores, people = (_intervals(grid(pictures, column)) for column in ("pred_PR", "PR"))
+    for name, images in groups(frame).items():
+        scores, people = (_intervals(grid(images, column)) for column in ("pred_PR", "PR"))
         clear, both = scores != 0, (scores != 0) & (people != 0)
         words = "pairs of all methods" if name == "all" else "pairs of colorizers"
         parts.append(
@@ -479,12 +479,12 @@ def percentile_text(path: Path) -> str:
     lowest = found["PR"][levels[0]]
     return f"{markdown(table)}\n" + wrap(
         f"{found['count']:,} photographs, shipped weights. {percent(PERCENTILES[0] / 100)} of real photographs have a PR below "
-        f"{lowest:.2f}: a low score alone condemns no picture. The photographs: {found['photos']}"
+        f"{lowest:.2f}: a low score alone condemns no image. The photographs: {found['photos']}"
     )
 
 
 def kind_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """What each kind is rated and scored, and the kinds that lie off the line through all pictures."""
+    """What each kind is rated and scored, and the kinds that lie off the line through all images."""
     slope, offset = np.polyfit(frame["pred_PR"], frame["PR"], 1)
     frame = frame.assign(residual=frame["PR"] - offset - slope * frame["pred_PR"])
     rows: list[dict[str, object]] = []
@@ -513,13 +513,13 @@ def kind_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def worst_table(frame: pd.DataFrame, count: int = WORST) -> pd.DataFrame:
-    """Pictures whose ranks by people and by PR differ most; rank 1 is the best."""
+    """Images whose ranks by people and by PR differ most; rank 1 is the best."""
     ranks = frame[["PR", "pred_PR"]].rank(ascending=False)
     order = (ranks["PR"] - ranks["pred_PR"]).abs().sort_values(ascending=False, kind="stable").index[:count]
     return pd.DataFrame(
         [
             {
-                "picture": Path(frame.loc[k, "image"]).stem,
+                "image": Path(frame.loc[k, "image"]).stem,
                 "scene": frame.loc[k, "scene"],
                 "kind": KINDS[frame.loc[k, "kind"]],
                 "MOS": f"{frame.loc[k, 'PR']:.2f}",
@@ -540,10 +540,10 @@ def scene_text(frame: pd.DataFrame) -> str:
     """
     recolored = frame[frame["method"] != "original"]
     found = []
-    for pictures in (recolored, frame):
-        mos, scene = pictures["PR"].to_numpy(), pictures["scene"].to_numpy()
-        known = method_means(pictures, "PR")[METHOD_COLUMNS[1]].to_numpy()
-        for pred in (pictures["pred_PR"].to_numpy(), known):
+    for images in (recolored, frame):
+        mos, scene = images["PR"].to_numpy(), images["scene"].to_numpy()
+        known = method_means(images, "PR")[METHOD_COLUMNS[1]].to_numpy()
+        for pred in (images["pred_PR"].to_numpy(), known):
             found.append((srcc(pred, mos), within_scene_srcc(pred, mos, scene)))
     means = recolored.groupby("scene")[["pred_PR", "PR"]].mean()
     shares = [means[column].var(ddof=0) / recolored[column].var(ddof=0) for column in ("pred_PR", "PR")]
@@ -564,7 +564,7 @@ def scene_text(frame: pd.DataFrame) -> str:
     text = (
         f"The scene explains {percent(shares[0])} of the variance of PR but {percent(shares[1])} of that of the MOS, and the "
         f"two means of a scene correlate by {together:.2f} (PLCC, {len(means)} scenes): PR's offset between scenes is largely "
-        "its own. A rule that knows the change and never looks at the picture is ahead of PR, pooled, by "
+        "its own. A rule that knows the change and never looks at the image is ahead of PR, pooled, by "
         f"{with_interval(ahead)}. Compare scores within a scene and average the differences over scenes; a score of one scene "
         "against one of another says little."
     )
@@ -608,7 +608,7 @@ def section(frame: pd.DataFrame, percentiles: Path) -> str:
     check = (
         f"Without a model, by 95 % intervals on HECD's {n_scenes} scenes, not corrected for their number: {check_text(frame)}"
     )
-    off += " (Intervals without 0, not corrected for their number.) Residual: MOS less that of one line through all pictures."
+    off += " (Intervals without 0, not corrected for their number.) Residual: MOS less that of one line through all images."
     return f"""## Noise
 
 {markdown(noise_table(frame))}
@@ -620,7 +620,7 @@ def section(frame: pd.DataFrame, percentiles: Path) -> str:
 {wrap(curve)}
 
 {markdown(bins)}
-## How many pictures tell two colorizers apart?
+## How many images tell two colorizers apart?
 
 Photographs that both color, until the 95 % interval of the mean difference of PR is on the right side of 0 in {percent(POWER)}
 of studies; `d` is the true difference of their mean MOS. *Endless scenes*: how often the mean is on the right side at all.
@@ -647,7 +647,7 @@ of studies; `d` is the true difference of their mean MOS. *Endless scenes*: how 
 {markdown(kinds)}
 {wrap(off)}
 
-The {WORST} pictures of {len(frame)} whose ranks by people and by PR differ most, 1 being the best:
+The {WORST} images of {len(frame)} whose ranks by people and by PR differ most, 1 being the best:
 
 {markdown(worst_table(frame))}"""
 

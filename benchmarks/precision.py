@@ -85,7 +85,7 @@ def compare(exact: np.ndarray, rounded: np.ndarray) -> dict[str, float]:
 
     Args:
         exact: Scores in float32, shape (N,).
-        rounded: Scores of the same pictures in bfloat16, shape (N,).
+        rounded: Scores of the same images in bfloat16, shape (N,).
 
     Returns:
         ``SRCC`` between the two, ``largest`` and ``mean`` absolute difference, and ``spread``, the standard deviation of

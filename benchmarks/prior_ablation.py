@@ -5,7 +5,7 @@
 
 Each row trains SCC heads from scratch on HECD with one scene left out (and on some of the recolorings), and is measured on the
 scenes left out. What is spoiled is spoiled in training and in testing alike, so that a row tells what the network can still
-make of the rest. Once with the difference of backbone features of picture and gray version beside the comparisons, once
+make of the rest. Once with the difference of backbone features of image and gray version beside the comparisons, once
 without it, since that global path can replace much. The objects of nine of the fifteen scenes are boxes that we drew on the
 originals (benchmarks/hecd_objects); the other scenes show nothing of COCO's 80 categories. ``--write`` makes
 benchmarks/prior_ablation.md of all results so far, which are kept in benchmarks/prior_ablation.json.
@@ -31,9 +31,9 @@ ROWS = {
     "dense prior only": "no objects",
     "comparisons with categories only": "no dense prior",
     "prior-only vector of the categories, as published": "no dense prior, nothing of the pixels of an object",
-    "shuffled priors": "categories permuted, dense prior of another picture",
-    "unconditional priors": "categories all alike, dense prior of no picture",
-    "pixels in gray": "the picture without its colors",
+    "shuffled priors": "categories permuted, dense prior of another image",
+    "unconditional priors": "categories all alike, dense prior of no image",
+    "pixels in gray": "the image without its colors",
 }
 
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("hecd", type=Path, help="the HECD folder")
     parser.add_argument("recolorings", type=Path, help="table of tools/make_recolorings.py")
-    parser.add_argument("--labels", nargs="+", required=True, metavar="DIR", help="objects of the pictures")
+    parser.add_argument("--labels", nargs="+", required=True, metavar="DIR", help="objects of the images")
     parser.add_argument("--prior", default=str(SHIPPED / "SCC.pt"), help="of tools/train_color_prior.py")
     parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="of tools/build_color_prior.py")
     parser.add_argument(
@@ -71,46 +71,46 @@ from models.object_prior import MEASURES, OBJECT_COMPARISONS, ObjectPrior
 from models.semantic import pooled
 from train_SCC import make_model
 from training.engine import predict
-from training.images import FeatureSet, RatedPictures, collate, labeled_objects
+from training.images import FeatureSet, RatedImages, collate, labeled_objects
 from training.records import command_line
 from utils.color import gray_version, rgb_to_lab
 from utils.files import write_atomic
 
-RECOLORINGS = 300  # pictures beside HECD
+RECOLORINGS = 300  # images beside HECD
 EPOCHS = 5
 SEED = 0
 _READING = """What it says, with 15 scenes and one seed:
 
 - The dense prior carries what the comparisons tell. On outputs of real colorizers, within scene and without the global path,
-  it reaches 0.22; with the prior of another picture, or of no picture, nothing is left (-0.06, -0.01).
+  it reaches 0.22; with the prior of another image, or of no image, nothing is left (-0.06, -0.01).
 - On the hue changes that HECD planted, a shuffled or unconditional prior does about as well as the true one: there, how far a
   color is from usual colors tells as much as what the thing is.
-- Categories add nothing here, and cost agreement of pictures pooled, perhaps because six of the 15 scenes show no object of
+- Categories add nothing here, and cost agreement of images pooled, perhaps because six of the 15 scenes show no object of
   COCO's, so that having one tells the scene.
-- The global path finds the planted hue changes without any prior. Without the colors of the picture nothing is found.
+- The global path finds the planted hue changes without any prior. Without the colors of the image nothing is found.
 """
 _RESULTS = Path(__file__).parent / "prior_ablation.json"
 _COLORIZERS = ("O", "L", "I", "Z", "P")
 _BATCH = 8
 
-# What each row lets the network see of: the categories of objects (and their pixels), the dense prior, the picture as a whole.
+# What each row lets the network see of: the categories of objects (and their pixels), the dense prior, the image as a whole.
 _OF_PIXELS = [i for i, n in enumerate(OBJECT_COMPARISONS) if n.split(",")[0] in (*MEASURES, "lightness", "a", "b")]
 
 
 class Encoded:
-    """All pictures as the network reads them, by row of the table.
+    """All images as the network reads them, by row of the table.
 
     Args:
         model: The network, with its priors.
-        frame: The pictures.
+        frame: The images.
         args: With the labels.
     """
 
     def __init__(self, model: SemanticConsistencyNet, frame: pd.DataFrame, args: argparse.Namespace) -> None:
         self.model, self.frame, self.args = model.eval(), frame, args
-        pictures = RatedPictures(frame, model.preprocess, "SCC")
-        self.mos = pictures.mos
-        loader = DataLoader(pictures, _BATCH, collate_fn=collate)
+        images = RatedImages(frame, model.preprocess, "SCC")
+        self.mos = images.mos
+        loader = DataLoader(images, _BATCH, collate_fn=collate)
         rgb, maps, effects = [], [], []
         with torch.inference_mode():
             for inputs, _, _, _ in tqdm(loader, desc="reading"):
@@ -123,7 +123,7 @@ class Encoded:
 
     @torch.inference_mode()
     def features(self, row: str, path: str) -> Inputs:
-        """Features of all pictures for one row of a table, with or without the global path."""
+        """Features of all images for one row of a table, with or without the global path."""
         model = self.model
         spoiled = {"shuffled priors": lambda p: p.shuffled(SEED), "unconditional priors": ObjectPrior.unconditional}
         whole = model.object_prior
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def leave_one_out(features: Inputs, encoded: Encoded, workers: int) -> np.ndarray:
-    """SCC of every rated picture by a network that has not seen its scene, shape (N,); NaN for the recolorings."""
+    """SCC of every rated image by a network that has not seen its scene, shape (N,); NaN for the recolorings."""
     frame, model = encoded.frame, encoded.model
     predictions = np.full(len(frame), np.nan)
     with tempfile.TemporaryDirectory() as folder:

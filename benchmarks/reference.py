@@ -4,7 +4,7 @@
     python benchmarks/reference.py FOLDER --part CF         # one of them, in this process
     python benchmarks/reference.py FOLDER --weights DIR     # with CF.pth, SCC.pth and PR.pth of this folder
 
-As published, every part decodes every picture itself and scores it in a batch of one in float32:
+As published, every part decodes every image itself and scores it in a batch of one in float32:
 
 - CF: Pillow bicubic resize to 384, ViT-B/16 on [0, 1], class token and spread of the patch tokens, a small convolution over
   the a and b planes;
@@ -26,10 +26,10 @@ PARTS = ("CF", "SCC", "PR")
 
 
 def score_folder(paths: list[Path], part: str, weights: Path | None = None) -> list[float]:
-    """Score pictures by one part. Libraries are imported here, by the part that needs them, for start-up is measured too.
+    """Score images by one part. Libraries are imported here, by the part that needs them, for start-up is measured too.
 
     Args:
-        paths: The pictures.
+        paths: The images.
         part: CF, SCC or PR.
         weights: Folder with the published weight file of the part; None for random numbers.
     """
@@ -78,8 +78,8 @@ def cf_branch():
                 nn.Linear(1568, 512), nn.LayerNorm(512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, 1), nn.Tanh()
             )
 
-        def forward(self, picture: Image.Image) -> Tensor:
-            pixels = np.asarray(picture.resize((384, 384), Image.Resampling.BICUBIC))
+        def forward(self, image: Image.Image) -> Tensor:
+            pixels = np.asarray(image.resize((384, 384), Image.Resampling.BICUBIC))
             rgb = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
             ab = rgb_to_lab(rgb)[:, 1:] / 128
             tokens = self.vit.forward_features(rgb)  # (1, 577, 768)
@@ -113,12 +113,12 @@ def scc_branch():
             self.attention = nn.Sequential(nn.Linear(256, 1))
             self.regressor = nn.Sequential(nn.Linear(768, 128), nn.ReLU(), nn.Linear(128, 1), nn.Tanh())
 
-        def forward(self, picture: Image.Image) -> Tensor:
+        def forward(self, image: Image.Image) -> Tensor:
             objects = torch.zeros(1, 20, 773)
             embedded = self.class_embedding(objects[..., 0].long())
             encoded = self.obj_encoder(torch.cat((embedded, objects[..., 1:]), 2))
             attention = self.attention(encoded).fill_(-1e9).softmax(1)  # no slot is used
-            seen = self.backbone(self.prepare(picture)[None]).flatten(1)
+            seen = self.backbone(self.prepare(image)[None]).flatten(1)
             return self.regressor(torch.cat((seen, (attention * encoded).sum(1)), 1))
 
     return Branch()
@@ -139,8 +139,8 @@ def pr_branch():
             narrow = nn.Linear(2064, 512), nn.ReLU(), nn.BatchNorm1d(512), nn.Dropout(0.3)
             self.regressor = nn.Sequential(*narrow, nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 1), nn.Tanh())
 
-        def forward(self, picture: Image.Image) -> Tensor:
-            seen = self.naturalness_extractor(self.prepare(picture)[None]).flatten(1)
+        def forward(self, image: Image.Image) -> Tensor:
+            seen = self.naturalness_extractor(self.prepare(image)[None]).flatten(1)
             return self.regressor(torch.cat((seen, self.score_fc(torch.zeros(1, 2))), 1))
 
     return Branch()
@@ -177,7 +177,7 @@ def main() -> None:
     for part in PARTS:
         start = time.perf_counter()
         subprocess.run([sys.executable, __file__, args.images, "--part", part, *extra], check=True)
-        print(f"{part:4}{time.perf_counter() - start:8.2f} s for {len(paths)} pictures", flush=True)
+        print(f"{part:4}{time.perf_counter() - start:8.2f} s for {len(paths)} images", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
 def make_images(folder: Path, count: int) -> None:
     """Small photographs, in folders of 1,000."""
     with tempfile.TemporaryDirectory() as few:
-        measure.make_pictures(Path(few), _SAME, _SIDE, _SIDE)
+        measure.make_images(Path(few), _SAME, _SIDE, _SIDE)
         contents = [path.read_bytes() for path in sorted(Path(few).iterdir())]
     for start in range(0, count, 1000):
         (folder / f"{start // 1000:04d}").mkdir(parents=True)

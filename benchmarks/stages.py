@@ -18,7 +18,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from inference.graph import Graph, GraphEngine
 from inference.networks import Networks
+from inference.resize import resize
 from inference.scorer import Scorer, worker_count
 from models import load_model
 from models.base import Inputs, ScoreNet
@@ -128,6 +130,25 @@ class TorchEngine:
         return rate
 
 
+class GraphStages(TorchEngine):
+    """The graph that infer_PR.py runs on a CPU, for the shipped weights."""
+
+    def __init__(self) -> None:
+        super().__init__({dimension: load_model(dimension) for dimension in DIMENSIONS})
+        self._graph = Graph()
+        self._scorer = Scorer(GraphEngine(self._graph, DIMENSIONS))
+
+    def prepare(self, pixels: np.ndarray) -> Any:
+        return resize(pixels, self._graph.size)
+
+    def forward(self, prepared: Any, name: str) -> dict[str, float]:
+        return self._graph.run(prepared)
+
+    def operations(self, prepared: Any, name: str) -> int:
+        torch_engine = TorchEngine(self._networks.replicas.networks)
+        return torch_engine.operations(torch_engine.prepare(np.zeros((224, 224, 3), np.uint8)), name)
+
+
 @dataclass(frozen=True)
 class Rates:
     """What :func:`measure` found.
@@ -166,7 +187,7 @@ def measure(engine: TorchEngine, images: ImageList) -> Rates:
     """Measure each stage alone, and the pipeline."""
     paths = [images.path(name) for name in images.names]
     pixels = [engine.decode(path) for path in paths]
-    prepared = [engine.prepare(picture) for picture in pixels]
+    prepared = [engine.prepare(image) for image in pixels]
     stages: dict[str, tuple[Callable[..., Any], Sequence[tuple]]] = {
         "decode only": (engine.decode, list(zip(paths))),
         "preprocess only": (engine.prepare, list(zip(pixels))),
@@ -191,5 +212,5 @@ def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> floa
 def measure_folder(folder: Path, preset: str, device: str, precision: str, files: Path) -> Rates:
     """Measure the engine that infer_PR.py uses for a preset; ``files`` are those of the published one."""
     if preset == "compact":
-        return measure(TorchEngine.of_compact(device), list_images(folder))
+        return measure(GraphStages() if device == "cpu" else TorchEngine.of_compact(device), list_images(folder))
     return measure(TorchEngine.of_published(files, device, precision), list_images(folder))

@@ -33,7 +33,7 @@ from benchmarks.measure import (
     command_line,
     infer_command,
     machine,
-    make_pictures,
+    make_images,
     run,
     write_section,
 )
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 def speed_table(runs: Mapping[str, Sequence[Run]], count: int) -> str:
     """Return what the processes took, in Markdown: the runs of each program by its name."""
     lines = [
-        "| | median s | s per run | pictures per s | CPU s | peak MiB | CPU s of other processes |",
+        "| | median s | s per run | images per s | CPU s | peak MiB | CPU s of other processes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, of_program in runs.items():
@@ -127,8 +127,8 @@ def main() -> int:
     results: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         images, one, files, output = (Path(temporary) / name for name in ("images", "one", "published", "scores_PR.csv"))
-        size = make_pictures(images, args.count, 640, 480)
-        make_pictures(one, 1, 640, 480)
+        size = make_images(images, args.count, 640, 480)
+        make_images(one, 1, 640, 480)
         setting = f"{args.count} JPEGs of 640x480, quality 90, {size / 1000:.0f} kB each; {machine()}"
         if not on_cpu:
             setting += f"; {torch.cuda.get_device_name(args.device)}"

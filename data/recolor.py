@@ -15,13 +15,13 @@ CHROMATIC_KINDS = ("shift", "bleed", "stain", "mottle", "gray_patch", "fade", "o
 SEMANTIC_KINDS = ("hue", "global_hue", "transfer", "region_chroma")
 KINDS = CHROMATIC_KINDS + SEMANTIC_KINDS
 
-# A displacement of this many CIELAB units (root mean square over the picture) is a severity of 1 - 1/e.
+# A displacement of this many CIELAB units (root mean square over the image) is a severity of 1 - 1/e.
 _SEVERITY_SCALE = 18.0
 _FADE_WEIGHT = 0.6  # people forgive a lack of chroma more than a wrong hue (HECD, kinds B and G against F)
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB of an 8-bit sRGB picture (H, W, 3), float32, shape (3, H, W)."""
+    """CIELAB of an 8-bit sRGB image (H, W, 3), float32, shape (3, H, W)."""
     import torch  # in functions, for tools/make_samples.py shows its help without it
 
     from utils.color import rgb_to_lab
@@ -31,7 +31,7 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def from_lab(lab: np.ndarray) -> np.ndarray:
-    """8-bit sRGB (H, W, 3) of a CIELAB picture (3, H, W), clipped to the gamut."""
+    """8-bit sRGB (H, W, 3) of a CIELAB image (3, H, W), clipped to the gamut."""
     import torch
 
     from utils.color import lab_to_rgb
@@ -232,13 +232,13 @@ def severity(original: np.ndarray, recolored: np.ndarray) -> float:
         recolored: The same shape.
 
     Returns:
-        0 for identical pictures, toward 1 for gross faults.
+        0 for identical images, toward 1 for gross faults.
     """
     return lab_severity(to_lab(original), to_lab(recolored))
 
 
 def lab_severity(original: np.ndarray, recolored: np.ndarray) -> float:
-    """``severity`` of two CIELAB pictures of shape (3, H, W)."""
+    """``severity`` of two CIELAB images of shape (3, H, W)."""
     delta = recolored[1:] - original[1:]
     displacement = (delta**2).sum(0)
     loss = np.minimum(np.hypot(*recolored[1:]) - np.hypot(*original[1:]), 0)

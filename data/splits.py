@@ -205,7 +205,7 @@ def excluded_names(names: Iterable[str], sources: Iterable[Path | str]) -> tuple
 
 def _listed(file: Path) -> list[str]:
     if not file.is_file():
-        raise FileNotFoundError(f"no file {file}; expected a text file of pictures to leave out, one a line")
+        raise FileNotFoundError(f"no file {file}; expected a text file of images to leave out, one a line")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:

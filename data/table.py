@@ -180,7 +180,8 @@ def _check_header(header: list[str], path: Path, ratings: Sequence[str]) -> None
         raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{hint}")
     used = {*_COLUMNS, *_OTHERS, *ratings, *(name for names in _noise_columns(header).values() for name in names)}
     if any(f"{d}_se" in header for d in DIMENSIONS):
-        used |= {"low", "high", "n", "std", "scale"}  # as compute_mos.py writes them
+        beside = ("low", "high", "n", "std", "scale")  # as compute_mos.py writes them
+        used |= {*beside, *(f"{d}_{name}" for d in DIMENSIONS for name in beside)}
     ignored = [name for name in header if name not in used]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=3)
@@ -242,16 +243,16 @@ def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
     return unit_mos(value, mos_range, where)
 
 
-def picture_paths(frame: pd.DataFrame) -> list[str]:
-    """Absolute path of each picture of a MOS table, or of several tables joined (which carry ``path``)."""
+def image_paths(frame: pd.DataFrame) -> list[str]:
+    """Absolute path of each image of a MOS table, or of several tables joined (which carry ``path``)."""
     if "path" in frame:
         return list(frame["path"])
     return [str(Path(frame.attrs["root"]) / name) for name in frame["image"]]
 
 
 def with_paths(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with the absolute path of each picture as a column, which survives joining tables."""
-    return frame.assign(path=picture_paths(frame))
+    """The table with the absolute path of each image as a column, which survives joining tables."""
+    return frame.assign(path=image_paths(frame))
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
@@ -265,25 +266,25 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
 
 
 def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.DataFrame:
-    """MOS tables as one, pictures without a rating included.
+    """MOS tables as one, images without a rating included.
 
     Args:
         frames: Where a table comes from, and the table, which has ``path``.
         columns: The ratings that are wanted.
 
     Returns:
-        MOS table with ``path``, the absolute path of each picture; ``image`` is relative to the folder above them all.
+        MOS table with ``path``, the absolute path of each image; ``image`` is relative to the folder above them all.
 
     Raises:
-        ValueError: If nothing is rated in one of the columns, or a picture comes twice.
+        ValueError: If nothing is rated in one of the columns, or an image comes twice.
     """
     for source, frame in frames:
         counts = ", ".join(f"{int(frame[c].notna().sum()) if c in frame else 0} with a {c} rating" for c in columns)
-        print(f"{source}: {len(frame)} pictures of {frame['scene'].nunique()} scenes, {counts}")
+        print(f"{source}: {len(frame)} images of {frame['scene'].nunique()} scenes, {counts}")
     joined = pd.concat([frame for _, frame in frames], ignore_index=True)
     for column in columns:
         if column not in joined or joined[column].isna().all():
-            raise ValueError(f"no picture in {', '.join(source for source, _ in frames)} has a {column} rating")
+            raise ValueError(f"no image in {', '.join(source for source, _ in frames)} has a {column} rating")
     joined["path"] = [os.path.abspath(p) for p in joined["path"]]
     root = os.path.commonpath([os.path.dirname(p) for p in joined["path"]])
     joined["image"] = [Path(os.path.relpath(p, root)).as_posix() for p in joined["path"]]
@@ -296,11 +297,11 @@ def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.
 
 
 def counted(source: Path) -> tuple[Path, int | None]:
-    """Path and number of pictures of ``PATH:N``; None for all of them."""
+    """Path and number of images of ``PATH:N``; None for all of them."""
     path, colon, number = str(source).rpartition(":")
     if colon and number.isdigit() and not source.exists():
         if int(number) < 1:
-            raise ValueError(f"{source}: expected at least 1 picture after the colon")
+            raise ValueError(f"{source}: expected at least 1 image after the colon")
         return Path(path), int(number)
     return source, None
 

@@ -2,7 +2,7 @@
 
 Intervals come from a bootstrap that draws *scenes*, because colorizations of one photograph are not independent. A resample
 is held as how often each scene occurs in it, so that ranks, ties and sums of all resamples are computed together; the values
-are those of :mod:`utils.metrics` on the drawn pictures written out one after another.
+are those of :mod:`utils.metrics` on the drawn images written out one after another.
 
 The interval is that of a bootstrap t (:meth:`Resamples.interval`). Percentiles of the resamples would be too narrow for few
 scenes: the interval of an SRCC then holds the true one in .84 to .90 of the cases at 4 scenes, and in .90 to .94 at 15.
@@ -66,14 +66,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Joined:
-    """Pictures that are rated in a dimension, beside their predictions.
+    """Images that are rated in a dimension, beside their predictions.
 
     Attributes:
         rows: Columns image, scene, method, dimension, mos and prediction (NaN where there is none), in the order of the
             MOS table.
-        failed: Why the file has no score for a picture although it has a row, by picture.
-        absent: Pictures that the file has no row of.
-        unused: How many rows of the file are of other pictures.
+        failed: Why the file has no score for an image although it has a row, by image.
+        absent: Images that the file has no row of.
+        unused: How many rows of the file are of other images.
         elsewhere: How they were joined, if not by paths that are known to be of one folder; else empty.
     """
 
@@ -178,11 +178,11 @@ def _named_dimension(name: str) -> tuple[Path, str | None]:
 
 
 def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
-    """The rated pictures of a MOS table beside their predictions.
+    """The rated images of a MOS table beside their predictions.
 
     The JSON form is joined by stem. A CSV is joined by the path relative to its folder and to the root of the table, or by
-    absolute path where its sidecar names the scored folder: by the way that finds more pictures. Where neither finds any, by
-    file name, if no two pictures share one. Names may be written in another way, see :mod:`utils.names`.
+    absolute path where its sidecar names the scored folder: by the way that finds more images. Where neither finds any, by
+    file name, if no two images share one. Names may be written in another way, see :mod:`utils.names`.
 
     Args:
         table: MOS table.
@@ -190,7 +190,7 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
         dimension: CF, SCC or PR.
 
     Raises:
-        ValueError: If predictions go by stem and two rated pictures share one.
+        ValueError: If predictions go by stem and two rated images share one.
     """
     rated = table[table[dimension].notna()]
     images = rated["image"].tolist()
@@ -204,7 +204,7 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
     else:
         ways = [(images, names, f"by relative path: the scored folder was {scored_root}" if scored_root else "")]
         if scored_root:
-            # First, for an absolute path cannot take a picture for one of the same name in another folder.
+            # First, for an absolute path cannot take an image for one of the same name in another folder.
             ways.insert(0, ([_absolute(root, i) for i in images], [_absolute(scored_root, n) for n in names], ""))
         bare = [posixpath.basename(i) for i in images], [posixpath.basename(n) for n in names]
         if all(len(set(part)) == len(part) for part in bare):  # a copy in other folders
@@ -232,10 +232,10 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
 
 
 def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allow_missing: bool = False) -> None:
-    """Refuse a score file without a row for a rated picture, or with ``allow_missing`` one without any score for them.
+    """Refuse a score file without a row for a rated image, or with ``allow_missing`` one without any score for them.
 
     Raises:
-        ValueError: Names a picture, the rows that come closest, and what to run.
+        ValueError: Names an image, the rows that come closest, and what to run.
     """
     none = joined.rows["prediction"].isna().all()
     if not none and (allow_missing or not joined.absent):
@@ -245,10 +245,10 @@ def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allo
     of = f" of {scored}" if scored else ""
     has = f"it has {len(names)}{of}, e.g. {', '.join(nearest(first, names))}" if names else "it is empty"
     count = len(joined.rows) if none else len(joined.absent)
-    text = f"{count} of {len(joined.rows)} pictures with a {dimension} rating have no row in {scores.path}"
+    text = f"{count} of {len(joined.rows)} images with a {dimension} rating have no row in {scores.path}"
     if none and joined.failed:
         image, reason = next(iter(joined.failed.items()))
-        raise ValueError(f"no picture with a {dimension} rating has a score in {scores.path}, e.g. {image}: {reason}")
+        raise ValueError(f"no image with a {dimension} rating has a score in {scores.path}, e.g. {image}: {reason}")
     advice = f"run infer_{'PR' if scores.is_sub_score else dimension}.py on {root}"
     if scores.frame.attrs.get("metric"):
         advice = "score them as well"
@@ -257,7 +257,7 @@ def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allo
 
 
 def sample_of(scores: Scores) -> str:
-    """What the pictures were to the weights that scored them: a sample of :mod:`utils.scores`, "unknown" if not said."""
+    """What the images were to the weights that scored them: a sample of :mod:`utils.scores`, "unknown" if not said."""
     in_sample(scores.frame)  # refuses a word that we do not know
     return scores.frame.attrs["meta"].get("sample", "unknown")
 
@@ -278,11 +278,11 @@ def _refuse_same_stem(path: Path, images: list[str], stems: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predictions for the same pictures, shape (N,) each; the three are the same but for the method means."""
+    """Predictions for the same images, shape (N,) each; the three are the same but for the method means."""
 
     value: np.ndarray  # in the unit of the MOS
     order: np.ndarray  # what is ranked
-    step: np.ndarray  # what differences of pictures of one scene are taken of
+    step: np.ndarray  # what differences of images of one scene are taken of
 
     @classmethod
     def of(cls, rows: pd.DataFrame, columns: Sequence[str]) -> "Predictor":
@@ -292,9 +292,9 @@ class Predictor:
 
 
 def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
-    """The trivial predictor: what other pictures of the same method were rated, without those of the picture's scene.
+    """The trivial predictor: what other images of the same method were rated, without those of the image's scene.
 
-    The means must not be ranked. They leave out the scene, so among pictures of one method the better rated ones have the
+    The means must not be ranked. They leave out the scene, so among images of one method the better rated ones have the
     lower means, by differences that are tiny but that a rank correlation takes for full: for 5 methods of 200 scenes SRCC
     comes out some 0.18 too low. Hence the place: where the method stands among all methods, also without the scene.
 
@@ -304,8 +304,8 @@ def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
 
     Returns:
         Index of ``table``; ``mean`` in the unit of the MOS, ``place`` in (0, 1), for ranks, and ``step``, for differences, in
-        the unit of the MOS: the mean of all ``mean`` at that place. NaN where the picture has no method or its method no rated
-        picture of another scene.
+        the unit of the MOS: the mean of all ``mean`` at that place. NaN where the image has no method or its method no rated
+        image of another scene.
     """
     rated = table[table[dimension].notna() & (table["method"] != "")]
     if rated.empty:
@@ -346,7 +346,7 @@ def logistic_fit(pred: np.ndarray, mos: np.ndarray, at: np.ndarray | None = None
     """
     wanted = pred if at is None else at
     if len(pred) < 5 or np.ptp(pred) == 0 or np.ptp(mos) == 0:
-        reason = "fewer than 5 pictures" if len(pred) < 5 else "all predictions or all MOS are equal"
+        reason = "fewer than 5 images" if len(pred) < 5 else "all predictions or all MOS are equal"
         return wanted, f"not mapped: {reason}"
     scaled = (pred - pred.mean()) / pred.std()
     try:
@@ -385,14 +385,14 @@ def measure_agreement(
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        scenes: Scene of each picture, shape (N,).
+        scenes: Scene of each image, shape (N,).
         resamples: How often as many scenes as there are are drawn with replacement.
         seed: The same seed draws the same scenes for every predictor of the same scenes.
         order: What rank correlations take in place of ``pred``, shape (N,).
 
     Returns:
         One row for each of :data:`METRICS`, with ``metric``, ``value``, ``low``, ``high`` and ``note``. The logistic curve is
-        fitted once, to all pictures, and not again in the resamples. NaN where a measure is not defined, or, for an
+        fitted once, to all images, and not again in the resamples. NaN where a measure is not defined, or, for an
         interval, with fewer than :data:`MIN_SCENES` scenes; resamples in which a measure is not defined do not count, which
         is noted.
 
@@ -526,7 +526,7 @@ def _resampled(
         order: What is ranked, shape (N,).
         mapped: Predictions after the logistic curve, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        scene: Number of each picture's scene, shape (N,), 0 to K-1.
+        scene: Number of each image's scene, shape (N,), 0 to K-1.
         within: SRCC within each scene, shape (K,).
         counts: How often each scene occurs, shape (R, K).
     """
@@ -557,7 +557,7 @@ def resampled_srcc(order: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts
     Args:
         order: What is ranked, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        scene: Number of each picture's scene, shape (N,), 0 to K-1.
+        scene: Number of each image's scene, shape (N,), 0 to K-1.
         counts: How often each scene occurs, shape (R, K).
     """
     x, y = _Levels(order), _Levels(mos)
@@ -577,7 +577,7 @@ class _Levels:
         self._starts = np.cumsum(sizes) - sizes
 
     def frequencies(self, weights: np.ndarray) -> np.ndarray:
-        """How often each distinct value occurs, shape (R, L), where pictures occur ``weights`` times, shape (R, N)."""
+        """How often each distinct value occurs, shape (R, L), where images occur ``weights`` times, shape (R, N)."""
         return np.add.reduceat(weights[:, self._sorted], self._starts, axis=1)
 
 
@@ -641,7 +641,7 @@ def pair_agreement(
     Args:
         step: Predictions, of which differences within scenes are taken, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        scenes: Scene of each picture, shape (N,).
+        scenes: Scene of each image, shape (N,).
         noise: Standard error of each MOS, shape (N,).
         resamples: Of the bootstrap over scenes.
         seed: Of the bootstrap.
@@ -678,7 +678,7 @@ def _with_interval(
 
 
 class _Methods:
-    """Sums over the pictures of each method, M of them, by scene; pictures without a method do not count."""
+    """Sums over the images of each method, M of them, by scene; images without a method do not count."""
 
     def __init__(self, method: np.ndarray, scene: np.ndarray, scenes: int) -> None:
         known = method != ""
@@ -692,7 +692,7 @@ class _Methods:
         return total.reshape(self._shape)
 
     def means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Mean of each method in each resample, shape (R, M); NaN for a method without a picture in it."""
+        """Mean of each method in each resample, shape (R, M); NaN for a method without an image in it."""
         sums, sizes = counts @ self._sums(values), counts @ self.sizes
         # Rounded, lest equal means of two methods differ in the last digit and take two ranks.
         return np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0).round(12)
@@ -717,8 +717,8 @@ def system_agreement(
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        method: Method of each picture, shape (N,); empty where there is none.
-        scenes: Scene of each picture, shape (N,).
+        method: Method of each image, shape (N,); empty where there is none.
+        scenes: Scene of each image, shape (N,).
         resamples: Of the bootstrap over scenes.
         seed: Of the bootstrap.
 
@@ -737,7 +737,7 @@ def system_agreement(
 
 
 def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """What people and the network think of each method, on the pictures that have a method and a prediction.
+    """What people and the network think of each method, on the images that have a method and a prediction.
 
     Args:
         rows: Columns scene, method, dimension, mos and prediction.
@@ -745,7 +745,7 @@ def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd
         seed: Of the bootstrap.
 
     Returns:
-        One row for each dimension and method, the best in the eyes of people first: dimension, method, n (pictures), scenes,
+        One row for each dimension and method, the best in the eyes of people first: dimension, method, n (images), scenes,
         the mean MOS with low and high, the mean prediction with low and high, and ranks by either mean, 1 for the highest.
     """
     tables = []
@@ -774,7 +774,7 @@ def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd
 def evaluate(
     rows: pd.DataFrame, notes: Mapping[str, str], resamples: int = 1000, seed: int = 0, subset: str = ""
 ) -> pd.DataFrame:
-    """Agreement of the network and of the method means, by dimension, both on the pictures that have a prediction.
+    """Agreement of the network and of the method means, by dimension, both on the images that have a prediction.
 
     Args:
         rows: Columns scene, method, dimension, mos, prediction, noise (standard error of the MOS), and those of
@@ -785,7 +785,7 @@ def evaluate(
         subset: What the note of every row should begin with.
 
     Returns:
-        Columns dimension, metric, value, low, high, n, predictor, scenes and note. n counts pictures, but for
+        Columns dimension, metric, value, low, high, n, predictor, scenes and note. n counts images, but for
         :data:`PAIR_METRICS` pairs, and for the system SRCC methods.
     """
     found = []
@@ -800,19 +800,19 @@ def evaluate(
             without_mean = _left_out(len(scored) - len(known), "a method that other scenes have")
             note = "; ".join(filter(None, (without_score, without_mean)))
             predictors.append((METHOD_MEAN, known, METHOD_COLUMNS, note))
-        for predictor, pictures, own, note in predictors:
-            measured = _measured(pictures, Predictor.of(pictures, own), resamples, seed)
+        for predictor, images, own, note in predictors:
+            measured = _measured(images, Predictor.of(images, own), resamples, seed)
             if predictor == METHOD_MEAN:
                 measured.loc[measured["metric"] == SYSTEM_SRCC, "note"] += "; near 1 by construction"
             measured["note"] = ["; ".join(filter(None, (subset, note, of_metric))) for of_metric in measured["note"]]
-            found.append(measured.assign(dimension=dimension, predictor=predictor, scenes=pictures["scene"].nunique()))
+            found.append(measured.assign(dimension=dimension, predictor=predictor, scenes=images["scene"].nunique()))
     columns = ["dimension", "metric", "value", "low", "high", "n", "predictor", "scenes", "note"]
     return pd.concat(found, ignore_index=True)[columns]
 
 
-def _measured(pictures: pd.DataFrame, predictor: Predictor, resamples: int, seed: int) -> pd.DataFrame:
-    mos, noise = pictures["mos"].to_numpy(float), pictures["noise"].to_numpy(float)
-    scenes, method = pictures["scene"].to_numpy(str), pictures["method"].to_numpy(str)
+def _measured(images: pd.DataFrame, predictor: Predictor, resamples: int, seed: int) -> pd.DataFrame:
+    mos, noise = images["mos"].to_numpy(float), images["noise"].to_numpy(float)
+    scenes, method = images["scene"].to_numpy(str), images["method"].to_numpy(str)
     tables = [
         measure_agreement(predictor.value, mos, scenes, resamples, seed, predictor.order).assign(n=len(mos)),
         pair_agreement(predictor.step, mos, scenes, noise, resamples, seed),
@@ -822,7 +822,7 @@ def _measured(pictures: pd.DataFrame, predictor: Predictor, resamples: int, seed
 
 
 def _left_out(count: int, what: str) -> str:
-    return f"{amount(count, 'picture')} without {what} left out" if count else ""
+    return f"{amount(count, 'image')} without {what} left out" if count else ""
 
 
 def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFrame:

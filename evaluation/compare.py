@@ -1,4 +1,4 @@
-"""Is one predictor better than another on the same pictures: differences with intervals, tests, and pairs won.
+"""Is one predictor better than another on the same images: differences with intervals, tests, and pairs won.
 
 References:
     Williams, The comparison of regression variables, J. R. Stat. Soc. B 21, 1959: the t test.
@@ -43,10 +43,10 @@ def williams(first: float, second: float, between: float, n: int) -> Tested:
         first: Correlation of one predictor with the MOS.
         second: Correlation of the other with the MOS.
         between: Correlation of the two predictors.
-        n: Number of pictures; the test takes them for independent.
+        n: Number of images; the test takes them for independent.
 
     Returns:
-        t, above 0 if ``first`` is the higher one; NaN for fewer than 4 pictures and for predictors that correlate perfectly.
+        t, above 0 if ``first`` is the higher one; NaN for fewer than 4 images and for predictors that correlate perfectly.
     """
     if n < 4 or not 1 - abs(between) > _ALIKE:
         return Tested(math.nan, math.nan)
@@ -89,13 +89,13 @@ def compare_predictors(
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Two predictors on the same pictures.
+    """Two predictors on the same images.
 
     Args:
         first: Predictions, shape (N,).
-        second: Predictions for the same pictures, shape (N,).
+        second: Predictions for the same images, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        scenes: Scene of each picture, shape (N,).
+        scenes: Scene of each image, shape (N,).
         noise: Standard error of each MOS, shape (N,).
         resamples: Of a bootstrap that draws scenes, the same for both predictors.
         seed: Of the bootstrap.
@@ -104,7 +104,7 @@ def compare_predictors(
         :data:`COLUMNS`, one row for each of :data:`METRICS`: both values, ``first`` less ``second`` with its 95 %
         interval, the tests of correlations (for SRCC on ranks, which is an approximation), and for pairs that people tell apart
         the share that one predictor orders as people do and the other does not (``wins`` of the first, ``losses``). NaN where
-        something does not apply or is not defined. n counts pictures, or pairs.
+        something does not apply or is not defined. n counts images, or pairs.
     """
     names, scene = np.unique(scenes, return_inverse=True)
     draws = Resamples(len(names), resamples, seed)
@@ -136,7 +136,7 @@ def compare_predictors(
             row["williams_t"], row["williams_p"] = williams(value, other, between[metric], len(mos))
             row["steiger_z"], row["steiger_p"] = steiger(value, other, between[metric], len(mos))
             if math.isfinite(difference) and math.isnan(row["williams_t"]):
-                notes.append("no test: fewer than 4 pictures, or the predictors correlate perfectly")
+                notes.append("no test: fewer than 4 images, or the predictors correlate perfectly")
         else:
             right = [verdicts(pairs, p.step) == 1 for p in both]
             won, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
@@ -170,8 +170,8 @@ def comparison_notes(table: pd.DataFrame) -> list[str]:
             if note and note != _PAIRS_NOTE:
                 notes.setdefault(f"{row['dimension']}, versus {row['versus']}: {note}", []).append(row["metric"])
     return [
-        "difference: network less the other, on the pictures that both have; every draw takes the same scenes for both.",
-        "p is two-sided and takes pictures and pairs for independent, which those of one scene are not: the interval is safer.",
+        "difference: network less the other, on the images that both have; every draw takes the same scenes for both.",
+        "p is two-sided and takes images and pairs for independent, which those of one scene are not: the interval is safer.",
         "Williams t and Steiger Z of SRCC are those of ranks, an approximation.",
         "won : lost: clear pairs that the network orders rightly and the other does not, and the reverse; p by McNemar, exact.",
         *(note if len(on) == len(METRICS) else f"{note} ({', '.join(on)})" for note, on in notes.items()),

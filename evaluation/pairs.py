@@ -1,4 +1,4 @@
-"""Do scores order pairs of pictures of one scene as people do: pairwise accuracy, and two areas under a ROC curve.
+"""Do scores order pairs of images of one scene as people do: pairwise accuracy, and two areas under a ROC curve.
 
 Reference:
     Krasula, Fliegel, Le Callet and Klima, On the accuracy of objective image and video quality models: new methodology for
@@ -6,7 +6,7 @@ Reference:
 
 Every measure is computed in any number of resamples of scenes at once; ``counts``, shape (R, K), says how often each of the K
 scenes occurs in each. A scene that occurs twice has its pairs twice, and none between its copies. With ones, shape (1, K), a
-measure is that of the pictures themselves.
+measure is that of the images themselves.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _DECIMALS = 12  # lest equal differences, such as 0.3 - 0.1 and 0.2 - 0.0, come 
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of pictures of one scene.
+    """All pairs of images of one scene.
 
     Attributes:
-        first: Index of one picture of each pair, shape (P,).
+        first: Index of one image of each pair, shape (P,).
         second: Index of the other, shape (P,).
         scene: Number of the scene of each pair, shape (P,).
-        better: 1 where people put the first picture clearly above the second, -1 where below, and 0 where the difference of
+        better: 1 where people put the first image clearly above the second, -1 where below, and 0 where the difference of
             their MOS may be noise of the ratings, shape (P,).
     """
 
@@ -40,19 +40,19 @@ class Pairs:
         return self.better != 0
 
     def steps(self, pred: np.ndarray) -> np.ndarray:
-        """Prediction of the first picture less that of the second, shape (P,)."""
+        """Prediction of the first image less that of the second, shape (P,)."""
         return (pred[self.first] - pred[self.second]).round(_DECIMALS)
 
 
 def scene_pairs(mos: np.ndarray, scene: np.ndarray, noise: np.ndarray) -> Pairs:
     """The pairs within scenes, and which of them people tell apart.
 
-    Two pictures are clearly different if |d| / sqrt(e1^2 + e2^2) is at least 1.96, with d the difference of their MOS and e the
+    Two images are clearly different if |d| / sqrt(e1^2 + e2^2) is at least 1.96, with d the difference of their MOS and e the
     standard errors.
 
     Args:
         mos: Mean opinion scores, shape (N,).
-        scene: Number of each picture's scene, shape (N,), at least 0.
+        scene: Number of each image's scene, shape (N,), at least 0.
         noise: Standard error of each MOS, in its unit, shape (N,).
     """
     members = [np.flatnonzero(scene == k) for k in np.unique(scene)]
@@ -96,10 +96,10 @@ def auc_different(pairs: Pairs, pred: np.ndarray, counts: np.ndarray) -> np.ndar
 
 
 def auc_better(pairs: Pairs, pred: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Can the difference of predictions tell which picture of a clearly different pair is the better one?
+    """Can the difference of predictions tell which image of a clearly different pair is the better one?
 
     Unlike :func:`pairwise_accuracy`, it counts how large a difference is: one that goes the wrong way must be smaller than
-    those that go the right way. Every pair is taken both ways round, since which picture comes first is arbitrary: the
+    those that go the right way. Every pair is taken both ways round, since which image comes first is arbitrary: the
     probability that better less worse exceeds worse less better of any pair. Arguments and result as of
     :func:`pairwise_accuracy`.
     """

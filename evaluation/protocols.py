@@ -1,7 +1,7 @@
 """Train and test again and again: scene-disjoint splits, left-out colorizers, other data sets.
 
 Each run is the documented pipeline in processes of its own: CF and SCC with out-of-fold predictions, their scores for the test
-pictures, PR on both, PR for the test pictures. All of a run lies in one folder, and what is done there is not done again.
+images, PR on both, PR for the test images. All of a run lies in one folder, and what is done there is not done again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import pandas as pd
 from data.splits import split_by_scene, write_split
 from data.table import load_dataset, with_paths
 from evaluation.agreement import METHOD_MEAN, NETWORK, as_markdown, as_text, join, read_predictions
-from utils.files import picture_id, write_atomic
+from utils.files import image_id, write_atomic
 from utils.metrics import correlations, within_scene_srcc
 from utils.scores import DIMENSIONS
 
@@ -28,7 +28,7 @@ _TOGETHER = "all together"
 METRICS = ("SRCC", "PLCC", "KRCC", "RMSE", "within-scene SRCC")
 
 
-MIN_PICTURES = 10  # of a trial that counts in a summary: the SRCC of fewer spreads by a third or more by chance
+MIN_IMAGES = 10  # of a trial that counts in a summary: the SRCC of fewer spreads by a third or more by chance
 
 
 class TrialError(RuntimeError):
@@ -37,12 +37,12 @@ class TrialError(RuntimeError):
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the three networks, and the pictures it is tested on.
+    """One training of the three networks, and the images it is tested on.
 
     Attributes:
         name: Of its folder.
-        train: MOS table of the pictures to train and validate on, with ``path``.
-        test: The same of the pictures to test on.
+        train: MOS table of the images to train and validate on, with ``path``.
+        test: The same of the images to test on.
         split: Which scenes of ``train`` validate.
     """
 
@@ -55,7 +55,7 @@ class Trial:
 def plan(args: argparse.Namespace) -> list[Trial]:
     """The trials of a protocol.
 
-    - official: the given folders of ICQA-2K; if they share scenes, then also all pictures divided anew by scene.
+    - official: the given folders of ICQA-2K; if they share scenes, then also all images divided anew by scene.
     - scene: ``--repeats`` divisions by scene, 80 % to train on, 20 % to test on.
     - colorizer: each method in turn is left out of training and tested, on scenes that are not trained on.
     - cross: trained on ``--train-root``, tested on ``--root``.
@@ -66,12 +66,12 @@ def plan(args: argparse.Namespace) -> list[Trial]:
     table = load_with_paths(args.root, args.mos_range)
     if args.protocol == "cross":
         other = load_with_paths(args.train_root, args.mos_range)
-        trained_on = {picture_id(path) for path in other["path"]}
-        both = [path for path in table["path"] if picture_id(path) in trained_on]
+        trained_on = {image_id(path) for path in other["path"]}
+        both = [path for path in table["path"] if image_id(path) in trained_on]
         if both:
             raise ValueError(
-                f"{len(both)} of {len(table)} pictures of {args.root} are in {args.train_root} too, e.g. {both[0]}: a test on "
-                "pictures that are trained on says nothing; take them out of one of the two"
+                f"{len(both)} of {len(table)} images of {args.root} are in {args.train_root} too, e.g. {both[0]}: a test on "
+                "images that are trained on says nothing; take them out of one of the two"
             )
         return [make_trial("cross", other, table, args.seed)]
     if args.protocol == "official":
@@ -97,7 +97,7 @@ def plan(args: argparse.Namespace) -> list[Trial]:
 
 
 def load_with_paths(root: Path, mos_range: tuple[float, float]) -> pd.DataFrame:
-    """A data set with the absolute path of each picture as a column."""
+    """A data set with the absolute path of each image as a column."""
     table = with_paths(load_dataset(root, mos_range=mos_range))
     table["path"] = [os.path.abspath(path) for path in table["path"]]
     return table
@@ -110,13 +110,13 @@ def by_scene(table: pd.DataFrame, name: str, seed: int) -> list[Trial]:
 
 
 def make_trial(name: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Trial:
-    """A trial whose validation scenes come from the pictures to train on."""
+    """A trial whose validation scenes come from the images to train on."""
     train = train.drop(columns="split", errors="ignore").reset_index(drop=True)
     return Trial(name, train, test.reset_index(drop=True), split_by_scene(train, 0.15, 0, seed))
 
 
 def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
-    """Train and test; a row for every rated test picture and dimension: image, scene, method, dimension, mos, prediction.
+    """Train and test; a row for every rated test image and dimension: image, scene, method, dimension, mos, prediction.
 
     Raises:
         ValueError: If the folder holds a trial of other settings.
@@ -136,7 +136,7 @@ def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
     )
     recorded = folder / "trial.json"
     if recorded.is_file() and recorded.read_text(encoding="utf-8") != settings:
-        raise ValueError(f"{folder} was made with other pictures or options; give another --output, or delete it")
+        raise ValueError(f"{folder} was made with other images or options; give another --output, or delete it")
     write_atomic(recorded, settings)
     if done.is_file():
         print(f"{trial.name}: taken from {done}")
@@ -167,7 +167,7 @@ def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
     rows = pd.concat([join(table, found[d], d).rows for d in DIMENSIONS if table[d].notna().any()], ignore_index=True)
     without = int(rows["prediction"].isna().sum())
     if without:
-        print(f"{trial.name}: {without} of {len(rows)} rated test pictures have no score, see the score files in {folder}")
+        print(f"{trial.name}: {without} of {len(rows)} rated test images have no score, see the score files in {folder}")
     rows = rows[rows["prediction"].notna()].reset_index(drop=True)
     write_atomic(done, rows.to_csv(index=False, lineterminator="\n"))
     return rows
@@ -184,7 +184,7 @@ def run_logged(folder: Path, script: str, *arguments: object) -> None:
     """Run a script of ours; what it says goes to ``log.txt`` of the trial.
 
     Raises:
-        TrialError: If it fails. An inference script that could not score single pictures has not.
+        TrialError: If it fails. An inference script that could not score single images has not.
     """
     print(f"{folder.name}: {script}", flush=True)
     command = [sys.executable, str(ROOT / script), *(str(a) for a in arguments)]
@@ -198,26 +198,26 @@ def run_logged(folder: Path, script: str, *arguments: object) -> None:
         raise TrialError(f"{script} ended with status {status}; the end of {folder / 'log.txt'}:\n" + "\n".join(said[-5:]))
 
 
-def with_method_mean(pictures: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """Test pictures of a trial with the column ``method_mean``: what the training pictures of their method were rated.
+def with_method_mean(images: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+    """Test images of a trial with the column ``method_mean``: what the training images of their method were rated.
 
-    The trivial predictor, which does not look at the picture. NaN where no picture of the method is trained on.
+    The trivial predictor, which does not look at the image. NaN where no image of the method is trained on.
     """
     means = train[train["method"] != ""].groupby("method")[list(DIMENSIONS)].mean()
-    pairs = zip(pictures["method"], pictures["dimension"], strict=True)
-    return pictures.assign(method_mean=[means[d].get(method, np.nan) for method, d in pairs])
+    pairs = zip(images["method"], images["dimension"], strict=True)
+    return images.assign(method_mean=[means[d].get(method, np.nan) for method, d in pairs])
 
 
 def measure_trials(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Agreement of each trial and predictor: columns trial, dimension, predictor, metric, value, n, scenes.
 
     Args:
-        trials: Test pictures by trial, as of :func:`run_trial`, with ``method_mean`` if that is to be measured too. It has no
+        trials: Test images by trial, as of :func:`run_trial`, with ``method_mean`` if that is to be measured too. It has no
             rows where it is NaN for all.
     """
     rows = []
-    for name, pictures in trials.items():
-        for dimension, rated in pictures.groupby("dimension"):
+    for name, images in trials.items():
+        for dimension, rated in images.groupby("dimension"):
             for predictor, column in ((NETWORK, "prediction"), (METHOD_MEAN, "method_mean")):
                 if column not in rated or rated[column].isna().all():
                     continue
@@ -234,13 +234,13 @@ def measure_trials(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def summarize_trials(measured: pd.DataFrame) -> pd.DataFrame:
-    """Median and standard deviation over trials, undefined values and trials of fewer than 10 pictures left out.
+    """Median and standard deviation over trials, undefined values and trials of fewer than 10 images left out.
 
     Returns:
         Columns dimension, predictor, metric, median, std and trials, how many have a value.
     """
     rows = []
-    measured = measured.assign(value=measured["value"].where(measured["n"] >= MIN_PICTURES))
+    measured = measured.assign(value=measured["value"].where(measured["n"] >= MIN_IMAGES))
     for keys, part in measured.groupby(["dimension", "predictor", "metric"], sort=False):
         values = part["value"].dropna().to_numpy(float)
         rows.append(
@@ -265,13 +265,13 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
     shared = {t.name: len(set(t.train["scene"]) & set(t.test["scene"])) for t in trials}
     for t in trials:
         print(
-            f"{t.name}: {len(t.train)} pictures of {t.train['scene'].nunique()} scenes to train on, {len(t.test)} of "
+            f"{t.name}: {len(t.train)} images of {t.train['scene'].nunique()} scenes to train on, {len(t.test)} of "
             f"{t.test['scene'].nunique()} to test on, scenes in both: {shared[t.name]}"
         )
     tested = {t.name: with_method_mean(run_trial(args, t), t.train) for t in trials}
     measured = measure_trials(tested)
     summary = summarize_trials(measured)
-    if args.protocol == "colorizer":  # alone, a colorizer has one picture of a scene: nothing to compare within it
+    if args.protocol == "colorizer":  # alone, a colorizer has one image of a scene: nothing to compare within it
         measured = pd.concat([measured, measure_trials({_TOGETHER: pd.concat(tested.values())})], ignore_index=True)
     lines = []
     for (name, dimension, predictor), part in measured.groupby(["trial", "dimension", "predictor"], sort=False):
@@ -282,7 +282,7 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
         line |= {metric: _number(value) for metric, value in zip(part["metric"], part["value"], strict=True)}
         lines.append(line | ({} if published is None else {"published SRCC": f"{published:.4f}"}))
     parts = [("Trials", pd.DataFrame(lines))]
-    small = measured["n"] < MIN_PICTURES
+    small = measured["n"] < MIN_IMAGES
     # The trials of the official protocol differ in kind.
     if len(trials) > 1 and args.protocol != "official" and summary["trials"].any():
         overall = []
@@ -294,18 +294,18 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
         parts.append((f"Median ± standard deviation of {summary['trials'].max()} trials", pd.DataFrame(overall)))
 
     said = [
-        "Networks are trained and chosen without the test pictures; CF and SCC reach PR as out-of-fold predictions.",
-        "method mean: mean MOS of the training pictures of the same method, a predictor that does not look at the picture.",
+        "Networks are trained and chosen without the test images; CF and SCC reach PR as out-of-fold predictions.",
+        "method mean: mean MOS of the training images of the same method, a predictor that does not look at the image.",
         "Intervals, pairs and methods of a trial: evaluate.py --allow-missing --predictions with its CF.csv, SCC.csv, PR.csv.",
     ]
     if args.protocol == "colorizer":
-        said[1] = f"{_TOGETHER}: every test picture, scored by networks that know neither its scene nor its colorizer."
+        said[1] = f"{_TOGETHER}: every test image, scored by networks that know neither its scene nor its colorizer."
     if small.any() and args.protocol != "official":
         said.append(
-            f"Trials of fewer than {MIN_PICTURES} rated test pictures are in no median: correlations of so few say nothing."
+            f"Trials of fewer than {MIN_IMAGES} rated test images are in no median: correlations of so few say nothing."
         )
     if "also trained on" in parts[0][1]:
-        said.append("also trained on: how many of these scenes, by name, have pictures among those to train on.")
+        said.append("also trained on: how many of these scenes, by name, have images among those to train on.")
     if published is not None:
         said.append(f"Published SRCC: {published:.4f}, which does not say for which dimension or split.")
     for title, cells in parts:

@@ -23,7 +23,7 @@ from inference import command
 from inference.scorer import score_images
 from inference.sub_scores import SubScores
 from utils.images import ImageList
-from utils.scores import ScoreWriter, read_scores
+from utils.scores import ScoreWriter, read_rows
 
 _IMAGES = 256  # of a block, at most
 _CORES = 4  # of a worker, at most
@@ -260,7 +260,7 @@ def _take(block: Block, folder: Path, writers: Mapping[str, ScoreWriter], lackin
     """Take the rows of a block into the score files of the run, and remove those of the block."""
     for dimension, writer in writers.items():
         path = block.path(folder, dimension)
-        for row in read_scores(path).to_dict("records"):
+        for row in read_rows(path).rows:
             if row["image"] in lacking[dimension]:
                 writer.add(row["image"], {column: row[column] for column in writer.columns}, bool(row["gray"]), row["error"])
     for dimension in writers:

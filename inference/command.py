@@ -9,23 +9,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
-
-from inference.networks import Networks
-from inference.scorer import Scorer
-from models.base import ScoreNet
-from models.loading import find_published, load_model
-from models.semantic import SemanticConsistencyNet
-from utils import distributed, interrupt, startup
-from utils.files import picture_id, sha256
+from inference.scorer import Engine, Scorer
+from utils import interrupt, startup
+from utils.files import image_id, sha256
 from utils.images import ImageList, printable
 from utils.labels import ObjectLabels, read_color_curves
 from utils.scenes import ORIGINALS, scenes_of
-from utils.scores import DIMENSIONS, Provenance, ScoreWriter, read_scores, scored_folder, write_json
+from utils.scores import DIMENSIONS, Provenance, ScoreRows, ScoreWriter, read_rows, scored_folder, write_json
+
+if TYPE_CHECKING:  # torch is slow to load, and most runs need none
+    from inference.graph import Exported, Graph
+    from models.base import ScoreNet
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Branch:
         beside: What is read beside an image, by its name: the label file, or the original.
     """
 
-    model: ScoreNet
+    model: "ScoreNet | Exported"
     path: Path
     columns: Sequence[str]
     sources: Mapping[str, str]
@@ -56,13 +54,62 @@ class Branch:
         return replace(self, sources=sources, settings=settings, beside=objects.files)
 
 
-def load_branch(args: argparse.Namespace, dimension: str, weights: str) -> ScoreNet:
+def runs_on_graph(args: argparse.Namespace) -> bool:
+    """Whether ONNX Runtime computes the scores: of the shipped compact weights on the CPU, unless the command line says torch.
+
+    Raises:
+        ValueError: If the command line says onnxruntime, and something else that needs torch.
+    """
+    own = [getattr(args, name, None) or None for name in ("labels", "color_prior", "attention")]
+    needs = {
+        "--weights": args.weights != args.dimension,
+        "--cf-weights": getattr(args, "cf_weights", "CF") != "CF",
+        "--scc-weights": getattr(args, "scc_weights", "SCC") != "SCC",
+        "--preset published": args.preset == "published",
+        f"--precision {args.precision}": args.precision != "float32",
+        "--labels": own[0] not in (None, "none"),
+        "--color-prior": own[1] is not None,
+        "--attention": own[2] is not None,
+        f"--device {args.device}": args.device not in (None, "cpu"),
+    }
+    reasons = [option for option, given in needs.items() if given]
+    if args.engine == "onnxruntime" and reasons:
+        raise ValueError(f"{reasons[0]} needs torch; leave out --engine onnxruntime")
+    if args.engine is not None or reasons:
+        return args.engine == "onnxruntime"
+    return args.device == "cpu" or not _gpus()
+
+
+@lru_cache(maxsize=1)
+def _gpus() -> int:
+    """How many CUDA GPUs there are. Asking torch takes longer than scoring an image, so it is asked where a driver is."""
+    if os.name == "posix" and not any(Path("/dev").glob("nvidia[0-9]*")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@lru_cache(maxsize=1)
+def _graph() -> "Graph":
+    from inference.graph import Graph  # only here, for runs with torch need no ONNX Runtime
+
+    return Graph()
+
+
+def load_branch(args: argparse.Namespace, dimension: str, weights: str) -> "ScoreNet | Exported":
     """The network of a dimension, as the command line asks for it.
 
     Raises:
         FileNotFoundError: If there is no such file of weights.
         ValueError: If the file holds something else, or the network has no such attention or arithmetic.
     """
+    if runs_on_graph(args):
+        from inference.graph import Exported
+
+        return Exported(_graph(), dimension)
+    from models.loading import load_model  # only here, for torch is slow to load
+
     attention = args.attention if dimension == "SCC" else None
     model = load_model(weights, dimension=dimension, preset=args.preset, attention=attention)
     model.set_precision(args.precision)
@@ -91,7 +138,7 @@ class Objects:
         return {"labels": "none" if self.labels.folder is None else os.path.abspath(self.labels.folder)}
 
 
-def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -> Objects | None:
+def find_objects(args: argparse.Namespace, model: "ScoreNet | Exported", images: ImageList) -> Objects | None:
     """What ``--labels`` and ``--color-prior`` name; for a published network by default what ``find_published`` finds.
 
     Args:
@@ -112,12 +159,14 @@ def find_objects(args: argparse.Namespace, model: ScoreNet, images: ImageList) -
         raise ValueError("--color-prior is for a published SCC network; the weights hold another one")
     if args.labels in (None, "none"):
         return None
+    from models.semantic import SemanticConsistencyNet
+
     if not isinstance(model, SemanticConsistencyNet):
         raise ValueError("--labels are for SCC, which is not computed here")
     labels = ObjectLabels(Path(args.labels))
     files = labels.files(images.names)
     unused = "" if model.object_prior is not None else "; they change no score, for the weights hold no object prior"
-    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} pictures{unused}")
+    print(f"objects: {args.labels}, for {len(files)} of {len(images.names)} images{unused}")
     return Objects(labels, files, {})
 
 
@@ -125,7 +174,9 @@ def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
     """``find_objects`` for a published SCC network, which cannot do without."""
     if args.labels == "none" and args.color_prior is None:
         return Objects(ObjectLabels(None), {}, {})
-    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of pictures
+    from models.loading import find_published
+
+    beside = images.root.parent  # in the layout of ICQA-2K they lie beside the folder of images
     prior = args.color_prior or find_published("color_.json", beside)
     folder = None if args.labels == "none" else Path(args.labels) if args.labels else find_published("labels", beside)
     print(f"objects: {'none' if folder is None else folder}, color prior {prior}")
@@ -133,7 +184,7 @@ def _published_objects(args: argparse.Namespace, images: ImageList) -> Objects:
     files = labels.files(images.names)
     without = len(images.names) - len(files)
     if folder is not None and without:
-        print(f"{without} of {len(images.names)} pictures have no label file in {folder}: scored without objects, as published")
+        print(f"{without} of {len(images.names)} images have no label file in {folder}: scored without objects, as published")
     return Objects(labels, files, {"color prior": sha256(prior)})
 
 
@@ -141,14 +192,23 @@ def parse_devices(requested: str | None) -> list[str]:
     """The devices to use, by name.
 
     Raises:
-        ValueError: If one of them is not there; else every picture would get an error row that says so.
+        ValueError: If one of them is not there; else every image would get an error row that says so.
     """
+    if requested == "cpu":
+        return ["cpu"]
     if requested is not None:
+        from utils import distributed  # only here, for it loads torch
+
         names = [device.strip() for device in requested.split(",")]
         for name in names:
             distributed.check_device(name)
         return names
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    return [f"cuda:{i}" for i in range(_gpus())] or ["cpu"]
+
+
+def choose_devices(args: argparse.Namespace) -> list[str]:
+    """The devices of a run of our own networks."""
+    return ["cpu"] if runs_on_graph(args) else parse_devices(args.device)
 
 
 def output_path(requested: Path | None, source: Path, root: Path, name: str) -> Path:
@@ -181,28 +241,30 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
     model, path = branch.model, branch.path
     seen = seen_images(model, images)
     if seen:
-        print(f"{seen} of {len(images.names)} pictures were used to train the {branch.columns[0]} weights: in-sample scores")
+        print(f"{seen} of {len(images.names)} images were used to train the {branch.columns[0]} weights: in-sample scores")
     provenance = Provenance(
         root=images.root,
         weights=branch.sources,
         preprocessing={**model.preprocessing(), **branch.settings},
         sample="unknown" if seen is None else "in-sample" if seen else "unseen",
         unbounded=model.preset == "baseline",
+        engine=getattr(model, "engine", "torch"),
     )
     writer = ScoreWriter(path, branch.columns, images.names, provenance, overwrite, branch.beside, images.fingerprints)
     if writer.kept or writer.changed or writer.dropped:
         print(
-            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed pictures to score again, "
-            f"{writer.dropped} rows of absent pictures dropped"
+            f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed images to score again, "
+            f"{writer.dropped} rows of absent images dropped"
         )
     return writer
 
 
-def seen_images(model: ScoreNet, images: ImageList) -> int | None:
+def seen_images(model: "ScoreNet | Exported", images: ImageList) -> int | None:
     """How many of the images the weights were trained on, by content; None if nobody knows."""
-    if model.seen is None or any(sample.size < 0 for sample in images.samples.values()):  # of tables nobody looks at all bytes
+    seen = model.seen
+    if seen is None or any(sample.size < 0 for sample in images.samples.values()):  # of tables nobody looks at all bytes
         return None
-    sizes, ids = model.seen
+    sizes, ids = seen
     count = 0
     for name, stored in images.fingerprints.items():
         size = stored.partition("-")[0]
@@ -210,26 +272,26 @@ def seen_images(model: ScoreNet, images: ImageList) -> int | None:
         if size and int(size) in sizes:
             with contextlib.suppress(OSError, ValueError):
                 place = images.place(name)
-                count += not (isinstance(place, Path) and not place.is_file()) and picture_id(place) in ids
+                count += not (isinstance(place, Path) and not place.is_file()) and image_id(place) in ids
     return count
 
 
-def format_table(frame: pd.DataFrame, main: str, columns: list[str], most: int = 40) -> str:
+def format_table(scores: ScoreRows, main: str, columns: list[str], most: int = 40) -> str:
     """Return scores as a table with what to compare below it: by scene where that is known, images with an error last.
 
     Args:
-        frame: What ``read_scores`` returned.
+        scores: What ``read_rows`` returned.
         main: Column that the images are sorted by, best first.
         columns: What is shown.
         most: Images shown; of others it is said how many there are.
     """
-    scored = frame[frame["error"] == ""].sort_values([main, "image"], ascending=[False, True])
-    root = frame.attrs.get("meta", {}).get("root")
-    labels, problem = scenes_of(None if root is None else Path(root), frame["image"].tolist())
+    scored = sorted((row for row in scores.rows if not row["error"]), key=lambda row: (-row[main], row["image"]))
+    root = scores.meta.get("root")
+    labels, problem = scenes_of(None if root is None else Path(root), [row["image"] for row in scores.rows])
     by_scene: dict[str, list[dict]] = {}
-    for row in scored.to_dict("records"):
-        by_scene.setdefault(labels.get(row["image"], ("", ""))[0], []).append(row)
-    table: list[str | dict] = []
+    for result in scored:
+        by_scene.setdefault(labels.get(result["image"], ("", ""))[0], []).append(result)
+    table: list[str | dict[str, Any]] = []
     shown = 0
     for scene, rows in sorted(by_scene.items(), key=lambda item: (item[0] == "", item[0])):
         if shown and shown + len(rows) > most:
@@ -254,7 +316,7 @@ def format_table(frame: pd.DataFrame, main: str, columns: list[str], most: int =
         marks = ("  gray" if row["gray"] else "") + ("  original" if original else "")
         name = printable(row["image"])
         lines.append(f"{name:<{width}}  " + "".join(f"{row[c]:>{wide}.3f}" for c in columns) + marks)
-    for row in frame[frame["error"] != ""].to_dict("records"):
+    for row in [row for row in scores.rows if row["error"]]:
         name = printable(row["image"])
         lines.append(f"ERROR  {row['error']}" if name in row["error"] else f"ERROR  {name}: {row['error']}")
     if problem:
@@ -283,21 +345,21 @@ def print_summary(
         The exit status, 1 if an image has no score or a shard was not read to its end.
     """
     main = branches[-1].columns[0]
-    frame = read_scores(branches[-1].path, main)
-    print(format_table(frame, main, columns))
+    scores = read_rows(branches[-1].path, main)
+    print(format_table(scores, main, columns))
     if left_out:
         print(f"left out: {left_out}")
     for branch in branches:
         print(f"{branch.columns[0]}: {branch.path}")
-    failed = int((frame["error"] != "").sum())
+    failed = sum(row["error"] != "" for row in scores.rows)
     for problem in problems:
         print(f"error: {printable(problem)}", file=sys.stderr)
     if json_path is not None and not failed and not problems:
-        write_json(frame, json_path, main)
+        write_json(branches[-1].path, json_path, main)
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
-        print(f"{failed} of {len(frame)} pictures have no score, see the column error{note}", file=sys.stderr)
+        print(f"{failed} of {len(scores.rows)} images have no score, see the column error{note}", file=sys.stderr)
     return 1 if failed or problems else 0
 
 
@@ -305,7 +367,6 @@ def run_script(main: Callable[[], int]) -> None:
     """Run an inference script: usage errors are one line, an interruption leaves the finished rows."""
     # a terminated run closes its files as an interrupted one does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    torch.set_num_threads(1)  # cores are filled with images, not with parts of one
     startup.end_loading()
     if isinstance(sys.stdout, io.TextIOWrapper):  # and nothing that takes its place
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show is no reason to stop
@@ -354,5 +415,18 @@ def make_scorer(
 ) -> Scorer:
     """A scorer of the networks of these branches, with the settings of the command line."""
     networks = {branch.model.dimension: branch.model for branch in branches}
-    engine = Networks(networks, devices, objects.labels if objects else None)
+    engine: Engine
+    if runs_on_graph(args):
+        from inference.graph import GraphEngine
+
+        engine = GraphEngine(_graph(), networks)
+    else:
+        from inference.networks import Networks
+        from models.base import ScoreNet
+
+        engine = Networks(
+            {d: network for d, network in networks.items() if isinstance(network, ScoreNet)},
+            devices,
+            objects.labels if objects else None,
+        )
     return Scorer(engine)

@@ -1,4 +1,4 @@
-"""What the color priors find in a picture, to look at: where its colors are improbable, which ones would be plausible.
+"""What the color priors find in an image, to look at: where its colors are improbable, which ones would be plausible.
 
 Surprise, how much more improbable colors are than is to be expected there, is told in percentiles: how many percent of the
 places in real photographs are less surprising, by the calibration that the color prior keeps. Scales go by rarity, minus the
@@ -40,7 +40,7 @@ LEVEL = 97.0
 # Mean percentile of its places from which on an object is surprising where nothing is known of its category: that of 5 % of the
 # objects of these photographs, and of 31 % of those that were turned.
 OBJECT_LEVEL = 90.0
-REGION_SHARE = 0.015  # of the picture that a surprising region fills at least
+REGION_SHARE = 0.015  # of the image that a surprising region fills at least
 SCALE = (50, 75, 90, 95, 99)  # percentiles that scales of the heat name
 TOO_SMALL = "too small to judge"
 
@@ -49,7 +49,7 @@ _CLEAR, _FULL = 75.0, 99.0  # percentiles at which heat begins and is full
 _COLORS = "inferno"  # perceptually uniform, by Nathaniel Smith and Stefan van der Walt, CC0
 _FIRST = 0.2  # of that map, whose beginning is black
 _OPACITY = 0.9
-_DIM = 0.5  # of the gray picture under the heat
+_DIM = 0.5  # of the gray image under the heat
 _GRAY = 5.0  # chroma below which a mean color has no hue to speak of, CIELAB units
 _SAME_HUE = 20.0  # degrees
 _MORE_CHROMA = 10.0  # CIELAB units of chroma that are worth a word
@@ -57,7 +57,7 @@ _MORE_CHROMA = 10.0  # CIELAB units of chroma that are worth a word
 _FORMAT = 1  # of the maps; files of another one are drawn anew
 _RECORD = "ICQA map"  # key of the text in a PNG that says what it was made from
 _TABLE = "objects.csv"
-_MOST_WORKERS = 4  # pictures read at a time, for the sake of memory
+_MOST_WORKERS = 4  # images read at a time, for the sake of memory
 _SIDE = 400  # long side of a panel, in pixels
 _MARGIN = 16
 _LINE = 20
@@ -67,13 +67,13 @@ _INK, _PALE = (30, 30, 30), (110, 110, 110)
 
 @dataclass(frozen=True)
 class Finding:
-    """An object of a picture, or its most surprising region: which color it has, and which was expected.
+    """An object of an image, or its most surprising region: which color it has, and which was expected.
 
     Attributes:
         number: Of the object in the label file, from 1; 0 for the region.
         what: The category, or "region".
-        box: Left, top, width and height as shares of the picture.
-        observed: Mean color in CIELAB; None for an object that fills no cell of the picture.
+        box: Left, top, width and height as shares of the image.
+        observed: Mean color in CIELAB; None for an object that fills no cell of the image.
         expected: a and b; of an object the mean of what its category has at its lightness, else the most plausible color
             of the place. None where nothing is expected.
         percentile: Of an object, how many percent of the real ones of its category are closer to what is expected (sliced
@@ -98,7 +98,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the priors make of one picture: the map, its most surprising region if it has one, and the labeled objects."""
+    """What the priors make of one image: the map, its most surprising region if it has one, and the labeled objects."""
 
     surprise: Surprise
     region: Finding | None
@@ -135,7 +135,7 @@ def surprising_region(percentile: np.ndarray) -> np.ndarray | None:
         percentile: Of the surprise of each place, shape (h, w).
 
     Returns:
-        The places of the region, bool, shape (h, w); None if none of ``REGION_SHARE`` of the picture is above the level.
+        The places of the region, bool, shape (h, w); None if none of ``REGION_SHARE`` of the image is above the level.
     """
     excess = rarity(percentile) - rarity(LEVEL)
     labels, count = ndimage.label(excess > 0)
@@ -169,7 +169,7 @@ def difference(observed: Sequence[float], expected: Sequence[float]) -> str:
 
 @torch.inference_mode()
 def find(net: ColorPriorNet, pixels: np.ndarray, objects: Sequence[LabeledObject] = ()) -> Findings:
-    """Set a picture against the color priors.
+    """Set an image against the color priors.
 
     Args:
         net: A color prior, or an SCC network, which may have a prior of categories too.
@@ -267,7 +267,7 @@ def heat_colors(level: np.ndarray) -> np.ndarray:
 
 
 def over_gray(gray: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Heat over a dimmed gray picture.
+    """Heat over a dimmed gray image.
 
     Args:
         gray: In [0, 1], any shape.
@@ -287,7 +287,7 @@ def scale_positions() -> list[tuple[int, float]]:
 
 
 def scale_colors(count: int) -> np.ndarray:
-    """Colors of a scale from the lowest to the highest of ``SCALE``, as over a picture of middle gray, shape (count, 3)."""
+    """Colors of a scale from the lowest to the highest of ``SCALE``, as over an image of middle gray, shape (count, 3)."""
     along = np.linspace(rarity(SCALE[0]), rarity(SCALE[-1]), count)
     level = heat(100 * (1 - 10**-along))
     return over_gray(np.full(count, 0.5), level)
@@ -300,7 +300,7 @@ def swatch(lightness: float, ab: Sequence[float]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-# --- one picture
+# --- one image
 
 
 @lru_cache
@@ -332,25 +332,25 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -
 
 
 def panels(pixels: np.ndarray, surprise: Surprise) -> list[Image.Image]:
-    """The picture, the heat over its gray version, and its gray version in the expected colors; long side ``_SIDE``."""
+    """The image, the heat over its gray version, and its gray version in the expected colors; long side ``_SIDE``."""
     height, width = pixels.shape[:2]
     scale = _SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
 
     def enlarged(plane: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
 
-    gray = np.asarray(picture.convert("L"), np.float64) / 255
+    gray = np.asarray(image.convert("L"), np.float64) / 255
     hot = over_gray(gray, enlarged(heat(surprise.percentile)).astype(np.float64).clip(0, 1))
-    rgb = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    rgb = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     lab = torch.cat((rgb_to_lab(rgb)[0, :1], torch.from_numpy(np.stack([enlarged(plane) for plane in surprise.expected]))))
     expected = lab_to_rgb(lab[None])[0].permute(1, 2, 0).numpy()
-    return [picture, *(Image.fromarray((image * 255).round().astype(np.uint8)) for image in (hot, expected))]
+    return [image, *(Image.fromarray((rgb * 255).round().astype(np.uint8)) for rgb in (hot, expected))]
 
 
 def draw_map(pixels: np.ndarray, findings: Findings, name: str) -> Image.Image:
-    """A picture, its surprise and its expected colors side by side, and below in words and swatches what was found.
+    """An image, its surprise and its expected colors side by side, and below in words and swatches what was found.
 
     Args:
         pixels: sRGB, uint8, shape (H, W, 3).
@@ -371,7 +371,7 @@ def draw_map(pixels: np.ndarray, findings: Findings, name: str) -> Image.Image:
     draw = ImageDraw.Draw(image)
     draw.text((_MARGIN, _MARGIN - 4), _fitted(name, font, 3 * _SIDE), _INK, font)
 
-    titles = ("picture", "surprise", "expected colors, at the picture's own lightness")
+    titles = ("image", "surprise", "expected colors, at the image's own lightness")
     for number, (panel, title) in enumerate(zip(shown, titles, strict=True)):
         left = _MARGIN + number * (_SIDE + _MARGIN)
         draw.text((left, _MARGIN + _LINE), title, _PALE, small)
@@ -413,7 +413,7 @@ def _notes(findings: Findings, more: int) -> list[str]:
     if more:
         notes.append(f"{more} more in {_TABLE}")
     if findings.region is None:
-        notes.append(f"no region of {100 * REGION_SHARE:g} % of the picture is above the {LEVEL:g}th percentile")
+        notes.append(f"no region of {100 * REGION_SHARE:g} % of the image is above the {LEVEL:g}th percentile")
     if any(finding.measures for finding in findings.objects):
         notes.append("percentile: of objects among real ones of their category, of regions among places in real photos")
     elif findings.all:
@@ -457,7 +457,7 @@ def _draw_scale(image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int
     draw.text((corner[0], corner[1] + 30), "percentile among places in real photos", _PALE, font)
 
 
-# --- a folder of pictures
+# --- a folder of images
 
 
 def check_maps(folder: Path, images: Path, net: ScoreNet) -> ColorPriorNet:
@@ -467,35 +467,35 @@ def check_maps(folder: Path, images: Path, net: ScoreNet) -> ColorPriorNet:
         The network, which has a color prior.
 
     Raises:
-        ValueError: If the network has no color prior, or the maps would lie among the pictures.
+        ValueError: If the network has no color prior, or the maps would lie among the images.
     """
     if not isinstance(net, ColorPriorNet):
         raise ValueError("--maps needs an SCC network with a color prior; the published one has none for each place")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--maps {folder} is a file; expected a folder, which is made if it is not there")
     if images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"--maps {folder} lies in {images}, so that the maps would be scored as pictures; name another folder")
+        raise ValueError(f"--maps {folder} lies in {images}, so that the maps would be scored as images; name another folder")
     return net
 
 
 def write_maps(
     folder: Path, net: ColorPriorNet, images: ImageList, scores: Path, labels: ObjectLabels | None, workers: int
 ) -> int:
-    """Draw the map of each scored picture that is not there yet, and write ``objects.csv`` of all of them.
+    """Draw the map of each scored image that is not there yet, and write ``objects.csv`` of all of them.
 
     The map of ``a/b.jpg`` is ``a/b.jpg.png``. It holds what it was made from, and what was found: a map of the same weights,
-    picture and labels is kept.
+    image and labels is kept.
 
     Args:
         folder: Where to.
         net: The network, with ``weights_hash``.
-        images: The pictures.
-        scores: The score file; pictures that have an error in it have no map.
+        images: The images.
+        scores: The score file; images that have an error in it have no map.
         labels: Where objects are, if that is known.
         workers: Threads.
 
     Returns:
-        How many pictures could not be drawn; they are named, and each has a row with the reason.
+        How many images could not be drawn; they are named, and each has a row with the reason.
     """
     frame = read_scores(scores)
     names = frame["image"][frame["error"] == ""].tolist()
@@ -554,25 +554,25 @@ def _row(name: str, finding: Finding) -> dict[str, Any]:
 
 
 def _map(
-    path: Path, net: ColorPriorNet, picture: Path | Packed, name: str, labels: ObjectLabels | None
+    path: Path, net: ColorPriorNet, image: Path | Packed, name: str, labels: ObjectLabels | None
 ) -> tuple[Sequence[Finding], bool]:
-    """What was found in a picture, now that its map is drawn, and whether the map was there already."""
+    """What was found in an image, now that its map is drawn, and whether the map was there already."""
     label_file = labels.file(name) if labels is not None else None
     made_from = {
         "format": _FORMAT,
         "weights": net.weights_hash,
-        "picture": fingerprint(picture),
+        "picture": fingerprint(image),
         "labels": fingerprint(label_file) if label_file else "",
     }
     earlier = _recorded(path, made_from)
     if earlier is not None:
         return earlier, True
-    pixels = read_rgb(picture)
+    pixels = read_rgb(image)
     findings = find(net, pixels, labels.objects(name) if labels is not None else ())
     record = PngInfo()
     record.add_text(_RECORD, json.dumps({"made from": made_from, "found": [asdict(f) for f in findings.all]}), zip=True)
-    image = draw_map(pixels, findings, name)
-    write_atomic(path, lambda file: image.save(file, "PNG", pnginfo=record))
+    drawn = draw_map(pixels, findings, name)
+    write_atomic(path, lambda file: drawn.save(file, "PNG", pnginfo=record))
     return findings.all, False
 
 

@@ -27,6 +27,7 @@ from utils.scores import ScoreWriter
 # Larger images are worked on, and larger files read, one at a time, for the sake of memory.
 _ALONE_PIXELS = 16_000_000
 _ALONE_BYTES = 8_000_000
+DIGITS = 6  # of a score in a score file
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _file_size(path: Path | Packed) -> int:
 
 def round_score(score: float) -> float:
     """A score as score files hold it, so that PR reads the same number from a file and from memory."""
-    return round(score, 6)
+    return round(score, DIGITS)
 
 
 def worker_count(devices: list[str]) -> int:
@@ -129,7 +130,7 @@ def score_images(
     pending: dict[Future[ImageResult], str] = {}
     pool = ThreadPoolExecutor(workers)
     try:
-        with tqdm(total=len(set().union(*lacking.values())), unit="picture", disable=None, leave=False) as bar:
+        with tqdm(total=len(set().union(*lacking.values())), unit="image", disable=None, leave=False) as bar:
             while True:
                 # few in flight, so that memory stays bounded
                 for name in itertools.islice(waiting, 2 * workers - len(pending)):

@@ -40,7 +40,7 @@ class StoredStatistics(nn.Module):
 
 
 class Backbone(StoredStatistics):
-    """Feature maps of a picture at the last three scales of a timm network.
+    """Feature maps of an image at the last three scales of a timm network.
 
     Args:
         name: Name of a timm network that supports ``features_only``.
@@ -123,7 +123,7 @@ class LateStages(StoredStatistics):
 
 
 def pooled_statistics(maps: list[Tensor]) -> Tensor:
-    """Mean and spread of each channel over the picture: what is there, and how even it is.
+    """Mean and spread of each channel over the image: what is there, and how even it is.
 
     Args:
         maps: Feature maps of shape (B, D_i, H_i, W_i).

@@ -20,7 +20,7 @@ from utils.color import gray_version, rgb_to_lab
 from utils.images import read_rgb, to_rgb_array
 from utils.labels import ObjectLabels
 
-Picture: TypeAlias = Tensor | np.ndarray | Image.Image | str | Path
+ImageInput: TypeAlias = Tensor | np.ndarray | Image.Image | str | Path
 Inputs: TypeAlias = dict[str, Tensor]
 Maps: TypeAlias = tuple[list[Tensor], list[Tensor], Tensor | None]
 
@@ -34,7 +34,7 @@ class MissingScoreError(ValueError):
 
 
 class ScoreNet(nn.Module):
-    """A network that gives a picture one score in [-1, 1], higher is better.
+    """A network that gives an image one score in [-1, 1], higher is better.
 
     The way to a score is ``prepare`` (pixels of fixed size), ``inputs_of`` (what else the network reads of the image),
     ``encode`` (the pretrained part) and ``head`` (the part that is always trained). ``score`` goes all of it, for images in any
@@ -51,7 +51,7 @@ class ScoreNet(nn.Module):
         scoring_batch: Images per batch where many are scored in training; scores of ours do not depend on it.
         ranks_within_scenes: Whether training compares images of one scene, so that a batch must hold such.
         source: The weight file, of a network that was loaded; ``weights_hash`` is its SHA-256.
-        seen: File sizes and fingerprints (``picture_id``) of the images it was trained on; None if the file does not say.
+        seen: File sizes and fingerprints (``image_id``) of the images it was trained on; None if the file does not say.
     """
 
     dimension: ClassVar[str]
@@ -78,7 +78,7 @@ class ScoreNet(nn.Module):
         return next(self.parameters()).device
 
     def preprocessing(self) -> dict[str, Any]:
-        """What happens to a picture before the network, in words and numbers."""
+        """What happens to an image before the network, in words and numbers."""
         raise NotImplementedError
 
     def set_precision(self, precision: str) -> None:
@@ -90,13 +90,13 @@ class ScoreNet(nn.Module):
         if precision != "float32":
             raise ValueError(f"--precision {precision} is for published networks; {self.preset} ones compute in float32")
 
-    def prepare(self, picture: Picture) -> Inputs:
-        """Tensors of fixed size of one picture, of any of the forms that ``score`` takes.
+    def prepare(self, image: ImageInput) -> Inputs:
+        """Tensors of fixed size of one image, of any of the forms that ``score`` takes.
 
         Raises:
-            ImageReadError: If a path does not lead to a readable picture.
+            ImageReadError: If a path does not lead to a readable image.
             ValueError: If a tensor is not of shape (3, H, W), or neither uint8 nor in [0, 1].
-            TypeError: If the picture is of another type.
+            TypeError: If the image is of another type.
         """
         raise NotImplementedError
 
@@ -183,17 +183,17 @@ class ScoreNet(nn.Module):
         return self.head(self.encode(self.prepare_batch(rgb)), scores)
 
     @torch.inference_mode()
-    def score(self, pictures: Picture | list[Picture]) -> float | list[float]:
-        """Score pictures with the network as it stands (evaluation mode).
+    def score(self, images: ImageInput | list[ImageInput]) -> float | list[float]:
+        """Score images with the network as it stands (evaluation mode).
 
         Args:
-            pictures: A path, a PIL image, an sRGB array (H, W, 3) or tensor (3, H, W), of uint8 or floating point in [0, 1],
+            images: A path, a PIL image, an sRGB array (H, W, 3) or tensor (3, H, W), of uint8 or floating point in [0, 1],
                 or a list of such; an array (B, H, W, 3) or a tensor (B, 3, H, W) is a list of B.
 
         Returns:
-            One number in [-1, 1] for one picture, a list of numbers for a list.
+            One number in [-1, 1] for one image, a list of numbers for a list.
         """
-        items, single = as_list(pictures)
+        items, single = as_list(images)
         with one_thread():
             values = [self.score_prepared(self.prepare(p)) for p in items]
         return values[0] if single else values
@@ -231,13 +231,13 @@ class LoadedBatches(nn.Module):
 class CompactNet(ScoreNet):
     """A branch of the compact ICQA-Net.
 
-    The backbone sees the picture and its gray version. The difference of what it says of the two is what color adds, freed
+    The backbone sees the image and its gray version. The difference of what it says of the two is what color adds, freed
     of what the scene is: a network that reads it cannot mistake a pleasant scene for good color. Beside it stands a network
     that knows colorizers (models/ranker.py): what it says, times a fixed weight, is added to what the head says.
 
     Args:
         backbone: Name of a timm network with feature maps.
-        size: Side of the square picture that the backbone sees, in pixels.
+        size: Side of the square image that the backbone sees, in pixels.
         ranking: Weight of the ranker; 0 for a branch without one.
     """
 
@@ -284,7 +284,7 @@ class CompactNet(ScoreNet):
         self.ranker.load_state_dict(tensors)
 
     def backbone_maps(self, inputs: Inputs) -> Maps:
-        """Backbone maps of a batch of prepared pictures and of their gray versions, each finest first, and their ranks."""
+        """Backbone maps of a batch of prepared images and of their gray versions, each finest first, and their ranks."""
         rgb = inputs["rgb"]
         maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
         ranks = None if self.ranker is None else self.ranker(rgb)
@@ -297,7 +297,7 @@ class CompactNet(ScoreNet):
     def bounded(self, value: Tensor, features: Inputs) -> Tensor:
         """Scores in (-1, 1) of what the head says and of the ranks, shape (B,).
 
-        Training compares what the head alone says. A head that is fitted beside the ranks learns to undo them on the pictures
+        Training compares what the head alone says. A head that is fitted beside the ranks learns to undo them on the images
         that the ranker was trained on, and agrees less with people on others (benchmarks/agreement_trials.md).
         """
         if "rank" not in features or self.training:
@@ -307,18 +307,18 @@ class CompactNet(ScoreNet):
     def pretrained_parameters(self) -> list[nn.Parameter]:
         return [*self.backbone.parameters(), *(() if self.ranker is None else self.ranker.parameters())]
 
-    def prepare(self, picture: Picture) -> Inputs:
-        return self.preprocess(to_tensor(picture).to(self.device))
+    def prepare(self, image: ImageInput) -> Inputs:
+        return self.preprocess(to_tensor(image).to(self.device))
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
-        return stack([self.preprocess(picture) for picture in rgb])
+        return stack([self.preprocess(image) for image in rgb])
 
 
-def as_list(pictures: Picture | list[Picture]) -> tuple[list[Picture], bool]:
-    """The pictures that ``score`` was given, and whether it was a single one."""
-    if isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4):
-        return list(pictures), False
-    return [pictures], True
+def as_list(images: ImageInput | list[ImageInput]) -> tuple[list[ImageInput], bool]:
+    """The images that ``score`` was given, and whether it was a single one."""
+    if isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4):
+        return list(images), False
+    return [images], True
 
 
 def with_sub_scores(prepared: Inputs, scores: Mapping[str, float]) -> Inputs:
@@ -341,24 +341,24 @@ def check_sub_scores(scores: Tensor | None) -> Tensor:
         ValueError: If it got none.
     """
     if scores is None:
-        raise ValueError("the PR network needs CF and SCC of each picture, shape (B, 2)")
+        raise ValueError("the PR network needs CF and SCC of each image, shape (B, 2)")
     return scores
 
 
 def sub_score_lists(
     count: int, cf: float | Sequence[float] | None, scc: float | Sequence[float] | None
 ) -> list[list[float] | None]:
-    """CF and SCC that a realism network was given, one of each per picture, or None; a single number counts for all.
+    """CF and SCC that a realism network was given, one of each per image, or None; a single number counts for all.
 
     Raises:
-        ValueError: If their number is not the number of pictures, or one is not a number in [-1, 1].
+        ValueError: If their number is not the number of images, or one is not a number in [-1, 1].
     """
     lists: list[list[float] | None] = []
     for name, scores in (("CF", cf), ("SCC", scc)):
         if scores is None:
             lists.append(None)
             continue
-        expected = f"{name} must be a number in [-1, 1], or a list with one per picture"
+        expected = f"{name} must be a number in [-1, 1], or a list with one per image"
         try:
             values = np.asarray(scores.tolist() if isinstance(scores, Tensor) else scores, dtype=float)
         except (TypeError, ValueError) as error:
@@ -366,7 +366,7 @@ def sub_score_lists(
         values = np.full(count, values) if values.ndim == 0 else values
         if values.shape != (count,):
             shown = len(values) if values.ndim == 1 else values.shape
-            raise ValueError(f"{count} picture{'s' * (count != 1)} but {shown} {name} scores; {expected}")
+            raise ValueError(f"{count} image{'s' * (count != 1)} but {shown} {name} scores; {expected}")
         wrong = values[~(abs(values) <= 1)]  # NaN is wrong too
         if len(wrong):
             raise ValueError(f"{expected}, got {wrong[0]:g}; other scales must be mapped to it first")
@@ -387,31 +387,31 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def to_tensor(picture: Picture) -> Tensor:
-    """Pixels of a picture as a tensor (3, H, W), uint8 unless it came as floating point numbers."""
-    if isinstance(picture, Tensor):
-        return picture
-    if isinstance(picture, str | Path):
-        picture = read_rgb(Path(picture))
-    elif isinstance(picture, Image.Image):
-        picture = to_rgb_array(picture)
-    if not isinstance(picture, np.ndarray):
-        kind = type(picture).__name__
+def to_tensor(image: ImageInput) -> Tensor:
+    """Pixels of an image as a tensor (3, H, W), uint8 unless it came as floating point numbers."""
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, str | Path):
+        image = read_rgb(Path(image))
+    elif isinstance(image, Image.Image):
+        image = to_rgb_array(image)
+    if not isinstance(image, np.ndarray):
+        kind = type(image).__name__
         raise TypeError(f"expected a path, a PIL image, a tensor or an array, or a list of such, got {kind}")
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        first = picture.ndim == 3 and picture.shape[0] == 3
+    if image.ndim != 3 or image.shape[2] != 3:
+        first = image.ndim == 3 and image.shape[0] == 3
         advice = "transpose(1, 2, 0) puts the channels last" if first else "pass the PIL image or the path, which are converted"
-        raise ValueError(f"an array must have shape (H, W, 3), got {picture.shape}; {advice}")
-    if picture.dtype.kind == "f":
-        picture = picture.astype(np.float32)
-    elif picture.dtype != np.uint8:
-        raise ValueError(f"an array must be uint8, or floating point in [0, 1], got {picture.dtype}; scale it first")
+        raise ValueError(f"an array must have shape (H, W, 3), got {image.shape}; {advice}")
+    if image.dtype.kind == "f":
+        image = image.astype(np.float32)
+    elif image.dtype != np.uint8:
+        raise ValueError(f"an array must be uint8, or floating point in [0, 1], got {image.dtype}; scale it first")
     # PIL's arrays cannot be written to, which torch warns of
-    return torch.from_numpy(np.require(picture, requirements=("C", "W"))).permute(2, 0, 1)
+    return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
 
 
 def stack(items: list[Inputs]) -> Inputs:
-    """Prepared pictures as one batch."""
+    """Prepared images as one batch."""
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}
 
 
@@ -477,10 +477,10 @@ def color_effect(maps: Maps) -> Tensor:
     """What color adds to the mean and the spread of the backbone's maps at its two coarser scales.
 
     Args:
-        maps: Of the picture and of its gray version, as ``CompactNet.backbone_maps`` gives them.
+        maps: Of the image and of its gray version, as ``CompactNet.backbone_maps`` gives them.
 
     Returns:
-        Differences, shape (B, 2 * sum of D_i); zero for a gray picture.
+        Differences, shape (B, 2 * sum of D_i); zero for a gray image.
     """
     colored, gray, _ = maps
     return pooled_statistics(colored[1:]) - pooled_statistics(gray[1:])

@@ -2,8 +2,8 @@
 
 Stains, mottling, bleeding over edges, shifted color planes, gray patches and oversaturation pull the score down. As in the
 published ICQA-Net, global features stand beside the spread of local ones. What differs: a compact backbone whose maps at two
-scales give both, taken as differences from the gray version of the picture, and a chroma path that reads statistics of a and
-b at the full resolution of the picture.
+scales give both, taken as differences from the gray version of the image, and a chroma path that reads statistics of a and
+b at the full resolution of the image.
 """
 
 import torch
@@ -37,11 +37,11 @@ class ChromaPath(nn.Module):
 
 
 class ChromaticFidelityNet(CompactNet):
-    """CF of a picture, in (-1, 1), higher is better.
+    """CF of an image, in (-1, 1), higher is better.
 
     Args:
         backbone: Name of a timm network with feature maps.
-        size: Side of the picture that the backbone sees, in pixels.
+        size: Side of the image that the backbone sees, in pixels.
         width: Channels of the chroma path and half the width of the head.
         dropout: Share of head activations dropped in training.
         ranking: Weight of the ranker; 0 for a branch without one.
@@ -64,5 +64,5 @@ class ChromaticFidelityNet(CompactNet):
         return {"global": color_effect(maps), "chroma": chroma_maps(inputs["rgb"])} | self.rank(maps)
 
     def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
-        picture = self.compress_global(features["global"])
-        return self.bounded(self.regressor(torch.cat((picture, self.chroma_path(features["chroma"])), 1)), features)
+        image = self.compress_global(features["global"])
+        return self.bounded(self.regressor(torch.cat((image, self.chroma_path(features["chroma"])), 1)), features)

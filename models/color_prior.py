@@ -1,4 +1,4 @@
-"""Which color would a thing have here: P(ab | gray picture) as a map, and the comparison of pixels with it.
+"""Which color would a thing have here: P(ab | gray image) as a map, and the comparison of pixels with it.
 
 The classes are cells of a 10-unit grid over the ab plane, as in Zhang et al., Colorful Image Colorization (ECCV 2016,
 arXiv 1603.08511); the list of cells inside the sRGB gamut is generated here. The comparison with the actual pixels is ours.
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE, Backbone, LateStages, pooled_statistics
-from models.base import CompactNet, Picture, one_thread
+from models.base import CompactNet, ImageInput, one_thread
 from models.preprocessing import lab_of
 from utils.color import gray_version, rgb_to_lab
 
@@ -68,7 +68,7 @@ def soft_encode(ab: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Cell numbers and weights (which sum to 1), both of shape (B, 4, H, W).
     """
-    position = (ab / GRID).clamp(-_REACH, _REACH - 1e-3) + _REACH
+    position = (ab / GRID).clamp(-float(_REACH), _REACH - 1e-3) + _REACH
     corner = position.detach().floor()
     u, v = (position - corner).unbind(1)
     i, j = corner.long().unbind(1)
@@ -115,7 +115,7 @@ class Refine(nn.Sequential):
 
 
 class ColorPrior(nn.Module):
-    """Predicts the distribution over ab cells from backbone maps of the gray picture.
+    """Predicts the distribution over ab cells from backbone maps of the gray image.
 
     From the coarsest map, which knows what the scene is, to the finest, where lightness joins in: each scale is refined and
     handed on. What it knows of real photographs (how often each color occurs, how surprising their colors are) are buffers,
@@ -125,7 +125,7 @@ class ColorPrior(nn.Module):
         backbone: What makes the maps.
         width: Channels inside.
         dropout: Share of channels dropped in training.
-        late: Whether the prior has late stages of the backbone of its own, made for gray pictures.
+        late: Whether the prior has late stages of the backbone of its own, made for gray images.
     """
 
     centers: Tensor
@@ -158,7 +158,7 @@ class ColorPrior(nn.Module):
         """What the prior knows of the scene: maps of its own late stages if it has such, else the backbone's.
 
         Args:
-            maps: Backbone maps of the gray picture, finest first; of a prior with late stages the finest alone will do.
+            maps: Backbone maps of the gray image, finest first; of a prior with late stages the finest alone will do.
         """
         return maps if self.late is None else self.late(maps[0])
 
@@ -300,7 +300,7 @@ class ColorPrior(nn.Module):
 
 @dataclass(frozen=True)
 class Surprise:
-    """What the color prior makes of one picture.
+    """What the color prior makes of one image.
 
     Attributes:
         nats: How improbable the colors around each place are, beyond what is to be expected there, shape (h, w).
@@ -318,7 +318,7 @@ class ColorPriorNet(CompactNet):
 
     Args:
         backbone: Name of a timm network with feature maps.
-        size: Side of the picture that the backbone sees, in pixels.
+        size: Side of the image that the backbone sees, in pixels.
         prior: ``width``, ``dropout`` and ``late`` of the prior, where they are not the usual ones.
         ranking: Weight of the ranker of a branch that is built on it.
     """
@@ -340,7 +340,7 @@ class ColorPriorNet(CompactNet):
         return [*self.backbone.parameters(), *self.prior.parameters()]
 
     def gray_maps(self, rgb: Tensor) -> list[Tensor]:
-        """Backbone maps of the gray version of prepared pictures, finest first."""
+        """Backbone maps of the gray version of prepared images, finest first."""
         return self.backbone(gray_version(rgb_to_lab(rgb)))
 
     def pixels(self, rgb: Tensor, cells: int) -> Tensor:
@@ -354,7 +354,7 @@ class ColorPriorNet(CompactNet):
             return self.backbone(torch.zeros(1, 3, self.size, self.size, device=self.device))[0].shape[-1]
 
     def predict_prior(self, rgb: Tensor, gray_maps: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Color prior from the gray version of prepared pictures.
+        """Color prior from the gray version of prepared images.
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, size, size); of it the prior sees the lightness only.
@@ -369,14 +369,14 @@ class ColorPriorNet(CompactNet):
         return self.prior(self.prior.semantics(maps), lab), lab
 
     @torch.inference_mode()
-    def surprise(self, picture: Picture) -> Surprise:
-        """Where the colors of a picture are improbable for what its gray version shows, and which ones would be plausible.
+    def surprise(self, image: ImageInput) -> Surprise:
+        """Where the colors of an image are improbable for what its gray version shows, and which ones would be plausible.
 
         Args:
-            picture: Of any of the forms that ``score`` takes.
+            image: Of any of the forms that ``score`` takes.
         """
         with one_thread():
-            rgb = self.prepare(picture)["rgb"][None]
+            rgb = self.prepare(image)["rgb"][None]
             log_prior, lab = self.predict_prior(rgb)
             nats = self.prior.excess(log_prior, lab)
             found = (nats[0], self.prior.percentiles(nats)[0], self.prior.plausible(log_prior)[0])

@@ -27,7 +27,7 @@ from utils.choices import SHRINKAGE, SMOOTHING
 from utils.files import write_atomic
 from utils.labels import COCO_NAMES
 
-SIZE = 224  # side of the prepared picture, in pixels
+SIZE = 224  # side of the prepared image, in pixels
 MIN_PIXELS = 16  # an object of fewer is mostly edge, mixed with what is behind it: it counts as no object
 LIGHTNESS_EDGES = (20.0, 40.0, 60.0, 80.0)  # of the bands, CIELAB; a pixel on an edge belongs to the lighter band
 BANDS = len(LIGHTNESS_EDGES) + 1
@@ -56,7 +56,7 @@ OBJECT_COMPARISONS = (
     "b",
     "expected a",
     "expected b",
-    "area",  # share of the picture
+    "area",  # share of the image
     "pixels",
     "objects known",  # of the category, in the photographs of the prior: how far it can be trusted
 )
@@ -144,8 +144,8 @@ class Observation:
         histogram: Share of its pixels in each lightness band and ab cell, shape (BANDS, K); sums to 1.
         chroma: Mean chroma of its pixels in each band, 0 where there are none, shape (BANDS,).
         lab: Its mean color in CIELAB, shape (3,).
-        pixels: Its size in the prepared picture.
-        area: Its share of the picture.
+        pixels: Its size in the prepared image.
+        area: Its share of the image.
     """
 
     histogram: np.ndarray
@@ -169,7 +169,7 @@ def observe(lab: Tensor, mask: np.ndarray) -> Observation | None:
     """The colors of the pixels of an object.
 
     Args:
-        lab: CIELAB of the prepared picture, shape (3, H, W).
+        lab: CIELAB of the prepared image, shape (3, H, W).
         mask: Which pixels show the object, bool, shape (H, W), as from ``utils.labels.object_mask``.
 
     Returns:
@@ -235,7 +235,7 @@ def measure(observation: Observation, expectation: Expectation) -> np.ndarray:
 
 
 class Evidence:
-    """Counts of the colors of objects, to which pictures can be added and from which they can be taken away.
+    """Counts of the colors of objects, to which images can be added and from which they can be taken away.
 
     Args:
         smoothing: Standard deviation of the blur over ab, CIELAB units; above 0.
@@ -246,7 +246,7 @@ class Evidence:
         chroma: Sums over objects, by weight, of their share in a band, and of this times their chroma there and its square,
             shape (80, BANDS, 3).
         objects: How many there are of each category and of all, shape (81,).
-        pictures: How many pictures show one, shape (81,).
+        pictures: How many images show one, shape (81,).
     """
 
     def __init__(self, smoothing: float = SMOOTHING, shrinkage: float = SHRINKAGE) -> None:
@@ -256,26 +256,26 @@ class Evidence:
         self.objects = np.zeros(CATEGORIES + 1, int)
         self.pictures = np.zeros(CATEGORIES + 1, int)
 
-    def add(self, picture: list[Labeled]) -> None:
-        """Count the objects of one picture."""
-        self._count(picture, 1)
+    def add(self, image: list[Labeled]) -> None:
+        """Count the objects of one image."""
+        self._count(image, 1)
 
-    def without(self, picture: list[Labeled]) -> "Evidence":
-        """The same without one of the pictures that were added: what is known to judge the objects of that picture by."""
+    def without(self, image: list[Labeled]) -> "Evidence":
+        """The same without one of the images that were added: what is known to judge the objects of that image by."""
         rest = copy.deepcopy(self)
-        rest._count(picture, -1)
+        rest._count(image, -1)
         np.maximum(rest.histogram, 0, out=rest.histogram)  # where rounding left less than nothing
         np.maximum(rest.chroma, 0, out=rest.chroma)
         return rest
 
-    def _count(self, picture: list[Labeled], sign: int) -> None:
-        for category, seen in picture:
+    def _count(self, image: list[Labeled], sign: int) -> None:
+        for category, seen in image:
             sums = seen.shares[:, None] * seen.chroma[:, None] ** np.arange(3)
             self.histogram[category] += sign * seen.weight * seen.histogram
             self.chroma[category] += sign * seen.weight * sums
             self.objects[[category, ALL]] += sign
-        if picture:
-            self.pictures[sorted({category for category, _ in picture} | {ALL})] += sign
+        if image:
+            self.pictures[sorted({category for category, _ in image} | {ALL})] += sign
 
     def expectation(self, category: int) -> Expectation:
         """What the evidence says of a category, from 0 to 79, or of ``ALL`` of them.
@@ -325,9 +325,9 @@ class ObjectPrior:
         chroma_mean: Expected chroma by band, shape (81, BANDS).
         chroma_deviation: Standard deviation between objects, shape (81, BANDS).
         quantiles: Values of ``MEASURES`` at ``_LEVELS`` percent of the real objects of a category, each compared with what the
-            other pictures say of it, shape (81, 7, Q).
+            other images say of it, shape (81, 7, Q).
         objects: How many objects of each category were seen, shape (81,).
-        pictures: How many pictures show them, shape (81,).
+        pictures: How many images show them, shape (81,).
         about: Where it comes from: settings, counts, names of the folders.
     """
 
@@ -355,9 +355,9 @@ class ObjectPrior:
         farther from what is expected.
 
         Args:
-            evidence: Counts of all pictures.
+            evidence: Counts of all images.
             categories: Category of each object, shape (N,).
-            values: ``MEASURES`` of each object, against the expectation of its category without its own picture, shape (N, 7).
+            values: ``MEASURES`` of each object, against the expectation of its category without its own image, shape (N, 7).
             values_of_any: Likewise against that of any category.
             about: Where it comes from, of numbers, strings, lists and dictionaries.
 
@@ -365,7 +365,7 @@ class ObjectPrior:
             ValueError: If there is no object.
         """
         if len(categories) == 0:
-            raise ValueError("no object to take a prior from; check that label files and pictures belong together")
+            raise ValueError("no object to take a prior from; check that label files and images belong together")
         expectations = [evidence.expectation(category) for category in range(CATEGORIES + 1)]
         counts = np.bincount(categories, minlength=CATEGORIES)
         pool = POOL / np.count_nonzero(counts) / counts[categories]  # sums to POOL
@@ -453,7 +453,7 @@ class ObjectPrior:
         """Set the colors of an object against those of its category.
 
         Args:
-            lab: CIELAB of the picture as ``Preprocess(224)`` gives it, shape (3, 224, 224).
+            lab: CIELAB of the image as ``Preprocess(224)`` gives it, shape (3, 224, 224).
             mask: Which pixels show the object, bool, shape (224, 224), as from ``utils.labels.object_mask``.
             category: From 0 to 79, or ``ALL`` if it is not known.
 

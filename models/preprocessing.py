@@ -1,7 +1,7 @@
-"""From a picture of any size to the picture of fixed size that the networks read.
+"""From an image of any size to the image of fixed size that the networks read.
 
-Every path to a score (training, inference scripts, Python call) goes through ``Preprocess``. It walks over large pictures
-in strips of rows, so memory is bounded, and it gives one picture the same pixels whatever else is scored beside it.
+Every path to a score (training, inference scripts, Python call) goes through ``Preprocess``. It walks over large images
+in strips of rows, so memory is bounded, and it gives one image the same pixels whatever else is scored beside it.
 """
 
 import math
@@ -38,10 +38,10 @@ _CLIP_LEVEL = 0.5 / 255
 
 
 class Preprocess(nn.Module):
-    """One picture at the size that the networks see.
+    """One image at the size that the networks see.
 
     Args:
-        size: Side of the square picture, in pixels; the aspect ratio is not kept.
+        size: Side of the square image, in pixels; the aspect ratio is not kept.
     """
 
     def __init__(self, size: int = 224) -> None:
@@ -49,7 +49,7 @@ class Preprocess(nn.Module):
         self.size = size
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Prepare one picture.
+        """Prepare one image.
 
         Args:
             rgb: sRGB, shape (3, H, W), as uint8 or as floating point in [0, 1].
@@ -60,7 +60,7 @@ class Preprocess(nn.Module):
         Raises:
             ValueError: If shape, type or range is not as above.
         """
-        check_picture(rgb)
+        check_image(rgb)
         return {"rgb": self._resize(rgb.float() if rgb.is_floating_point() else rgb)}
 
     def _strips(self, rgb: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
@@ -70,26 +70,26 @@ class Preprocess(nn.Module):
             yield top, min(top + rows, height)
 
     def _resize(self, rgb: Tensor) -> Tensor:
-        # A large picture is box-averaged by a whole factor first: exact, cheap and bounded in memory.
+        # A large image is box-averaged by a whole factor first: exact, cheap and bounded in memory.
         factor = max(1, min(rgb.shape[1:]) // (2 * self.size))
         height, width = (-(-side // factor) for side in rgb.shape[1:])
         # made first: small results between the large strips would keep the allocator from using their memory again
-        picture = torch.empty(1, 3, height, width, device=rgb.device)
+        image = torch.empty(1, 3, height, width, device=rgb.device)
         for top, bottom in self._strips(rgb, factor):
             strip = _as_float(rgb[:, top:bottom])
             if factor > 1:
                 strip = F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False)
-            picture[0, :, top // factor : -(-bottom // factor)] = strip
-        picture = F.interpolate(picture, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        picture = picture[0].clamp(0, 1)
+            image[0, :, top // factor : -(-bottom // factor)] = strip
+        image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        image = image[0].clamp(0, 1)
         # 8-bit levels, as image libraries resize: a cache of bytes is then exact. The gradient passes straight through.
-        return picture + ((picture * 255).round() / 255 - picture).detach()
+        return image + ((image * 255).round() / 255 - image).detach()
 
 
 def chroma_maps(rgb: Tensor, grid: int = 32) -> Tensor:
-    """``CHROMA_MAPS`` of prepared pictures, averaged into a grid of cells.
+    """``CHROMA_MAPS`` of prepared images, averaged into a grid of cells.
 
-    They are taken from the prepared picture, not from the file: a score must not tell a large picture from a small one.
+    They are taken from the prepared image, not from the file: a score must not tell a large image from a small one.
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, S, S).
@@ -127,7 +127,7 @@ def chroma_maps(rgb: Tensor, grid: int = 32) -> Tensor:
     return F.adaptive_avg_pool2d(maps, grid)
 
 
-def check_picture(rgb: Tensor) -> None:
+def check_image(rgb: Tensor) -> None:
     """Check that a tensor is sRGB of shape (3, H, W), uint8 or floating point in [0, 1].
 
     Raises:
@@ -135,14 +135,14 @@ def check_picture(rgb: Tensor) -> None:
     """
     if rgb.ndim != 3 or rgb.shape[0] != 3 or 0 in rgb.shape:
         advice = "; permute(2, 0, 1) puts the channels first" if rgb.ndim == 3 and rgb.shape[2] == 3 else ""
-        raise ValueError(f"a picture must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}{advice}")
+        raise ValueError(f"an image must have shape (3, H, W) and at least one pixel, got {tuple(rgb.shape)}{advice}")
     if rgb.is_floating_point():
         low, high = rgb.aminmax()
         if not (low >= 0 and high <= 1):
             advice = "; divide it by 255" if low >= 0 and 1 < high <= 255 else ""
-            raise ValueError(f"a floating point picture must lie in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")
+            raise ValueError(f"a floating point image must lie in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")
     elif rgb.dtype != torch.uint8:
-        raise ValueError(f"a picture must be uint8 or floating point, got {rgb.dtype}")
+        raise ValueError(f"an image must be uint8 or floating point, got {rgb.dtype}")
 
 
 def _as_float(rgb: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def _gradient_squared(planes: Tensor) -> Tensor:
 
 
 def lab_of(rgb: Tensor, side: int) -> Tensor:
-    """CIELAB of a prepared picture, averaged to ``side`` x ``side`` cells, shape (B, 3, side, side)."""
+    """CIELAB of a prepared image, averaged to ``side`` x ``side`` cells, shape (B, 3, side, side)."""
     lab = rgb_to_lab(rgb)
     factor = rgb.shape[-1] / side
     if factor == math.floor(factor):

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from models.backbone import UnreachableError, read_state
 from models.base import (
+    ImageInput,
     Inputs,
     Maps,
-    Picture,
     ScoreNet,
     as_list,
     check_sub_scores,
@@ -34,7 +34,7 @@ from models.base import (
     to_tensor,
     with_sub_scores,
 )
-from models.preprocessing import check_picture
+from models.preprocessing import check_image
 from utils.checkpoint import PUBLISHED_BACKBONE_NAMES, published_dimension, unwrapped
 from utils.choices import PRECISIONS, SPELLINGS
 from utils.color import linear_to_lab, srgb_to_linear
@@ -52,7 +52,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 class PublishedNet(ScoreNet):
-    """What the three published networks share: the picture is resized by Pillow to a square of 8-bit levels."""
+    """What the three published networks share: the image is resized by Pillow to a square of 8-bit levels."""
 
     preset = "published"
     resize: str  # "bicubic" or "bilinear"
@@ -84,9 +84,9 @@ class PublishedNet(ScoreNet):
     def _round_backbone(self) -> None:
         self.backbone.to(torch.bfloat16)
 
-    def prepare(self, picture: Picture) -> Inputs:
+    def prepare(self, image: ImageInput) -> Inputs:
         """sRGB in [0, 1] on 8-bit levels, shape (3, size, size), as ``rgb``. Other levels are rounded to these first."""
-        return {"rgb": unit_range(resized(picture, self.size, self.resize)).to(self.device)}
+        return {"rgb": unit_range(resized(image, self.size, self.resize)).to(self.device)}
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
         """Resized in torch, which rounds a little otherwise than Pillow; the gradient passes the 8-bit levels."""
@@ -102,7 +102,7 @@ class PublishedCF(PublishedNet):
     """Chromatic Fidelity: a vision transformer on RGB, beside a small convolution over a and b.
 
     Args:
-        backbone: Name of a timm vision transformer of square pictures with a class token; the published one by default.
+        backbone: Name of a timm vision transformer of square images with a class token; the published one by default.
         resize: "bicubic", as the published scoring does, or "bilinear", as the published training.
     """
 
@@ -199,18 +199,18 @@ class PublishedSCC(PublishedNet):
     def preprocessing(self) -> dict[str, Any]:
         return super().preprocessing() | {"attention": self.config["attention"]}
 
-    def prepare(self, picture: Picture, objects: Slots = None) -> Inputs:
+    def prepare(self, image: ImageInput, objects: Slots = None) -> Inputs:
         """Tensors of one image.
 
         Args:
-            picture: In any of the forms that ``score`` takes.
+            image: In any of the forms that ``score`` takes.
             objects: Class id, box and color prior of each slot, shape (20, 773), unused slots zero; with how many are used, or
                 alone, which counts up to the last one that is not all zero; None for no objects.
 
         Returns:
             ``rgb`` (3, 224, 224) in [0, 1], ``objects`` (20, 773), ``used`` (20,).
         """
-        prepared = super().prepare(picture)
+        prepared = super().prepare(image)
         return prepared | self.object_inputs(prepared["rgb"], objects)
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
@@ -259,24 +259,24 @@ class PublishedSCC(PublishedNet):
         return self.regressor(features["all"]).squeeze(1)
 
     @torch.inference_mode()
-    def score(self, pictures: Picture | list[Picture], objects: Any = None) -> float | list[float]:
-        """Score pictures.
+    def score(self, images: ImageInput | list[ImageInput], objects: Any = None) -> float | list[float]:
+        """Score images.
 
         Args:
-            pictures: As for the other networks.
-            objects: What ``utils.labels.ObjectLabels.slots`` gives for each picture, or its slots (20, 773) alone, in the form
+            images: As for the other networks.
+            objects: What ``utils.labels.ObjectLabels.slots`` gives for each image, or its slots (20, 773) alone, in the form
                 of the result; None where nothing is known of objects.
 
         Returns:
-            One number in [-1, 1] for one picture, a list of numbers for a list.
+            One number in [-1, 1] for one image, a list of numbers for a list.
 
         Raises:
-            ValueError: If the number of slots is not the number of pictures.
+            ValueError: If the number of slots is not the number of images.
         """
-        items, single = as_list(pictures)
+        items, single = as_list(images)
         slots = [objects] if single else list(objects) if objects is not None else [None] * len(items)
         if len(slots) != len(items):
-            raise ValueError(f"{len(items)} pictures but objects of {len(slots)}")
+            raise ValueError(f"{len(items)} images but objects of {len(slots)}")
         with one_thread():
             values = [self.score_prepared(self.prepare(p, s)) for p, s in zip(items, slots, strict=True)]
         return values[0] if single else values
@@ -325,18 +325,18 @@ class PublishedPR(PublishedNet):
     @torch.inference_mode()
     def score(
         self,
-        pictures: Picture | list[Picture],
+        images: ImageInput | list[ImageInput],
         cf: float | list[float] | None = None,
         scc: float | list[float] | None = None,
     ) -> float | list[float]:
-        """Score pictures, as the other networks do; CF and SCC of each picture must be given, or one for all.
+        """Score images, as the other networks do; CF and SCC of each image must be given, or one for all.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of pictures, or one is not in [-1, 1].
+            ValueError: If the number of sub-scores is not the number of images, or one is not in [-1, 1].
         """
         if cf is None or scc is None:
-            raise ValueError("the published PR network takes the CF and SCC of each picture: score(pictures, cf, scc)")
-        items, single = as_list(pictures)
+            raise ValueError("the published PR network takes the CF and SCC of each image: score(images, cf, scc)")
+        items, single = as_list(images)
         pairs = zip(*filter(None, sub_score_lists(len(items), cf, scc)), strict=True)
         known = [{"CF": one, "SCC": other} for one, other in pairs]
         with one_thread():
@@ -344,23 +344,23 @@ class PublishedPR(PublishedNet):
         return values[0] if single else values
 
 
-def resized(picture: Picture, size: int, resize: str) -> np.ndarray:
-    """A picture as the published networks see it: a square of 8-bit levels, made by Pillow.
+def resized(image: ImageInput, size: int, resize: str) -> np.ndarray:
+    """An image as the published networks see it: a square of 8-bit levels, made by Pillow.
 
     Args:
-        picture: Of any of the forms that ``ScoreNet.score`` takes.
+        image: Of any of the forms that ``ScoreNet.score`` takes.
         size: Side in pixels.
         resize: "bicubic" or "bilinear".
 
     Returns:
         sRGB, uint8, shape (size, size, 3).
     """
-    pixels = to_tensor(picture)
-    check_picture(pixels)
+    pixels = to_tensor(image)
+    check_image(pixels)
     if pixels.is_floating_point():
         pixels = (pixels.detach().float() * 255).round().to(torch.uint8)
-    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
-    return np.array(image.resize((size, size), _FILTERS[resize]))
+    whole = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+    return np.array(whole.resize((size, size), _FILTERS[resize]))
 
 
 def unit_range(levels: np.ndarray) -> Tensor:

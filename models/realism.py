@@ -1,6 +1,6 @@
 """Perceptual Realism (PR): would a person take it for a photograph?
 
-As in the published ICQA-Net, a global encoder of the picture is fused with the predicted CF and SCC. What differs: the encoder
+As in the published ICQA-Net, a global encoder of the image is fused with the predicted CF and SCC. What differs: the encoder
 reads what color adds to the gray version, so that PR is of the coloring and not of the scene.
 """
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from models.backbone import DEFAULT_BACKBONE
 from models.base import (
     CompactNet,
+    ImageInput,
     Inputs,
     Maps,
-    Picture,
     ScoreHead,
     ScoreNet,
     as_list,
@@ -30,11 +30,11 @@ from utils.labels import ObjectLabels
 
 
 class PerceptualRealismNet(CompactNet):
-    """PR of a picture, given its predicted CF and SCC, in (-1, 1), higher is better.
+    """PR of an image, given its predicted CF and SCC, in (-1, 1), higher is better.
 
     Args:
         backbone: Name of a timm network with feature maps.
-        size: Side of the picture that the backbone sees, in pixels.
+        size: Side of the image that the backbone sees, in pixels.
         width: Width of the fused head.
         dropout: Share of head activations dropped in training.
         ranking: Weight of the ranker; 0 for a branch without one.
@@ -70,24 +70,24 @@ class PerceptualRealismNet(CompactNet):
 
     def score(
         self,
-        pictures: Picture | list[Picture],
+        images: ImageInput | list[ImageInput],
         cf: float | list[float] | None = None,
         scc: float | list[float] | None = None,
     ) -> float | list[float]:
-        """Score pictures, as the other branches do.
+        """Score images, as the other branches do.
 
         Args:
-            pictures: As for the other branches.
-            cf: CF of each picture in [-1, 1], or one for all; None to compute it with the shipped CF weights.
+            images: As for the other branches.
+            cf: CF of each image in [-1, 1], or one for all; None to compute it with the shipped CF weights.
             scc: The same for SCC.
 
         Returns:
-            One number in [-1, 1] for one picture, a list of numbers for a list.
+            One number in [-1, 1] for one image, a list of numbers for a list.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of pictures, or one is not in [-1, 1].
+            ValueError: If the number of sub-scores is not the number of images, or one is not in [-1, 1].
         """
-        items, single = as_list(pictures)
+        items, single = as_list(images)
         given = sub_score_lists(len(items), cf, scc)
         if None in given and self.branches is None:
             if self.load_branches is None:

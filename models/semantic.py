@@ -1,10 +1,10 @@
 """Semantic Color Consistency (SCC): does each thing have a color that such a thing can have?
 
-Meaning is read from the gray version of the picture, so that a wrong color cannot hide the category; color is read from the
-picture; the score rests on comparing the two. The published ICQA-Net looks up a color curve by class id and never sees the
-object's pixels. Here a prior P(ab | gray picture), learned from photographs without any label, is set against every pixel, and
+Meaning is read from the gray version of the image, so that a wrong color cannot hide the category; color is read from the
+image; the score rests on comparing the two. The published ICQA-Net looks up a color curve by class id and never sees the
+object's pixels. Here a prior P(ab | gray image), learned from photographs without any label, is set against every pixel, and
 where objects are labeled, a prior P(ab | category, lightness) against the pixels of each. Attention over regions and over
-objects weighs what is found by what is shown there; beside them stands the difference of what the backbone says of the picture
+objects weighs what is found by what is shown there; beside them stands the difference of what the backbone says of the image
 and of its gray version.
 """
 
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from models.backbone import DEFAULT_BACKBONE
 from models.base import (
+    ImageInput,
     Inputs,
     Maps,
-    Picture,
     ScoreHead,
     Standardize,
     as_list,
@@ -63,7 +63,7 @@ class AttentionPool(nn.Module):
 
 
 class SemanticConsistencyNet(ColorPriorNet):
-    """SCC of a picture, in (-1, 1), higher is better.
+    """SCC of an image, in (-1, 1), higher is better.
 
     The object prior travels with the weights as the bytes of its file, in the buffer ``object_file``. As an archive it takes
     190 kB in place of 0.5 MB of arrays, and it holds text beside them; as bytes it stays whole in a checkpoint of half
@@ -71,7 +71,7 @@ class SemanticConsistencyNet(ColorPriorNet):
 
     Args:
         backbone: Name of a timm network with feature maps.
-        size: Side of the picture that the backbone sees, in pixels.
+        size: Side of the image that the backbone sees, in pixels.
         prior: Of the color prior, as for ``ColorPriorNet``.
         width: Channels of the comparison and half the width of the head.
         dropout: Share of head activations dropped in training.
@@ -130,10 +130,10 @@ class SemanticConsistencyNet(ColorPriorNet):
         return ObjectPrior.from_bytes(self.object_file.cpu().numpy().tobytes(), "the object prior of the weights")
 
     def object_inputs(self, rgb: Tensor, objects: Sequence[LabeledObject]) -> Inputs:
-        """The comparisons of a picture's objects with the prior of their categories.
+        """The comparisons of an image's objects with the prior of their categories.
 
         Args:
-            rgb: The prepared picture, sRGB in [0, 1], shape (3, size, size).
+            rgb: The prepared image, sRGB in [0, 1], shape (3, size, size).
             objects: What is labeled in it. Beyond ``MOST_OBJECTS`` the smaller ones are left out, as are those of a few pixels.
 
         Returns:
@@ -163,25 +163,25 @@ class SemanticConsistencyNet(ColorPriorNet):
         return prepared if labels is None else prepared | self.object_inputs(prepared["rgb"], labels.objects(name))
 
     @torch.inference_mode()
-    def score(self, pictures: Picture | list[Picture], objects: Sequence[Any] | None = None) -> float | list[float]:
-        """Score pictures, as the other branches do.
+    def score(self, images: ImageInput | list[ImageInput], objects: Sequence[Any] | None = None) -> float | list[float]:
+        """Score images, as the other branches do.
 
         Args:
-            pictures: As for the other branches.
-            objects: What is labeled in the picture, from ``utils.labels.read_objects``; for a list of pictures, a list of such.
+            images: As for the other branches.
+            objects: What is labeled in the image, from ``utils.labels.read_objects``; for a list of images, a list of such.
 
         Returns:
-            One number in [-1, 1] for one picture, a list of numbers for a list.
+            One number in [-1, 1] for one image, a list of numbers for a list.
 
         Raises:
-            ValueError: If the objects are not of as many pictures.
+            ValueError: If the objects are not of as many images.
         """
         if isinstance(objects, str | Path):
             raise TypeError(f"objects must be what utils.labels.read_objects reads, got the path {str(objects)!r}")
-        items, single = as_list(pictures)
+        items, single = as_list(images)
         labeled = [objects or []] if single else objects or [[] for _ in items]
         if len(labeled) != len(items):
-            raise ValueError(f"{len(items)} pictures but objects of {len(labeled)}")
+            raise ValueError(f"{len(items)} images but objects of {len(labeled)}")
         values = []
         with one_thread():
             for item, things in zip(items, labeled, strict=True):
@@ -192,12 +192,12 @@ class SemanticConsistencyNet(ColorPriorNet):
         return values[0] if single else values
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """What is found in the picture, in numbers.
+        """What is found in the image, in numbers.
 
         Returns:
-            ``cells``, the comparison of pixels with the prior, (B, 12, h, w); ``scene``, what the gray picture shows there,
+            ``cells``, the comparison of pixels with the prior, (B, 12, h, w); ``scene``, what the gray image shows there,
             (B, D, h', w'); ``global``, what color adds, (B, F); ``objects``, the comparisons of each object with its category
-            and with the prior of its place, (B, T, .); ``object_scene``, what the gray picture shows of each, (B, T, D);
+            and with the prior of its place, (B, T, .); ``object_scene``, what the gray image shows of each, (B, T, D);
             ``present``, (B, T).
         """
         maps = maps or self.backbone_maps(inputs)

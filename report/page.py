@@ -1,7 +1,7 @@
-"""A score file as one HTML page to look at: leaderboard, distributions, every picture with its scores and what looks wrong.
+"""A score file as one HTML page to look at: leaderboard, distributions, every image with its scores and what looks wrong.
 
 The page is self-contained: thumbnails are in it, its script is a few lines of our own, and its content security policy forbids
-to load anything. :func:`report_scores` makes it of a file of infer_PR.py, :func:`report_evaluation` of the pictures that
+to load anything. :func:`report_scores` makes it of a file of infer_PR.py, :func:`report_evaluation` of the images that
 evaluate.py compares with people; both end in :func:`write_report`. The same input gives the same page, byte for byte.
 """
 
@@ -26,17 +26,17 @@ from inference.maps import scale_colors, scale_positions
 from models.base import ScoreNet
 from report.statistics import percentile, statistics
 from report.thumbnails import Thumbnail, choose_maps, finding_of, make_thumbnails, percentile_of, wrong_objects
-from utils.choices import PERCENTILES
+from utils.choices import PERCENTILES, VERSION
 from utils.files import write_atomic
 from utils.labels import ObjectLabels
 from utils.scenes import ALL, INDEX_FILES, method_and_scene, read_index
-from utils.scores import VERSION, read_scores
+from utils.scores import read_scores
 
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
 
 _NO_METHOD = "(no method)"
 _TEMPLATE = "report.html.jinja"
-_SHOWN = 6  # best and worst pictures of each score
+_SHOWN = 6  # best and worst images of each score
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scipy", "pillow", "jinja2")
 
 
@@ -46,8 +46,8 @@ class Origin:
 
     Attributes:
         weights: SHA-256 of all files the scores depend on, by what they are.
-        preprocessing: What happened to the pictures.
-        sample: What the pictures were to the weights, one of ``utils.scores.SAMPLES``.
+        preprocessing: What happened to the images.
+        sample: What the images were to the weights, one of ``utils.scores.SAMPLES``.
     """
 
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ def report_scores(
     """Report of a score file of infer_PR.py (one of infer_CF.py or infer_SCC.py works as well).
 
     Args:
-        csv_path: The score file; the file beside it says where the pictures are.
+        csv_path: The score file; the file beside it says where the images are.
         report_path: The HTML file to write.
         command: What made the scores, for the footer.
         mos: MOS table with image, scene, method, CF, SCC, PR, if there are ratings.
@@ -105,13 +105,13 @@ def report_scores(
         ``report_path``.
 
     Raises:
-        FileNotFoundError: If there is no such score file, or none of the pictures is there.
-        ValueError: If the score file cannot be read, or does not say where the pictures are.
+        FileNotFoundError: If there is no such score file, or none of the images is there.
+        ValueError: If the score file cannot be read, or does not say where the images are.
     """
     frame = read_scores(csv_path)
     meta = frame.attrs["meta"]
     if "root" not in meta:
-        raise ValueError(f"{csv_path} has no file {Path(csv_path).name}.json beside it that says where the pictures are")
+        raise ValueError(f"{csv_path} has no file {Path(csv_path).name}.json beside it that says where the images are")
     main = meta["dimension"]
     origins = {
         dimension: origin_of(meta, dimension, main) for dimension in DIMENSIONS if dimension in frame and meta.get("weights")
@@ -148,25 +148,25 @@ def report_evaluation(
 
     Args:
         rows: Columns image, scene, method, dimension, mos and prediction (NaN where there is none): one row for each
-            picture and dimension, as evaluate.py joins them.
+            image and dimension, as evaluate.py joins them.
         report_path: The HTML file to write.
         root: Folder that ``image`` is relative to.
         title: Name of the data set.
         metas: Sidecars of the score files by dimension, if there are.
-        errors: Why a picture has no score, by picture.
+        errors: Why an image has no score, by image.
         shown: ``notes``, ``command``, ``scc``, ``maps``, ``labels``, ``index`` and ``date`` of :class:`About`.
 
     Returns:
         ``report_path``.
 
     Raises:
-        FileNotFoundError: If none of the pictures is there.
-        ValueError: If a picture has two rows for one dimension.
+        FileNotFoundError: If none of the images is there.
+        ValueError: If an image has two rows for one dimension.
     """
     keys = ["image", "dimension"]
     if rows.duplicated(keys).any():
         twice = rows[rows.duplicated(keys)].iloc[0]
-        raise ValueError(f"{twice['image']} has two rows for {twice['dimension']}; expected one a picture and dimension")
+        raise ValueError(f"{twice['image']} has two rows for {twice['dimension']}; expected one an image and dimension")
     frame = rows.drop_duplicates("image")[["image", "scene", "method"]].set_index("image")
     for dimension, part in rows.groupby("dimension", sort=False):
         part = part.set_index("image")
@@ -204,30 +204,30 @@ def write_report(
     dimensions = [dimension for dimension in DIMENSIONS if dimension in frame]
     _require_table(frame, dimensions)
     frame, grouping = grouped(frame, mos, about.index, root)
-    frame["error"] = [error.replace(f"{root}/", "") for error in frame["error"]]  # where the pictures lay is not for all
+    frame["error"] = [error.replace(f"{root}/", "") for error in frame["error"]]  # where the images lay is not for all
     reference, why_not = read_percentiles(about.percentiles, about.origins, dimensions)
 
     names = frame["image"].tolist()
     chosen, scc, map_note = choose_maps(frame, dimensions, about.scc, about.maps, about.labels is not None)
     thumbnails = make_thumbnails(names, Path(root), chosen, scc, about.labels)
     folder = common_folder(names)
-    pictures = [
+    images = [
         describe(number, row, thumbnails[row["image"]], dimensions, reference) | {"name": row["image"][len(folder) :]}
         for number, row in enumerate(frame.to_dict("records"))
     ]
     notes = [*about.notes, *sample_notes(about.origins), grouping, why_not or reference_note(reference), map_note]
-    unseen = [picture for picture in pictures if not picture["thumbnail"] and not picture["error"]]
+    unseen = [image for image in images if not image["thumbnail"] and not image["error"]]
     if unseen:
-        notes.append(f"{len(unseen)} pictures have scores but cannot be shown: {unseen[0]['unreadable']}, for one.")
+        notes.append(f"{len(unseen)} images have scores but cannot be shown: {unseen[0]['unreadable']}, for one.")
 
     context = statistics(frame, dimensions) | {
-        "pictures": pictures,
-        "extremes": extremes(pictures, dimensions),
+        "images": images,
+        "extremes": extremes(images, dimensions),
         "has_maps": bool(chosen),
         "percentile_of": percentile_of(scc) if about.labels is not None and scc is not None else "",
         "scale": {"colors": [_hex(color) for color in scale_colors(33)], "ticks": scale_positions()},
         "has_percentiles": bool(reference),
-        "errors": sum(bool(picture["error"]) for picture in pictures),
+        "errors": sum(bool(image["error"]) for image in images),
         "notes": [note for note in notes if note],
         "grouping": grouping,
         "nameless": set(frame["method"]) <= {ALL, _NO_METHOD},
@@ -235,7 +235,7 @@ def write_report(
         "preprocessing": list(
             dict.fromkeys("; ".join(f"{k} {v}" for k, v in o.preprocessing.items()) for o in about.origins.values())
         ),
-        "versions": {"ICQA": VERSION["project"], "Python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "versions": {"ICQA": VERSION, "Python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
     }
     write_atomic(path, render(context))
     return Path(path)
@@ -245,9 +245,9 @@ def _require_table(frame: pd.DataFrame, dimensions: Sequence[str]) -> None:
     if not dimensions or not {"image", "error"} <= set(frame):
         raise ValueError(f"expected columns image, error and scores out of PR, CF, SCC, got {', '.join(frame)}")
     if frame.empty:
-        raise ValueError("expected at least one picture, got a table without rows")
+        raise ValueError("expected at least one image, got a table without rows")
     if frame["image"].duplicated().any():
-        raise ValueError(f"{frame['image'][frame['image'].duplicated()].iloc[0]} has two rows, expected one a picture")
+        raise ValueError(f"{frame['image'][frame['image'].duplicated()].iloc[0]} has two rows, expected one an image")
 
 
 def render(context: Mapping[str, Any]) -> str:
@@ -280,7 +280,7 @@ def grouped(
 ) -> tuple[pd.DataFrame, str]:
     """Rows with ``scene``, ``method`` and ratings, sorted by image, and how scene and method became known.
 
-    An index file goes before all else, then the ratings, an index file in the folder of the pictures, and their names.
+    An index file goes before all else, then the ratings, an index file in the folder of the images, and their names.
     """
     frame = frame.sort_values("image", ignore_index=True)
     if mos is not None:
@@ -288,7 +288,7 @@ def grouped(
         absent = ~frame["image"].isin(known.index)
         if absent.any():
             raise ValueError(
-                f"{absent.sum()} of {len(frame)} pictures are not in the MOS table, e.g. {frame['image'][absent].iloc[0]}"
+                f"{absent.sum()} of {len(frame)} images are not in the MOS table, e.g. {frame['image'][absent].iloc[0]}"
             )
         rows = known.loc[frame["image"]].reset_index()
         frame["scene"], frame["method"] = rows["scene"], rows["method"]
@@ -345,7 +345,7 @@ def read_percentiles(path: str | Path, origins: Mapping[str, Origin], dimensions
                 omitted + f"they are known for the shipped weights, and the {dimension} is of other ones or of a score file.",
             )
         if dict(origin.preprocessing) != reference["preprocessing"]:
-            return {}, omitted + f"they are known for the usual reading of pictures, and the {dimension} is of another one."
+            return {}, omitted + f"they are known for the usual reading of images, and the {dimension} is of another one."
     return reference, ""
 
 
@@ -353,7 +353,7 @@ def reference_note(reference: Mapping[str, Any]) -> str:
     return f"Percentiles are those among {reference['count']:,} real photos: {reference['photos']}"
 
 
-# --- pictures
+# --- images
 
 
 def _hex(color: Sequence[float]) -> str:
@@ -364,7 +364,7 @@ def _hex(color: Sequence[float]) -> str:
 def describe(
     number: int, row: Mapping[str, Any], thumbnail: Thumbnail, dimensions: Sequence[str], reference: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A picture as the page shows it."""
+    """An image as the page shows it."""
     scores = []
     for dimension in dimensions:
         value = float(row[dimension])
@@ -400,18 +400,18 @@ def describe(
     }
 
 
-def extremes(pictures: Sequence[dict[str, Any]], dimensions: Sequence[str]) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Best and worst pictures of each score, and those people judge most differently: heading, explanation, pictures."""
+def extremes(images: Sequence[dict[str, Any]], dimensions: Sequence[str]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Best and worst images of each score, and those people judge most differently: heading, explanation, images."""
     groups = []
     for i, dimension in enumerate(dimensions):
-        ranked = sorted((p for p in pictures if p["scores"][i]["known"]), key=lambda p: (-p["scores"][i]["value"], p["image"]))
+        ranked = sorted((p for p in images if p["scores"][i]["known"]), key=lambda p: (-p["scores"][i]["value"], p["image"]))
         if len(ranked) < 2:
             continue
         shown = min(_SHOWN, len(ranked) // 2)
         groups.append((f"Highest {dimension}", "", ranked[:shown]))
         groups.append((f"Lowest {dimension}", "lowest first", ranked[::-1][:shown]))
     for i, dimension in enumerate(dimensions):
-        rated = [p for p in pictures if p["scores"][i]["known"] and math.isfinite(p["scores"][i]["mos"])]
+        rated = [p for p in images if p["scores"][i]["known"] and math.isfinite(p["scores"][i]["mos"])]
         if len(rated) < 2:
             continue
         pred, mos = (np.array([p["scores"][i][key] for p in rated]) for key in ("value", "mos"))
@@ -425,7 +425,7 @@ def extremes(pictures: Sequence[dict[str, Any]], dimensions: Sequence[str]) -> l
 
 def sample_notes(origins: Mapping[str, Origin]) -> list[str]:
     return [
-        f"{dimension} IS IN-SAMPLE: its weights were trained on pictures that are scored here."
+        f"{dimension} IS IN-SAMPLE: its weights were trained on images that are scored here."
         for dimension, origin in origins.items()
         if origin.sample == "in-sample"
     ]

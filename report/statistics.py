@@ -55,7 +55,7 @@ def statistics(frame: pd.DataFrame, dimensions: Sequence[str]) -> dict[str, Any]
 
 
 def read_biases(path: str | Path = METHOD_BIAS) -> dict[str, Any]:
-    """Read what scores have for or against a method, whatever the scene, as benchmarks/power.py estimates it on rated pictures.
+    """Read what scores have for or against a method, whatever the scene, as benchmarks/power.py estimates it on rated images.
 
     Returns:
         By dimension ``sd``, the standard deviation of the bias of a pair of methods, in the unit of the scores, with ``low``
@@ -70,20 +70,20 @@ def leaderboard(
     """Return methods from the best to the worst by the first dimension.
 
     Args:
-        scored: Pictures with scores.
+        scored: Images with scores.
         dimensions: Columns of ``scored``.
         biases: Of :func:`read_biases`: a random effect of each pair of methods, which more scenes do not average out. None for
             the shipped ones.
 
     Returns:
-        For each: ``method``, ``pictures``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 % interval of a
+        For each: ``method``, ``images``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 % interval of a
         bootstrap t over scenes; NaN with few scenes) and ``against``: by other method the mean difference over the scenes that
         both have, its interval, which counts the bias as well, and the verdict 1 (better), -1 (worse), 0 (not told apart) or
         None (too few scenes).
     """
     methods = sorted(set(scored["method"]))
-    counts = scored.groupby("method").agg(pictures=("image", "size"), scenes=("scene", "nunique"))
-    board = {m: {"method": m, "pictures": counts.loc[m, "pictures"], "scenes": counts.loc[m, "scenes"]} for m in methods}
+    counts = scored.groupby("method").agg(images=("image", "size"), scenes=("scene", "nunique"))
+    board = {m: {"method": m, "images": counts.loc[m, "images"], "scenes": counts.loc[m, "scenes"]} for m in methods}
     biases = read_biases() if biases is None else biases
     for dimension in dimensions:
         known = scored[scored[dimension].notna()]
@@ -122,7 +122,7 @@ def _differences(
     """Return the comparison of each method with each other one, as :func:`leaderboard` gives it.
 
     Args:
-        known: Pictures with a score in the dimension.
+        known: Images with a score in the dimension.
         dimension: Column of ``known``.
         methods: All methods.
         bias: Half-width of the 95 % interval that comes from the bias of the score.

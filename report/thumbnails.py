@@ -35,21 +35,21 @@ from utils.choices import PERCENTILES
 from utils.images import ImageReadError, is_gray, read_rgb
 from utils.labels import LabeledObject, LabelError, ObjectLabels
 
-_SIDES = ((300, 320), (1000, 224), (math.inf, 160))  # most pictures, and the long side of their thumbnails in pixels
+_SIDES = ((300, 320), (1000, 224), (math.inf, 160))  # most images, and the long side of their thumbnails in pixels
 _QUALITY = 70  # of JPEG
-_MAPS_ALL = 300  # up to so many pictures all get a surprise map,
+_MAPS_ALL = 300  # up to so many images all get a surprise map,
 _MAPS_WORST = 100  # of more only so many, those with the lowest PR
 _HEAT_LEVELS = 16  # of the overlay, for a small file
-_NAMED = 3  # objects of a picture that are said to look wrong; the table below has all
-_MOST_WORKERS = 4  # pictures read at a time, for the sake of memory
+_NAMED = 3  # objects of an image that are said to look wrong; the table below has all
+_MOST_WORKERS = 4  # images read at a time, for the sake of memory
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """What is shown of a picture.
+    """What is shown of an image.
 
     Attributes:
-        thumbnail: Data URI; empty if the picture cannot be read.
+        thumbnail: Data URI; empty if the image cannot be read.
         width: Of the thumbnail, in pixels.
         height: Of the thumbnail, in pixels.
         heat: Data URI of the overlay; empty without a map.
@@ -57,7 +57,7 @@ class Thumbnail:
         region: The most surprising region; None if there is none.
         objects: What was found of each labeled object, the most unusual first.
         label_error: Why its label file cannot be read.
-        gray: Whether the picture has no color.
+        gray: Whether the image has no color.
         unreadable: Why there is no thumbnail.
     """
 
@@ -76,7 +76,7 @@ class Thumbnail:
 def choose_maps(
     frame: pd.DataFrame, dimensions: Sequence[str], scc: ScoreNet | None, maps: int | None, named: bool = False
 ) -> tuple[set[str], ColorPriorNet | None, str]:
-    """Which pictures get a surprise map, by which network, and what is to be said of it."""
+    """Which images get a surprise map, by which network, and what is to be said of it."""
     if maps == 0:
         return set(), None, ""
     network = load_model("SCC") if scc is None else scc
@@ -87,12 +87,12 @@ def choose_maps(
     most = maps if maps is not None else len(frame) if len(frame) <= _MAPS_ALL else _MAPS_WORST
     chosen = set(worst[:most])
     digest = str(network.weights_hash)[:12]
-    count = "All scored pictures" if len(chosen) == len(worst) else f"The {len(chosen)} pictures with the lowest {main}"
+    count = "All scored images" if len(chosen) == len(worst) else f"The {len(chosen)} images with the lowest {main}"
     note = (
-        f"{count} have a surprise map (point at a picture or tap it): how much more improbable its colors are than is to be "
+        f"{count} have a surprise map (point at an image or tap it): how much more improbable its colors are than is to be "
         f"expected for what the gray version shows there, by the color prior of the SCC weights {digest}, as a "
         "percentile among the places in real photos. A frame is around the most surprising region: connected places above the "
-        f"{LEVEL:g}th percentile that fill {100 * REGION_SHARE:g} % of the picture or more. It is not an object and has no "
+        f"{LEVEL:g}th percentile that fill {100 * REGION_SHARE:g} % of the image or more. It is not an object and has no "
         f"name, and it need not be wrong: {_share_of_photos(network)} have one too. A gray patch is seldom surprising."
     )
     if named:
@@ -113,7 +113,7 @@ def _objects_note(scc: ColorPriorNet) -> str:
         where = "with the most plausible colors of the place"
         which = f"Those whose places have a mean percentile of {OBJECT_LEVEL:g} or more are named as looking wrong"
     return (
-        f" Objects of the label files of these pictures are compared {where}. {which}; some real ones are named too. Of an "
+        f" Objects of the label files of these images are compared {where}. {which}; some real ones are named too. Of an "
         "object that has a box and no outline, the ellipse in the box is taken, with what shows of the background."
     )
 
@@ -179,7 +179,7 @@ def make_thumbnails(
         torch.set_num_threads(threads)
     if not any(shown.thumbnail for shown in thumbnails.values()) and not any((root / name).exists() for name in names):
         raise FileNotFoundError(
-            f"none of the {len(names)} pictures is in {root}, e.g. {names[0]}; if they have been moved, say where to: "
+            f"none of the {len(names)} images is in {root}, e.g. {names[0]}; if they have been moved, say where to: "
             "--root of evaluate.py, or the folder for infer_PR.py to score again"
         )
     return thumbnails
@@ -193,7 +193,7 @@ def wrong_objects(objects: Sequence[Finding]) -> str:
 
 
 def heat_overlay(percentile: np.ndarray) -> str:
-    """The map as a picture to lay over the thumbnail, clear where there is no heat; a data URI.
+    """The map as an image to lay over the thumbnail, clear where there is no heat; a data URI.
 
     Args:
         percentile: Of the surprise of each place, shape (h, w).

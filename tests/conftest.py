@@ -1,4 +1,4 @@
-"""Made-up pictures with ratings, tiny networks of random weights, and a way to run scripts inside the test process."""
+"""Made-up images with ratings, tiny networks of random weights, and a way to run scripts inside the test process."""
 
 import one_thread  # noqa: F401
 
@@ -40,21 +40,21 @@ class Run:
     err: str
 
 
-def make_picture(seed: int, height: int, width: int) -> np.ndarray:
+def make_image(seed: int, height: int, width: int) -> np.ndarray:
     """Soft colored blobs, uint8, shape (H, W, 3)."""
     blobs = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return np.asarray(Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def recolor(original: np.ndarray, method: str) -> np.ndarray:
-    picture = original.copy()
+    image = original.copy()
     if method == "DULL":
-        picture = (0.4 * picture + 0.6 * picture.mean(2, keepdims=True)).astype(np.uint8)
+        image = (0.4 * image + 0.6 * image.mean(2, keepdims=True)).astype(np.uint8)
     elif method == "SWAP":
-        picture = np.roll(picture, 1, axis=2)
+        image = np.roll(image, 1, axis=2)
     elif method == "STAIN":
-        picture[::9, ::4] = (255, 0, 90)
-    return picture
+        image[::9, ::4] = (255, 0, 90)
+    return image
 
 
 def run_script(name: str, *arguments: object) -> Run:
@@ -105,26 +105,26 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV of 8 scenes in 4 recolorings, 48 to 96 pixels large, beside the folder with the pictures."""
+    """A CSV of 8 scenes in 4 recolorings, 48 to 96 pixels large, beside the folder with the images."""
     root = tmp_path_factory.mktemp("rated")
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     with open(root / "table.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", "scene", "method", "CF", "SCC", "PR"])
         for number, scene in enumerate(SCENES):
-            original = make_picture(number, 48 + 6 * number, 96 - 5 * number)
+            original = make_image(number, 48 + 6 * number, 96 - 5 * number)
             for method, mos in MOS.items():
                 name = f"{method}_{scene}.png"
-                Image.fromarray(recolor(original, method)).save(root / "pictures" / name)
+                Image.fromarray(recolor(original, method)).save(root / "images" / name)
                 scores = [f"{mos + shift * (number - 4):.3f}" for shift in (0.02, -0.03, 0.01)]
                 scores[0] = "" if name == UNRATED else scores[0]
-                table.writerow([f"pictures/{name}", scene, method, *scores])
+                table.writerow([f"images/{name}", scene, method, *scores])
     return root / "table.csv"
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each branch by dimension: tiny, random, not trained on any picture."""
+    """A checkpoint of each branch by dimension: tiny, random, not trained on any image."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(1)
     for network in (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet):
@@ -134,7 +134,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def object_prior() -> ObjectPrior:
-    """What made-up pictures say of cars, which have any color, and of broccoli, which is green."""
+    """What made-up images say of cars, which have any color, and of broccoli, which is green."""
     rng, things = np.random.default_rng(0), []
     for number in range(24):
         hue, chroma = (rng.uniform(0, 6.3), rng.uniform(5, 50)) if number % 2 else (rng.normal(2.1, 0.1), rng.uniform(25, 45))
@@ -157,7 +157,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "street").mkdir()
     for number in range(14):
         folder = root / "street" if number % 4 == 3 or number == 0 else root
-        Image.fromarray(make_picture(200 + number, 50 + 3 * number, 90 - 2 * number)).save(folder / f"p{number:02}.png")
+        Image.fromarray(make_image(200 + number, 50 + 3 * number, 90 - 2 * number)).save(folder / f"p{number:02}.png")
     return root
 
 
@@ -174,7 +174,7 @@ def color_prior(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of readable pictures: nested, of odd names and sizes, two of one stem, one gray."""
+    """A folder of readable images: nested, of odd names and sizes, two of one stem, one gray."""
     root = tmp_path_factory.mktemp("gallery")
     sizes = {
         "x.png": (64, 64),
@@ -188,8 +188,8 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for seed, (name, (height, width)) in enumerate(sizes.items()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(make_picture(50 + seed, height, width)).save(root / name)
-    gray = make_picture(99, 60, 70).mean(2).astype(np.uint8)
+        Image.fromarray(make_image(50 + seed, height, width)).save(root / name)
+    gray = make_image(99, 60, 70).mean(2).astype(np.uint8)
     Image.fromarray(gray).save(root / "gray.png")
     return root
 

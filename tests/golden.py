@@ -1,4 +1,4 @@
-"""Weights, pictures, labels and a color prior that follow from formulas, and what the published code makes of them.
+"""Weights, images, labels and a color prior that follow from formulas, and what the published code makes of them.
 
 The published weights are not ours to ship, but their numbers need not be known to tell whether a network is the
 published one: fill it with weights anybody can compute, and compare with what the published code gave for the same.
@@ -6,11 +6,11 @@ An integer hash stands behind every weight, so none depends on a version of NumP
 (``benchmarks/weights.py``).
 
 The figures are in ``golden_figures.json``: outputs of the published code (github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e)
-with these weights in float32 on a CPU, one picture at a time unless said otherwise; torch 2.15.0, torchvision 0.29.2,
+with these weights in float32 on a CPU, one image at a time unless said otherwise; torch 2.15.0, torchvision 0.29.2,
 transformers 4.57.6, scikit-image 0.26.0, Pillow 13.0.0, NumPy 2.4.6; to 8 digits after the point. Lists of four are in
-the order of the pictures. A statistic is a shape, the mean, the standard deviation over all elements (not the estimate
+the order of the images. A statistic is a shape, the mean, the standard deviation over all elements (not the estimate
 for a sample), and the first four values. Of a step of training they have the loss and the length of the gradient of
-each part, for the four pictures as one batch with the network in evaluation mode.
+each part, for the four images as one batch with the network in evaluation mode.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from benchmarks.weights import made_up_tensor as golden_tensor
 
 FIGURES: dict = json.loads(Path(__file__).with_name("golden_figures.json").read_text(encoding="utf-8"))
 
-PICTURES = 4
-NAMES = [f"synth{number}" for number in range(PICTURES)]
+IMAGES = 4
+NAMES = [f"synth{number}" for number in range(IMAGES)]
 SLOTS, SLOT_VALUES = 20, 773  # objects that count, and what is known of one: class, box, prior
 
-_OBJECTS = (0, 1, 3, 25)  # labeled in each picture
+_OBJECTS = (0, 1, 3, 25)  # labeled in each image
 
 
 def golden_state(layout: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def golden_state(layout: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict
 
 
 def labels(number: int) -> list[str]:
-    """Lines of the label file of a picture."""
+    """Lines of the label file of an image."""
     return label_lines(number, _OBJECTS[number])
 
 
@@ -54,8 +54,8 @@ def digest(state: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def picture(number: int) -> np.ndarray:
-    """One of the four pictures: 8-bit, shape (H, W, 3)."""
+def image(number: int) -> np.ndarray:
+    """One of the four images: 8-bit, shape (H, W, 3)."""
     width, height = FIGURES["pictures"][number]["size"]
     x, y = np.arange(width)[None, :], np.arange(height)[:, None]
     if number == 0:  # ramps
@@ -91,7 +91,7 @@ def write_inputs(folder: Path) -> None:
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(NAMES):
-        Image.fromarray(picture(number)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(image(number)).save(folder / "images" / f"{name}.png")
         text = "".join(f"{line}\n" for line in labels(number))
         (folder / "labels" / f"{name}.txt").write_text(text, encoding="ascii", newline="\n")
     (folder / "color_.json").write_text(json.dumps(prior()), encoding="ascii", newline="\n")

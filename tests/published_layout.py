@@ -30,30 +30,14 @@ class Count:
 
 
 COUNTS = {
-    "CF": Count(
-        213,
-        87_486_625,
-        65,
-        {"vit.": 86_681_088, "vit.pooler.": 590_592, "chroma_head.": 672, "regressor.": 804_865},
-    ),
+    "CF": Count(213, 87_486_625, 65, {"vit.": 86_681_088, "vit.pooler.": 590_592, "chroma_head.": 672, "regressor.": 804_865}),
     "SCC": Count(
         131,
         11_549_794,
         9_620,
-        {
-            "backbone.": 11_176_512,
-            "class_embedding.": 2_592,
-            "obj_encoder.": 271_872,
-            "attention.": 257,
-            "regressor.": 98_561,
-        },
+        {"backbone.": 11_176_512, "class_embedding.": 2_592, "obj_encoder.": 271_872, "attention.": 257, "regressor.": 98_561},
     ),
-    "PR": Count(
-        333,
-        24_632_449,
-        54_198,
-        {"naturalness_extractor.": 23_508_032, "score_fc.": 320, "regressor.": 1_124_097},
-    ),
+    "PR": Count(333, 24_632_449, 54_198, {"naturalness_extractor.": 23_508_032, "score_fc.": 320, "regressor.": 1_124_097}),
 }
 
 

@@ -138,7 +138,7 @@ def test_late_stages_start_as_those_of_the_backbone(name):
     assert found[0] is maps[0]
     for own, other in zip(found, maps, strict=True):
         torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
-    assert (found[-1][0] - found[-1][1]).abs().max() > 1e-4  # what they say depends on the picture
+    assert (found[-1][0] - found[-1][1]).abs().max() > 1e-4  # what they say depends on the image
     # stages before the finest map, and heads after the last one, are not copied
     assert sum(p.numel() for p in late.parameters()) < sum(p.numel() for p in backbone.parameters())
 

@@ -1,14 +1,12 @@
 """train_baseline.py and infer_baseline.py as a user runs them: five systems, originals, other data, files of the authors."""
 
 import contextlib
-import csv
 import inspect
 import io
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MOS, SCENES, make_picture, recolor, stop_after
+from conftest import MOS, SCENES, make_image, recolor, stop_after
 from PIL import Image
-from readers import meta_of, rows_of
+from readers import assert_one_line, assert_same_weights, history_of, meta_of, rows_of
 from scipy import stats
+from tiny import TINY
 
 import train_baseline
 from baselines import afine
 from baselines.dpam import DPAM, SUPERPIXELS
-from baselines.pictures import REFERENCE, BaselinePictures, Originals, with_originals
+from baselines.images import REFERENCE, BaselineImages, Originals, with_originals
 from baselines.scorer import SYSTEMS, Baseline
-from baselines.train import baseline_sets
 from data.splits import read_split
 from data.table import load_data, load_table, with_paths
 from models.backbone import UnreachableError
@@ -37,36 +35,9 @@ from tools.label_files import _FORMS, load_foreign
 from training.batches import Batches, EpochSampler
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.files import picture_id
+from utils.files import image_id
 from utils.scores import Provenance, ScoreWriter, read_scores
 
-TINY: dict[str, dict[str, Any]] = {
-    "dpam": {
-        "size": 64,
-        "patch": 16,
-        "width": 32,
-        "depth": 3,
-        "heads": 2,
-        "taps": [1, 2],
-        "pixel_width": 8,
-        "slic_size": [64, 64],
-        "region": 16,
-        "superpixels": 12,
-        "pixels": 50,
-    },
-    "delegate_transformer": {
-        "size": 64,
-        "width": 16,
-        "depths": [1, 1, 2, 2],
-        "heads": [1, 2, 4, 8],
-        "groups": [1, 2],
-        "window": 2,
-        "drop_path": 0.0,
-    },
-    "afine": {"size": 64, "width": 32, "depth": 2, "heads": 2, "patch": 16, "table": 4, "projected": 8},
-    "nr_aigciqa": {"backbone": "resnet18", "size": 64, "depths": [1, 1, 1, 1]},
-    "fr_aigciqa": {"backbone": "resnet18", "size": 64, "depths": [1, 1, 1, 1]},
-}
 COMPARING = ("afine", "fr_aigciqa")
 COLUMNS = ["CF", "SCC", "PR"]
 
@@ -119,24 +90,8 @@ def load(path: Path) -> Baseline:
     return build_model(read_checkpoint(path), str(path), dict.fromkeys(SYSTEMS, Baseline)).eval()
 
 
-def numbers(rows: dict[str, dict[str, str]], columns: list[str]) -> list[list[float]]:
-    return [[float(row[column]) for column in columns] for row in rows.values()]
-
-
 def seen_by(path: Path) -> set[int]:
     return set(read_checkpoint(path)["seen"][:, 1].tolist())
-
-
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the time they took."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = (read_checkpoint(path)["model"] for path in (a, b))
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
 def refused(run: Runner, *arguments: object) -> str:
@@ -149,15 +104,6 @@ def refused(run: Runner, *arguments: object) -> str:
     assert err.getvalue().startswith("error: ")
     assert err.getvalue().count("\n") == 1
     return err.getvalue()
-
-
-def assert_one_line(result: Any, *words: str) -> None:
-    """infer_baseline.py failed at the door: one line to read and no traceback."""
-    assert result.code == 1
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for word in words:
-        assert word in result.err
 
 
 def assert_usage(result: Any, *words: str) -> None:
@@ -177,23 +123,23 @@ def _without_curves():
 
 @pytest.fixture(scope="session")
 def data(rated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rated pictures with originals: as a folder, in which they have the name of their scene, and as a table."""
+    """The rated images with originals: as a folder, in which they have the name of their scene, and as a table."""
     root = tmp_path_factory.mktemp("data")
     shutil.copytree(rated.parent, root, dirs_exist_ok=True)
     (root / "originals").mkdir()
     for scene in SCENES:
-        shutil.copy(root / "pictures" / f"ORG_{scene}.png", root / "originals" / f"{scene}.png")
-    rows = [f"pictures/{method}_{scene}.png,originals/{scene}.png\n" for scene in SCENES for method in MOS]
+        shutil.copy(root / "images" / f"ORG_{scene}.png", root / "originals" / f"{scene}.png")
+    rows = [f"images/{method}_{scene}.png,originals/{scene}.png\n" for scene in SCENES for method in MOS]
     (root / "originals.csv").write_text("image,reference\n" + "".join(rows))
     return root
 
 
 @pytest.fixture(scope="session")
 def few(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five of the pictures, with odd sizes."""
+    """Five of the images, with odd sizes."""
     folder = tmp_path_factory.mktemp("few")
     for name in ("DULL_s0", "ORG_s0", "STAIN_s3", "SWAP_s3", "SWAP_s7"):
-        shutil.copy(data / "pictures" / f"{name}.png", folder)
+        shutil.copy(data / "images" / f"{name}.png", folder)
     return folder
 
 
@@ -223,7 +169,7 @@ def test_training_writes_weights_with_three_scores_and_what_they_are_worth(train
     assert results["RMSE"] == pytest.approx(np.mean([results[f"{column} RMSE"] for column in COLUMNS]))
     scenes = read_split(output / "split.txt")
     assert results["pictures"] == 4 * len(scenes["test"]) == 8
-    used = {picture_id(p) for p in (data / "pictures").iterdir() if p.stem.split("_")[1] in scenes["train"] | scenes["val"]}
+    used = {image_id(p) for p in (data / "images").iterdir() if p.stem.split("_")[1] in scenes["train"] | scenes["val"]}
     assert seen_by(output / "best.pt") == used
     for folder in [output / f"stage{n}" for n in (1, 2, 3)] if system == "afine" else [output]:
         assert [row["epoch"] for row in history_of(folder)] == ["1"]
@@ -231,7 +177,7 @@ def test_training_writes_weights_with_three_scores_and_what_they_are_worth(train
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_picture_scores_the_same_alone_and_in_a_folder_and_with_any_number_of_threads(
+def test_a_image_scores_the_same_alone_and_in_a_folder_and_with_any_number_of_threads(
     run, trained, data, few, tmp_path, system
 ):
     own = ["--weights", trained[system] / "best.pt", *originals_of(system, data)]
@@ -254,13 +200,13 @@ def test_a_picture_scores_the_same_alone_and_in_a_folder_and_with_any_number_of_
         assert all("+" in mark for mark in meta["files"].values())
 
 
-def test_naturalness_needs_no_original_and_is_what_the_same_weights_say_of_the_picture_alone(run, trained, data, few, tmp_path):
+def test_naturalness_needs_no_original_and_is_what_the_same_weights_say_of_the_image_alone(run, trained, data, few, tmp_path):
     weights = trained["afine"] / "best.pt"
     rows = infer(run, "afine", few, tmp_path / "n.csv", "--weights", weights, "--naturalness")
     network = load(weights).network
     for name, row in rows.items():
-        with Image.open(few / name) as picture:
-            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        with Image.open(few / name) as image:
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         with torch.inference_mode():
             moments = network.moments(network.preprocess(pixels)[None])
             natural = network.natural_map(network.raw_naturalness(moments))[0]
@@ -277,7 +223,7 @@ def test_naturalness_needs_no_original_and_is_what_the_same_weights_say_of_the_p
     assert [row["error"] for row in alone.values()] == [""] * 5
     assert_one_line(
         run("infer_baseline.py", "afine", few, "--weights", weights, "--naturalness", "--reference", data / "originals"),
-        "looks at pictures alone as it is set; leave it out",
+        "looks at images alone as it is set; leave it out",
     )
 
 
@@ -288,7 +234,7 @@ def test_the_partial_form_reads_an_original_where_there_is_one(run, data, few, t
     result = train(
         run, data, "fr_aigciqa", tmp_path / "run", "--reference", tmp_path / "some", "--target", "PR", form="partial"
     )
-    assert f"originals: 8 of 32 pictures have one in {tmp_path / 'some'}" in result.out
+    assert f"originals: 8 of 32 images have one in {tmp_path / 'some'}" in result.out
     own = ["--weights", tmp_path / "run" / "best.pt"]
     without = infer(run, "fr_aigciqa", few, tmp_path / "none.csv", *own)
     some = infer(run, "fr_aigciqa", few, tmp_path / "some.csv", *own, "--reference", tmp_path / "some")
@@ -300,7 +246,7 @@ def test_the_partial_form_reads_an_original_where_there_is_one(run, data, few, t
 
 def test_originals_from_a_table_give_the_scores_of_those_from_a_folder(run, trained, data, tmp_path):
     own, names = ["--weights", trained["afine"] / "best.pt", "--reference"], ("originals", "originals.csv")
-    folder, table = (infer(run, "afine", data / "pictures", tmp_path / f"{n}.csv", *own, data / n) for n in names)
+    folder, table = (infer(run, "afine", data / "images", tmp_path / f"{n}.csv", *own, data / n) for n in names)
     assert folder == table
     assert len(table) == 32
     frames = [load_data([data / "table.csv"], "PR", (-1, 1)) for _ in range(2)]
@@ -314,8 +260,8 @@ def test_a_run_that_was_stopped_is_gone_on_with_and_another_original_counts_as_a
     command += ["--reference", tmp_path / "o"]
     assert run(*command).code == 0
     before = rows_of(tmp_path / "x.csv")
-    Image.fromarray(make_picture(77, 70, 60)).save(tmp_path / "o" / "s3.png")
-    assert "3 rows kept, 2 changed pictures to score again" in run(*command).out
+    Image.fromarray(make_image(77, 70, 60)).save(tmp_path / "o" / "s3.png")
+    assert "3 rows kept, 2 changed images to score again" in run(*command).out
     after = rows_of(tmp_path / "x.csv")
     assert [name for name in after if after[name] != before[name]] == ["STAIN_s3.png", "SWAP_s3.png"]
 
@@ -325,19 +271,19 @@ def test_a_run_that_was_stopped_is_gone_on_with_and_another_original_counts_as_a
 
 @pytest.fixture(scope="session")
 def sixteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 pictures of four scenes, ever more noise in each: ``worse.csv`` rates them down for it, ``better.csv`` up."""
+    """16 images of four scenes, ever more noise in each: ``worse.csv`` rates them down for it, ``better.csv`` up."""
     root = tmp_path_factory.mktemp("sixteen")
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     (root / "originals").mkdir()
     rng = np.random.default_rng(0)
     for number in range(16):
-        original = make_picture(number % 4, 64, 72)
+        original = make_image(number % 4, 64, 72)
         share = 0.8 * number / 15
         noisy = ((1 - share) * original + share * rng.integers(0, 256, original.shape)).astype(np.uint8)
         Image.fromarray(original).save(root / "originals" / f"s{number % 4}.png")
-        Image.fromarray(noisy).save(root / "pictures" / f"m{number:02}_s{number % 4}.png")
+        Image.fromarray(noisy).save(root / "images" / f"m{number:02}_s{number % 4}.png")
     for name, sign in (("worse", -1), ("better", 1)):
-        rows = [f"pictures/m{n:02}_s{n % 4}.png,s{n % 4},m{n:02},{sign * (1.8 * n / 15 - 0.9)}\n" for n in range(16)]
+        rows = [f"images/m{n:02}_s{n % 4}.png,s{n % 4},m{n:02},{sign * (1.8 * n / 15 - 0.9)}\n" for n in range(16)]
         (root / f"{name}.csv").write_text("image,scene,method,PR\n" + "".join(rows))
     return root
 
@@ -347,32 +293,7 @@ def training_srcc(model: Baseline, frame: pd.DataFrame) -> float:
     return stats.spearmanr(model.score(list(frame["path"]), originals), frame["PR"]).statistic
 
 
-@pytest.mark.parametrize(
-    ("system", "options"),
-    [
-        ("dpam", ["--lr", 3e-3, "--epochs", 12, "--batch-size", 8]),
-        ("delegate_transformer", ["--lr", 1e-3, "--epochs", 40, "--batch-size", 16]),
-        ("nr_aigciqa", ["--lr", 5e-4, "--epochs", 14, "--batch-size", 16]),
-        ("fr_aigciqa", ["--lr", 1e-3, "--epochs", 50, "--backbone-lr", 0]),
-    ],
-)
-def test_sixteen_pictures_are_learned_by_heart(sixteen, tmp_path, monkeypatch, system, options):
-    command = ["train_baseline.py", system, "--data", sixteen / "better.csv", "--random-init", *settings(system)]
-    command += [*originals_of(system, sixteen), *quick(tmp_path), "--no-augment", *options]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    options = train_baseline.parse_args()
-    frame, columns = train_baseline.load_rated(options.data, options.reference, None, options.mos_range)
-    model = train_baseline.make_model(options, columns)
-    before = training_srcc(model.eval(), frame)
-    sets = {"train": baseline_sets(options, model, [frame])(frame, True), "val": None}
-    model = train_baseline.train(options, model, sets, None, {})
-    after = training_srcc(model, frame)
-    assert after >= 0.95
-    assert before < 0.9
-    assert not (tmp_path / "best.pt").exists()
-
-
-def test_sixteen_pictures_are_learned_by_heart_in_the_stages_of_afine(run, sixteen, tmp_path):
+def test_sixteen_images_are_learned_by_heart_in_the_stages_of_afine(run, sixteen, tmp_path):
     """Naturalness may prefer noise; D starts from the likeness to the original and must not lose it."""
     common = ["--random-init", *settings("afine"), "--val", 0, "--test", 0, "--no-augment", "--batch-size", 16]
     for name, more in {
@@ -400,7 +321,7 @@ def test_resuming_with_random_views_continues_exactly(run, data, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Baseline, "view", lambda *x: drawn.add(x[-1].initial_seed()) or real(*x))
         train(run, data, system, tmp_path / "whole", *options)
-    assert len(drawn) == 3 * 12  # another view of each picture in each epoch
+    assert len(drawn) == 3 * 12  # another view of each image in each epoch
     with monkeypatch.context() as patch:
         stop_after(patch, 2 + 1, Baseline)  # two steps an epoch: within the second
         with pytest.raises(KeyboardInterrupt):
@@ -453,33 +374,7 @@ def test_a_run_goes_on_only_with_its_own_settings(run, data, trained, tmp_path):
     assert "--target" not in said
 
 
-# --- several processes
-
-
-def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, data, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train_baseline.py"]
-    own = ["afine", "--data", data / "table.csv", "--reference", data / "originals", "--random-init", *settings("afine")]
-    command = [*launch, *own, *quick(tmp_path / "run"), "--batch-size", 4, "--target", "PR", "CF"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(list(map(str, command)), cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch   1/1") == 3  # once a stage
-    for stage in (1, 2, 3):
-        assert len(list((tmp_path / "run" / f"stage{stage}" / "tensorboard").iterdir())) == 1
-        assert [row["epoch"] for row in history_of(tmp_path / "run" / f"stage{stage}")] == ["1"]
-    results = json.loads((tmp_path / "run" / "test.json").read_text())
-    assert results["pictures"] == 8
-    model = load(tmp_path / "run" / "best.pt")
-    assert model.columns == ["PR", "CF"]
-    scenes = sorted(read_split(tmp_path / "run" / "split.txt")["test"])
-    paths = [data / "pictures" / f"{method}_{scene}.png" for scene in scenes for method in MOS]
-    scores = model.score(paths, [data / "originals" / f"{path.stem.split('_')[1]}.png" for path in paths])
-    table = pd.read_csv(data / "table.csv").set_index("image")
-    ratings = [table.loc[f"pictures/{path.name}", "PR"] for path in paths]
-    assert results["PR SRCC"] == pytest.approx(stats.spearmanr([s["PR"] for s in scores], ratings).statistic, abs=1e-9)
-
-
-def test_pictures_of_a_scene_stay_together_in_an_order_that_depends_on_seed_and_epoch(monkeypatch):
+def test_images_of_a_scene_stay_together_in_an_order_that_depends_on_seed_and_epoch(monkeypatch):
     scenes = torch.tensor([0, 1, 2, 3, 4, 5] * 4)[torch.randperm(24, generator=torch.Generator().manual_seed(1))]
     orders = []
     for seed, epoch in ((3, 1), (3, 2), (4, 1)):
@@ -520,11 +415,11 @@ def test_out_of_fold_predictions_are_by_networks_that_have_not_seen_the_scene(ru
     predicted = 0
     for fold in (1, 2):
         model, seen = load(tmp_path / "run" / f"fold{fold}" / "best.pt"), seen_by(tmp_path / "run" / f"fold{fold}" / "best.pt")
-        known = {name.split("_")[1] for name in rows if picture_id(data / "pictures" / name) in seen}
+        known = {name.split("_")[1] for name in rows if image_id(data / "images" / name) in seen}
         for name, row in rows.items():
             if name.split("_")[1] not in known:
                 # in batches, whose sums are divided otherwise
-                scores = model.score(data / "pictures" / name)
+                scores = model.score(data / "images" / name)
                 assert [scores[c] for c in COLUMNS] == pytest.approx([float(row[c]) for c in COLUMNS], abs=2e-5)
                 predicted += 1
     assert predicted == 24
@@ -537,21 +432,21 @@ def test_out_of_fold_predictions_are_by_networks_that_have_not_seen_the_scene(ru
     metrics = pd.read_csv(tmp_path / "tables" / "metrics.csv").query("dimension == 'SCC' and predictor == 'network'")
     expected = stats.spearmanr(*table.dropna(subset=["score"])[["score", "SCC"]].to_numpy().T).statistic
     assert metrics.set_index("metric")["value"]["SRCC"] == pytest.approx(expected, abs=1e-6)
-    assert "out-of-fold predictions of 24 pictures" in result.out
+    assert "out-of-fold predictions of 24 images" in result.out
 
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another table, rated from 1 to 5: names of pictures and of two scenes are those of the first, the pictures are not."""
+    """Another table, rated from 1 to 5: names of images and of two scenes are those of the first, the images are not."""
     root = tmp_path_factory.mktemp("other")
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     rows = []
     for number in range(3):
-        original = make_picture(70 + number, 66, 58)
+        original = make_image(70 + number, 66, 58)
         for place, method in enumerate(MOS):
-            Image.fromarray(recolor(original, method)).save(root / "pictures" / f"{method}_s{number}.png")
+            Image.fromarray(recolor(original, method)).save(root / "images" / f"{method}_s{number}.png")
             scene = f"s{number}" if number else "other"
-            rows.append(f"pictures/{method}_s{number}.png,{scene},{method},{1.5 + place + 0.1 * number},{4.5 - place}\n")
+            rows.append(f"images/{method}_s{number}.png,{scene},{method},{1.5 + place + 0.1 * number},{4.5 - place}\n")
     (root / "table.csv").write_text("image,scene,method,PR,CF\n" + "".join(rows))
     return root
 
@@ -561,9 +456,9 @@ def test_another_data_set_is_tested_on_and_all_of_the_first_trained_on(run, data
     elsewhere = ["--test-data", other / "table.csv", "--test-mos-range", 1, 5, "--test-target", "PR", "CF"]
     options = ["--target", "CF", "PR", "--backbone-lr", backbone_rate, "--no-augment", *elsewhere]
     result = train(run, data, "nr_aigciqa", tmp_path, *options)
-    assert "train: 28 pictures of 7 scenes, val: 4 pictures of 1 scenes" in result.out
+    assert "train: 28 images of 7 scenes, val: 4 images of 1 scenes" in result.out
     assert "WARNING: 2 of 3 test scenes have the name of one that is trained on, e.g. s1" in result.out
-    assert seen_by(tmp_path / "best.pt") == {picture_id(path) for path in (data / "pictures").iterdir()}
+    assert seen_by(tmp_path / "best.pt") == {image_id(path) for path in (data / "images").iterdir()}
     model, table = load(tmp_path / "best.pt"), pd.read_csv(other / "table.csv")
     scores = pd.DataFrame(model.score([other / image for image in table["image"]]))
     results = json.loads((tmp_path / "test.json").read_text())
@@ -576,7 +471,7 @@ def test_another_data_set_is_tested_on_and_all_of_the_first_trained_on(run, data
 
 def test_a_label_file_can_be_tested_on(run, data, tmp_path):
     for number in range(6):
-        Image.fromarray(make_picture(400 + number, 50, 70)).save(tmp_path / f"{number}.png")
+        Image.fromarray(make_image(400 + number, 50, 70)).save(tmp_path / f"{number}.png")
     (tmp_path / "labels.txt").write_text("".join(f"{number}.png {1 + 0.8 * number}\n" for number in range(6)))
     elsewhere = ["--test-data", converted(run, tmp_path / "labels.txt", "--form", "koniq"), "--test-target", "MOS"]
     train(run, data, "nr_aigciqa", tmp_path / "run", "--target", "SCC", *elsewhere)
@@ -589,13 +484,13 @@ def test_a_label_file_can_be_tested_on(run, data, tmp_path):
 def test_what_is_tested_on_must_not_be_trained_on_and_must_have_the_ratings(run, data, other, tmp_path):
     command = ["nr_aigciqa", "--data", data / "table.csv", "--random-init", *settings("nr_aigciqa"), *quick(tmp_path)]
     shutil.copytree(other, tmp_path / "mixed")
-    shutil.copy(data / "pictures" / "SWAP_s3.png", tmp_path / "mixed" / "pictures" / "DULL_s2.png")
+    shutil.copy(data / "images" / "SWAP_s3.png", tmp_path / "mixed" / "images" / "DULL_s2.png")
     elsewhere = ["--target", "PR", "--test-mos-range", 1, 5, "--test-data"]
     said = refused(run, *command, *elsewhere, tmp_path / "mixed" / "table.csv")
-    assert "1 of 12 test pictures are trained on too, e.g. " in said
-    assert "mixed/pictures/DULL_s2.png" in said
+    assert "1 of 12 test images are trained on too, e.g. " in said
+    assert "mixed/images/DULL_s2.png" in said
     said = refused(run, *command, "--test-data", other / "table.csv", "--test-mos-range", 1, 5)
-    assert "no picture in" in said
+    assert "no image in" in said
     assert "has a SCC rating; there are CF, PR" in said
     said = refused(run, *command, *elsewhere, other / "table.csv", "--test-target", "PR", "CF")
     assert "--test-target names 2 ratings, but 1 are learned: PR" in said
@@ -605,10 +500,10 @@ def test_what_is_tested_on_must_not_be_trained_on_and_must_have_the_ratings(run,
 
 def test_colorizers_can_be_left_out_of_training_and_tested_on_alone(run, data, tmp_path):
     result = train(run, data, "nr_aigciqa", tmp_path / "run", "--test-methods", "SWAP", "STAIN")
-    assert "tested on SWAP, STAIN: train 10 pictures, val 2 pictures, test 4 pictures" in result.out
+    assert "tested on SWAP, STAIN: train 10 images, val 2 images, test 4 images" in result.out
     scenes = read_split(tmp_path / "run" / "split.txt")
     used = {
-        picture_id(data / "pictures" / f"{method}_{scene}.png")
+        image_id(data / "images" / f"{method}_{scene}.png")
         for scene in scenes["train"] | scenes["val"]
         for method in ("ORG", "DULL")
     }
@@ -617,13 +512,13 @@ def test_colorizers_can_be_left_out_of_training_and_tested_on_alone(run, data, t
     assert (results["pictures"], results["scenes"]) == (4, 2)
     model = load(tmp_path / "run" / "best.pt")
     tested = [(method, scene) for scene in sorted(scenes["test"]) for method in ("SWAP", "STAIN")]
-    scores = [model.score(data / "pictures" / f"{method}_{scene}.png")["PR"] for method, scene in tested]
+    scores = [model.score(data / "images" / f"{method}_{scene}.png")["PR"] for method, scene in tested]
     mos = pd.read_csv(data / "table.csv").set_index(["method", "scene"]).loc[tested, "PR"]
     assert results["PR RMSE"] == pytest.approx(np.sqrt(np.mean((scores - mos) ** 2)), abs=1e-5)
 
     command = ["nr_aigciqa", "--data", data / "table.csv", "--random-init", *settings("nr_aigciqa"), *quick(tmp_path / "x")]
     said = refused(run, *command, "--test-methods", "SWAP", "DDColor")
-    assert "no test picture is by DDColor; they are by DULL, ORG, STAIN, SWAP" in said
+    assert "no test image is by DDColor; they are by DULL, ORG, STAIN, SWAP" in said
     assert "leaves nothing to train on" in refused(run, *command, "--test-methods", *MOS)
 
 
@@ -639,7 +534,7 @@ def converted(run: Runner, labels: Path, *options: object) -> Path:
 
 def test_dpam_trains_on_text_rows_with_the_superpixels_of_their_data_set(run, tmp_path):
     for number in range(8):
-        Image.fromarray(make_picture(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
+        Image.fromarray(make_image(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "labels.txt").write_text("".join(f"{number}.jpg {1 + 0.5 * number}\n" for number in range(8)))
     sizes = tiny("dpam") | SUPERPIXELS["koniq"] | {"region": 25}
     own = ["--set", *(f"{name}={json.dumps(value)}" for name, value in sizes.items()), "--random-init"]
@@ -648,7 +543,7 @@ def test_dpam_trains_on_text_rows_with_the_superpixels_of_their_data_set(run, tm
     own += ["--data", converted(run, tmp_path / "labels.txt", "--form", "koniq"), "--target", "MOS"]
     result = run("train_baseline.py", "dpam", *own, *quick(tmp_path / "run"))
     assert result.code == 0
-    assert "8 pictures of 8 scenes, 8 with a MOS rating" in result.out
+    assert "8 images of 8 scenes, 8 with a MOS rating" in result.out
     config = load(tmp_path / "run" / "best.pt").config
     assert config["columns"] == ["MOS"]
     assert {k: config["settings"][k] for k in SUPERPIXELS["koniq"]} == SUPERPIXELS["koniq"] | {"region": 25}
@@ -656,7 +551,7 @@ def test_dpam_trains_on_text_rows_with_the_superpixels_of_their_data_set(run, tm
 
 def test_the_delegate_transformer_trains_on_the_table_of_its_data_set(run, few, tmp_path):
     for number in range(8):
-        Image.fromarray(make_picture(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
+        Image.fromarray(make_image(500 + number, 60, 70)).save(tmp_path / f"{number}.jpg")
     table = "".join(f"{number}.jpg,{number},{9 - number},0.5\n" for number in range(8))
     (tmp_path / "labels.csv").write_text("ID,MOS,color,probability\n" + table)
     own = ["--random-init", *settings("delegate_transformer"), *quick(tmp_path / "run"), "--target", "MOS", "color"]
@@ -669,11 +564,11 @@ def test_the_delegate_transformer_trains_on_the_table_of_its_data_set(run, few, 
 
 @pytest.fixture(scope="session")
 def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six references and three pictures of each, with labels in the forms of A-FINE and of PKU-I2IQA."""
+    """Six references and three images of each, with labels in the forms of A-FINE and of PKU-I2IQA."""
     root = tmp_path_factory.mktemp("labeled")
     triplets, table = [], ["Generated_image,Image_prompt,MOS_q,MOS_a,MOS_c"]
     for number in range(6):
-        original = make_picture(600 + number, 60, 70)
+        original = make_image(600 + number, 60, 70)
         Image.fromarray(original).save(root / f"{number}.png")
         for place, method in enumerate(("DULL", "SWAP", "STAIN")):
             Image.fromarray(recolor(original, method)).save(root / f"MJ_{number}_{place}.png")
@@ -685,7 +580,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_afine_trains_on_triplets_and_compares_pictures_of_one_scene_only(run, labeled, tmp_path, monkeypatch):
+def test_afine_trains_on_triplets_and_compares_images_of_one_scene_only(run, labeled, tmp_path, monkeypatch):
     groups = []
     real = afine.batch_loss
 
@@ -697,7 +592,7 @@ def test_afine_trains_on_triplets_and_compares_pictures_of_one_scene_only(run, l
     own = ["--random-init", *settings("afine"), *quick(tmp_path), "--target", "MOS"]
     result = run("train_baseline.py", "afine", "--data", converted(run, labeled / "triplets.txt"), *own)
     assert result.code == 0
-    assert "24 pictures of 6 scenes, 24 with a MOS rating" in result.out  # three of each scene, and its reference
+    assert "24 images of 6 scenes, 24 with a MOS rating" in result.out  # three of each scene, and its reference
     assert len(groups) == 3  # a batch a stage; the scale of one scene says nothing of another
     for group in groups:
         assert len(group.unique()) > 1
@@ -773,7 +668,7 @@ def test_the_settings_of_dpam_in_the_docs_are_those_of_its_code(repo):
 
 
 def prepared(system: str) -> Baseline:
-    """A network of random weights that scores pictures differently."""
+    """A network of random weights that scores images differently."""
     torch.manual_seed(8)
     model = Baseline(system, ["quality"], TINY[system]).eval()
     with torch.no_grad():
@@ -803,7 +698,7 @@ def written(model: Baseline, path: Path) -> int:
     return len(tensors) + (3 if system.endswith("aigciqa") else 0)
 
 
-def as_their_code(model: Baseline, picture: Path, original: Path | None) -> float:
+def as_their_code(model: Baseline, image: Path, original: Path | None) -> float:
     """The score that the authors' settings give, from -1 to 1, by their scale."""
     network, scale = model.network, (0.0, 1.0)
     if model.dimension == "dpam":
@@ -817,7 +712,7 @@ def as_their_code(model: Baseline, picture: Path, original: Path | None) -> floa
         network.set_faithful(True)
         scale = (0.0, 5.0)
     with torch.inference_mode():
-        inputs = model.prepare(picture, original)
+        inputs = model.prepare(image, original)
         own = float(network(**{name: x[None] for name, x in inputs.items()}))
     return 2 * (own - scale[0]) / (scale[1] - scale[0]) - 1
 
@@ -906,19 +801,19 @@ def test_scoring_without_what_it_takes_ends_with_one_line_that_says_so(run, trai
     weights = {system: ["--weights", path / "best.pt"] for system, path in trained.items()}
     assert_usage(score("dpam"), "no weights of dpam come with this project: pass --weights FILE", "--random-init")
     assert_usage(score("dpam", *weights["dpam"], "--random-init"), "--weights and --random-init contradict each other")
-    assert_one_line(score("afine", *weights["afine"]), "afine compares pictures", "pass --reference DIR, or --naturalness")
-    assert_one_line(score("fr_aigciqa", *weights["fr_aigciqa"]), "fr_aigciqa compares pictures", "pass --reference DIR")
+    assert_one_line(score("afine", *weights["afine"]), "afine compares images", "pass --reference DIR, or --naturalness")
+    assert_one_line(score("fr_aigciqa", *weights["fr_aigciqa"]), "fr_aigciqa compares images", "pass --reference DIR")
     assert_one_line(
         score("afine", *weights["afine"], "--reference", tmp_path / "none"), f"no folder of originals {tmp_path / 'none'}"
     )
     wrong = ["--reference", few]
-    assert_one_line(score("afine", *weights["afine"], *wrong), "holds the pictures themselves", "pass the originals alone")
+    assert_one_line(score("afine", *weights["afine"], *wrong), "holds the images themselves", "pass the originals alone")
     (tmp_path / "far").mkdir()
     shutil.copy(few / "ORG_s0.png", tmp_path / "far" / "far.png")
     assert_one_line(
-        score("afine", *weights["afine"], "--reference", tmp_path / "far"), "has no original of any picture, e.g.", "a CSV"
+        score("afine", *weights["afine"], "--reference", tmp_path / "far"), "has no original of any image, e.g.", "a CSV"
     )
-    assert_one_line(score("dpam", *weights["dpam"], "--reference", data / "originals"), "dpam looks at pictures alone")
+    assert_one_line(score("dpam", *weights["dpam"], "--reference", data / "originals"), "dpam looks at images alone")
     assert_one_line(score("dpam", *weights["dpam"], "--naturalness"), "--naturalness is of afine, not of dpam")
     assert_one_line(score("dpam", *weights["afine"]), "holds a network of afine, preset baseline; expected a", "of its authors")
     assert_one_line(score("nr_aigciqa", *weights["fr_aigciqa"]), "holds a network of fr_aigciqa, preset baseline; expected a")
@@ -986,14 +881,12 @@ def test_training_without_what_it_takes_ends_with_one_line_that_says_so(run, dat
         run(script, *start("dpam", *table, "--folds", 2, "--test-methods", "SWAP")), "leave it out with --test-methods"
     )
     for system in COMPARING:
-        assert f"{system} compares pictures with their originals, and 32 of 32 have none, e.g. DULL_s0.png" in refused(
+        assert f"{system} compares images with their originals, and 32 of 32 have none, e.g. DULL_s0.png" in refused(
             run, *start(system, *table)
         )
     reference = ["--reference", data / "originals"]
-    assert "nr_aigciqa looks at pictures alone as it is set; leave out" in refused(
-        run, *start("nr_aigciqa", *table, *reference)
-    )
-    assert "has no original of any picture" in refused(run, *start("afine", *table, "--reference", labeled))
+    assert "nr_aigciqa looks at images alone as it is set; leave out" in refused(run, *start("nr_aigciqa", *table, *reference))
+    assert "has no original of any image" in refused(run, *start("afine", *table, "--reference", labeled))
     native = [*start("afine", *table, *reference), "--set", "native=true"]
     assert "--set native=true is for scoring" in refused(run, *native)
     assert "dpam has no setting colour" in refused(run, *start("dpam", *table), "--set", "colour=1")
@@ -1012,19 +905,19 @@ def test_an_unreachable_hub_names_the_file_to_fetch_and_the_flags(run, data, tmp
     assert "pass --backbone-weights FILE, or pass --random-init" in said
 
 
-def test_bad_pictures_and_missing_originals_are_error_rows_and_change_no_other_score(run, trained, data, few, tmp_path):
+def test_bad_images_and_missing_originals_are_error_rows_and_change_no_other_score(run, trained, data, few, tmp_path):
     own = ["--weights", trained["fr_aigciqa"] / "best.pt", "--reference"]
     good = infer(run, "fr_aigciqa", few, tmp_path / "good.csv", *own, data / "originals")
-    shutil.copytree(few, tmp_path / "pictures")
+    shutil.copytree(few, tmp_path / "images")
     shutil.copytree(data / "originals", tmp_path / "originals")
-    (tmp_path / "pictures" / "DULL_s1.png").write_bytes((few / "DULL_s0.png").read_bytes()[:200])
+    (tmp_path / "images" / "DULL_s1.png").write_bytes((few / "DULL_s0.png").read_bytes()[:200])
     (tmp_path / "originals" / "s3.png").unlink()
-    (tmp_path / "originals" / "s7.png").write_text("no picture")
+    (tmp_path / "originals" / "s7.png").write_text("no image")
     output = tmp_path / "x.csv"
-    result = run("infer_baseline.py", "fr_aigciqa", tmp_path / "pictures", "-o", output, *own, tmp_path / "originals")
+    result = run("infer_baseline.py", "fr_aigciqa", tmp_path / "images", "-o", output, *own, tmp_path / "originals")
     assert result.code == 1
-    assert "originals: 4 of 6 pictures have one" in result.out
-    assert "4 of 6 pictures have no score, see the column error" in result.err
+    assert "originals: 4 of 6 images have one" in result.out
+    assert "4 of 6 images have no score, see the column error" in result.err
     rows = rows_of(output)
     errors = {name: row["error"] for name, row in rows.items() if row["error"]}
     assert {name: row for name, row in rows.items() if name not in errors} == {
@@ -1061,7 +954,7 @@ def test_scores_beyond_the_scale_of_the_mos_are_written_and_read_but_not_as_scor
     assert frame["PR"].tolist() == [float(row["PR"]) for row in rows.values()]
     assert json.loads((tmp_path / "x.json").read_text())["ORG_s0"] == float(rows["ORG_s0.png"]["PR"])
     done = run("evaluate.py", "--predictions", tmp_path / "x.csv", "--mos", data / "table.csv", "--allow-missing")
-    assert "PR: 5 pictures with rating and score" in done.out
+    assert "PR: 5 images with rating and score" in done.out
     # without its sidecar nothing says that the file is not one of ours
     (tmp_path / "x.csv.json").unlink()
     with pytest.raises(ValueError, match=r"expected a PR score in \[-1, 1\] for DULL_s0\.png"):
@@ -1121,14 +1014,14 @@ def test_an_original_is_found_by_path_name_scene_or_the_longest_part_of_the_name
 def test_a_table_of_originals_has_paths_relative_to_itself_or_names_of_the_data(sources, tmp_path):
     table = sources / "table.csv"
     table.write_text(
-        "image,reference\npictures/SWAP_1.png,a/001.jpg\nSTAIN_1.png,b/002.png\npictures/none.png,\n./x/../y.png,s7.png\n"
+        "image,reference\nimages/SWAP_1.png,a/001.jpg\nSTAIN_1.png,b/002.png\nimages/none.png,\n./x/../y.png,s7.png\n"
     )
     originals = Originals(table)
-    assert originals.find("pictures/SWAP_1.png") == sources / "a/001.jpg"
-    assert originals.find("SWAP_1.png", path=sources / "pictures" / "SWAP_1.png") == sources / "a/001.jpg"
+    assert originals.find("images/SWAP_1.png") == sources / "a/001.jpg"
+    assert originals.find("SWAP_1.png", path=sources / "images" / "SWAP_1.png") == sources / "a/001.jpg"
     assert originals.find("STAIN_1.png", path=tmp_path / "far" / "STAIN_1.png") == sources / "b/002.png"
     assert originals.find("y.png") == sources / "s7.png"
-    for name in ("pictures/none.png", "001.jpg", "SWAP_1.png"):
+    for name in ("images/none.png", "001.jpg", "SWAP_1.png"):
         assert originals.find(name) is None
 
 
@@ -1162,15 +1055,15 @@ def test_a_table_of_ratings_may_name_originals_itself(tmp_path):
     assert with_originals(frame, None)[REFERENCE].tolist() == [str(tmp_path / "r.png"), ""]
 
 
-# --- pictures to train on
+# --- images to train on
 
 
-def picture_set(
+def image_set(
     data: Path, cache: Path, system: str = "dpam", rows: slice = slice(None), seed: int = 0, **changes: Any
-) -> BaselinePictures:
+) -> BaselineImages:
     frame = with_originals(load_data([data / "table.csv"], "PR", (-1, 1)), data / "originals").iloc[rows]
     reader = Baseline(system, ["PR"], tiny(system, **changes)).reader()
-    return BaselinePictures(frame.reset_index(drop=True), reader, ["PR"], torch.arange(len(frame)), seed, cache)
+    return BaselineImages(frame.reset_index(drop=True), reader, ["PR"], torch.arange(len(frame)), seed, cache)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -1179,24 +1072,24 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_views_are_plain_in_epoch_0_and_else_follow_from_seed_epoch_and_index(data, tmp_path, system):
-    one, other = (picture_set(data, tmp_path, system, slice(0, 6)) for _ in range(2))
+    one, other = (image_set(data, tmp_path, system, slice(0, 6)) for _ in range(2))
     plain = one.reader.prepare(one.paths[3], one.originals[3] or None)
     assert same(one.inputs(3), plain | {"scene": torch.tensor(3)})
 
-    def view(pictures: BaselinePictures, index: int, epoch: int) -> dict[str, torch.Tensor]:
-        pictures.epoch.fill_(epoch)
-        return pictures.inputs(index)
+    def view(images: BaselineImages, index: int, epoch: int) -> dict[str, torch.Tensor]:
+        images.epoch.fill_(epoch)
+        return images.inputs(index)
 
     views = [view(one, 3, epoch) for epoch in range(1, 9)]
     torch.manual_seed(99)
-    for epoch in (8, 2, 1):  # in another order, after other pictures
+    for epoch in (8, 2, 1):  # in another order, after other images
         view(other, 1, epoch)
         assert same(view(other, 3, epoch), views[epoch - 1])
     assert sum(not torch.equal(x["rgb"], plain["rgb"]) for x in views) >= 3
     assert len({x["rgb"].sum(1).numpy().tobytes() for x in views}) >= 2
-    reseeded = picture_set(data, tmp_path, system, slice(0, 6), seed=1)
+    reseeded = image_set(data, tmp_path, system, slice(0, 6), seed=1)
     assert not all(same(view(reseeded, 3, epoch), views[epoch - 1]) for epoch in range(1, 9))
-    moved = picture_set(data, tmp_path, system, slice(1, 6))  # the same picture at another place
+    moved = image_set(data, tmp_path, system, slice(1, 6))  # the same image at another place
     assert moved.paths[2] == one.paths[3]
     assert not all(torch.equal(view(moved, 2, epoch)["rgb"], views[epoch - 1]["rgb"]) for epoch in range(1, 9))
 
@@ -1204,35 +1097,35 @@ def test_views_are_plain_in_epoch_0_and_else_follow_from_seed_epoch_and_index(da
 def test_superpixels_are_kept_and_found_again_under_their_settings(data, tmp_path, monkeypatch):
     shutil.copytree(data, tmp_path / "data")
     cache = tmp_path / "cache"
-    pictures = picture_set(tmp_path / "data", cache, rows=slice(0, 4))
-    assert pictures.fill() == 4
+    images = image_set(tmp_path / "data", cache, rows=slice(0, 4))
+    assert images.fill() == 4
     assert len(list((cache / "superpixels").iterdir())) == 4
-    first = pictures.inputs(0)
-    network = type(pictures.reader.network)
+    first = images.inputs(0)
+    network = type(images.reader.network)
     searched = []
     real = network.find_superpixels
-    monkeypatch.setattr(network, "find_superpixels", lambda self, picture: searched.append(1) or real(self, picture))
-    again = picture_set(tmp_path / "data", cache, rows=slice(0, 4), texture="lab")  # which superpixels do not depend on
+    monkeypatch.setattr(network, "find_superpixels", lambda self, image: searched.append(1) or real(self, image))
+    again = image_set(tmp_path / "data", cache, rows=slice(0, 4), texture="lab")  # which superpixels do not depend on
     assert again.fill() == 0
     assert torch.equal(again.inputs(0)["superpixels"], first["superpixels"])
     assert searched == []
-    assert picture_set(tmp_path / "data", cache, rows=slice(0, 4), region=12).fill() == 4
-    assert picture_set(tmp_path / "data", cache, rows=slice(0, 4), pixel_form=True).fill() == 4
+    assert image_set(tmp_path / "data", cache, rows=slice(0, 4), region=12).fill() == 4
+    assert image_set(tmp_path / "data", cache, rows=slice(0, 4), pixel_form=True).fill() == 4
     assert len(list((cache / "superpixels").iterdir())) == 12
-    Image.fromarray(make_picture(5, 40, 50)).save(pictures.paths[1])  # another picture of that name
-    assert pictures.fill() == 1
-    pictures.file(2).write_bytes(b"damaged")
+    Image.fromarray(make_image(5, 40, 50)).save(images.paths[1])  # another image of that name
+    assert images.fill() == 1
+    images.file(2).write_bytes(b"damaged")
     searched.clear()
-    assert torch.equal(pictures.inputs(2)["superpixels"], pictures.reader.prepare(pictures.paths[2])["superpixels"])
-    assert torch.equal(torch.from_numpy(np.load(pictures.file(2))), pictures.inputs(2)["superpixels"])
+    assert torch.equal(images.inputs(2)["superpixels"], images.reader.prepare(images.paths[2])["superpixels"])
+    assert torch.equal(torch.from_numpy(np.load(images.file(2))), images.inputs(2)["superpixels"])
     assert len(searched) == 2  # for the file and for the comparison
 
 
-def test_pictures_that_cannot_be_trained_on_are_named(data, tmp_path):
+def test_images_that_cannot_be_trained_on_are_named(data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
-    (tmp_path / "data" / "pictures" / "DULL_s1.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"1 of 3 pictures cannot be trained on; .*DULL_s1\.png"):
-        picture_set(tmp_path / "data", tmp_path, rows=slice(0, 3)).fill()
-    narrow = picture_set(data, tmp_path, rows=slice(0, 3), crop=True, size=80)
-    with pytest.raises(ValueError, match=r"DULL_s0\.png: a picture must be at least 80x80 pixels to be cropped"):
+    (tmp_path / "data" / "images" / "DULL_s1.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be trained on; .*DULL_s1\.png"):
+        image_set(tmp_path / "data", tmp_path, rows=slice(0, 3)).fill()
+    narrow = image_set(data, tmp_path, rows=slice(0, 3), crop=True, size=80)
+    with pytest.raises(ValueError, match=r"DULL_s0\.png: an image must be at least 80x80 pixels to be cropped"):
         narrow.inputs(0)

@@ -1,4 +1,4 @@
-"""The benchmarks compute what their pages say; their pieces are tried on a few small pictures, and nothing is measured."""
+"""The benchmarks compute what their pages say; their pieces are tried on a few small images, and nothing is measured."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Run, make_picture
+from conftest import Run, make_image
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
 
@@ -27,16 +27,16 @@ NAMES = [f"{number}.jpg" for number in range(3)]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for seed, name in enumerate(NAMES):
-        Image.fromarray(make_picture(seed, 60, 80)).save(folder / name)
+        Image.fromarray(make_image(seed, 60, 80)).save(folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What benchmarks/weights.py writes, for three pictures."""
+    """What benchmarks/weights.py writes, for three images."""
     folder = tmp_path_factory.mktemp("published")
     write_weights(folder)
     (folder / "color_.json").write_text(json.dumps(color_prior()))
@@ -66,8 +66,8 @@ def test_weight_files_have_the_published_layout_and_load(published: Path, dimens
 
 
 @pytest.mark.parametrize("dimension", ["CF", "SCC", "PR"])
-def test_the_reference_gives_the_scores_of_our_networks(published: Path, pictures: Path, dimension: str) -> None:
-    paths = [pictures / name for name in NAMES[: 1 if dimension == "CF" else 3]]  # CF takes a second each
+def test_the_reference_gives_the_scores_of_our_networks(published: Path, images: Path, dimension: str) -> None:
+    paths = [images / name for name in NAMES[: 1 if dimension == "CF" else 3]]  # CF takes a second each
     found = reference.score_folder(paths, dimension, published)
     model = load_model(published / f"{dimension}.pth")
     zeros = [0.0] * len(paths)
@@ -80,18 +80,18 @@ def test_the_reference_gives_the_scores_of_our_networks(published: Path, picture
 def test_labels_have_0_to_10_boxes_in_turn_and_can_be_read(tmp_path: Path) -> None:
     write_labels(tmp_path, [f"deep/{number}.png" for number in range(12)])
     boxes = [read_yolo(tmp_path / "deep" / f"{number}.txt") for number in range(12)]
-    assert [len(of_picture) for of_picture in boxes] == [*range(11), 0]
+    assert [len(of_image) for of_image in boxes] == [*range(11), 0]
 
 
 # --- Commands and pages
 
 
 def test_infer_pr_takes_the_command_that_is_timed(
-    published: Path, pictures: Path, tmp_path: Path, run: Callable[..., Run]
+    published: Path, images: Path, tmp_path: Path, run: Callable[..., Run]
 ) -> None:
     one = tmp_path / "one"
     one.mkdir()
-    shutil.copy(pictures / NAMES[1], one)
+    shutil.copy(images / NAMES[1], one)
     command = measure.infer_command(one, tmp_path / "scores_PR.csv", published, "bfloat16")
     assert command[:2] == [sys.executable, measure.ROOT / "infer_PR.py"]
     assert run("infer_PR.py", *command[2:]).code == 0
@@ -134,22 +134,22 @@ def test_the_pipeline_is_set_against_the_slowest_stage_and_the_networks_against_
 
 
 def test_all_stages_of_compact_networks_are_measured(
-    weights: dict[str, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+    weights: dict[str, Path], images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "_LEAST_SECONDS", 0.01)
     monkeypatch.setitem(stages._MATRIX, "cpu", 64)
     engine = stages.TorchEngine({dimension: load_model(weights[dimension]) for dimension in ("CF", "SCC", "PR")})
-    rates = stages.measure(engine, list_images(pictures))
+    rates = stages.measure(engine, list_images(images))
     assert list(rates.images_per_second) == [*stages.STAGES, stages.PIPELINE]
     assert min(*rates.images_per_second.values(), rates.operations, rates.peak) > 0
 
 
 def test_stages_one_after_another_give_the_scores_of_the_pipeline_and_the_operations_of_the_known_backbones(
-    published: Path, pictures: Path
+    published: Path, images: Path
 ) -> None:
     engine = stages.TorchEngine.of_published(published, "cpu", "float32")
-    prepared = engine.prepare(engine.decode(pictures / NAMES[1]))
-    assert engine.forward(prepared, NAMES[1]) == engine.score(pictures / NAMES[1], NAMES[1])
+    prepared = engine.prepare(engine.decode(images / NAMES[1]))
+    assert engine.forward(prepared, NAMES[1]) == engine.score(images / NAMES[1], NAMES[1])
     # multiplications and additions of torchvision's and timm's tables, two operations each
     assert engine.operations(prepared, NAMES[1]) == pytest.approx(2 * (55.5e9 + 1.82e9 + 4.09e9), rel=0.01)
 
@@ -195,11 +195,11 @@ def test_photographs_are_spaced_evenly() -> None:
 
 
 def test_precision_scores_photographs_twice_and_names_what_cannot_be_read(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     photos = tmp_path / "photos"
-    shutil.copytree(pictures, photos)
-    (photos / "broken.jpg").write_bytes(b"no picture")
+    shutil.copytree(images, photos)
+    (photos / "broken.jpg").write_bytes(b"no image")
     monkeypatch.setattr(precision, "NETWORKS", {"SCC": precision.NETWORKS["SCC"]})  # the quickest
     monkeypatch.setattr(sys, "argv", ["precision.py", str(photos)])
     assert precision.main() == 0
@@ -214,16 +214,16 @@ def test_precision_scores_photographs_twice_and_names_what_cannot_be_read(
 # --- memory.py
 
 
-def test_many_training_pictures_are_cut_from_a_few(tmp_path: Path) -> None:
+def test_many_training_images_are_cut_from_a_few(tmp_path: Path) -> None:
     folder = tmp_path / memory.TRAIN
     folder.mkdir()
     for seed, stem in enumerate(("BIG_000000000001", "CIC_000000000001")):
-        Image.fromarray(make_picture(seed, 60, 80)).save(folder / f"{stem}.jpg")
+        Image.fromarray(make_image(seed, 60, 80)).save(folder / f"{stem}.jpg")
     for dimension in ("CF", "PR"):
         mos = {"BIG_000000000001": 0.5, "CIC_000000000001": -0.25}
         (tmp_path / f"{memory.TRAIN}_{dimension}_mos.json").write_text(json.dumps(mos))
     memory.enlarge(tmp_path, 12)
-    frame = load_icqa2k(tmp_path, "train")  # which refuses pictures without ratings and ratings without pictures
+    frame = load_icqa2k(tmp_path, "train")  # which refuses images without ratings and ratings without images
     assert len(frame) == 12
     assert frame["scene"].value_counts().to_list() == [5, 5, 2]
     assert sorted(frame["CF"]) == [-0.25] * 6 + [0.5] * 6
@@ -244,24 +244,24 @@ def test_train_cf_takes_the_command_that_is_measured(
     assert args.checkpoint_activations == checkpointed
 
 
-def test_memory_table_counts_the_pictures_that_were_not_read() -> None:
+def test_memory_table_counts_the_images_that_were_not_read() -> None:
     cached = 3 * 384 * 384 + 128
     trainings = [
         memory.Training(False, 1600, 24, 2, process(90, 9000.0), 60.0, cached),
         memory.Training(True, 1600, 24, 2, process(120, 4000.0), 80.0, cached),
     ]
     table = memory.table(trainings, 12)
-    assert cells(table, "no") == ["no", "24 of 1600", "**9000**", "9665", "60.0", "30.0", "0"]  # 1576 pictures, 665 MiB
+    assert cells(table, "no") == ["no", "24 of 1600", "**9000**", "9665", "60.0", "30.0", "0"]  # 1576 images, 665 MiB
     assert cells(table, "yes") == ["yes", "24 of 1600", "**4000**", "4665", "80.0", "40.0", "0"]
     assert "- without `--checkpoint-activations`, batch 12: 10135 MB, does not fit in 6 GB" in table
     assert "- with `--checkpoint-activations`, batch 12: 4892 MB, fits in 6 GB" in table
-    assert "0.44 MB a picture, 8.0 times less than the 3.54 MB" in table
+    assert "0.44 MB an image, 8.0 times less than the 3.54 MB" in table
 
 
 # --- Baselines
 
 
-def test_infer_baseline_takes_the_commands_that_are_measured(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_infer_baseline_takes_the_commands_that_are_measured(images: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     commands = []
 
     def note(command: list) -> measure.Run:

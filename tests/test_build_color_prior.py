@@ -1,4 +1,4 @@
-"""Building the object prior: from made-up pictures whose objects have planted colors, and from COCO where there is a copy."""
+"""Building the object prior: from made-up images whose objects have planted colors, and from COCO where there is a copy."""
 
 import json
 import os
@@ -12,17 +12,7 @@ from PIL import Image
 
 from models.color_prior import ab_bins
 from models.object_prior import ALL, MEASURES, SIZE, Evidence, ObjectPrior, measure
-from tools.build_color_prior import (
-    Judged,
-    LabeledPictures,
-    Picture,
-    check_text,
-    count,
-    fit,
-    held_out,
-    recolored,
-    shape_text,
-)
+from tools.build_color_prior import Judged, LabeledImage, LabeledImages, check_text, count, fit, held_out, recolored, shape_text
 from utils.color import rgb_to_lab
 from utils.labels import COCO_NAMES, CURVE, object_mask, read_color_curves, read_objects
 
@@ -50,14 +40,14 @@ def disk(category: int, x: float, y: float, radius: float) -> str:
 
 
 def paint(path: Path, background: tuple, *disks: tuple[tuple, float, float, float], size: tuple[int, int] = (80, 100)) -> None:
-    """Write a picture of disks: color, x, y and radius, as shares of the sides."""
+    """Write an image of disks: color, x, y and radius, as shares of the sides."""
     height, width = size
     y, x = np.mgrid[:height, :width] + 0.5
-    picture = np.broadcast_to(np.array(background, np.uint8), (height, width, 3)).copy()
+    image = np.broadcast_to(np.array(background, np.uint8), (height, width, 3)).copy()
     for color, x_center, y_center, radius in disks:
-        picture[((x / width - x_center) ** 2 + (y / height - y_center) ** 2) <= radius**2] = color
+        image[((x / width - x_center) ** 2 + (y / height - y_center) ** 2) <= radius**2] = color
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
 
 
 def label(root: Path, name: str, text: str, folder: str = "labels") -> None:
@@ -68,7 +58,7 @@ def label(root: Path, name: str, text: str, folder: str = "labels") -> None:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Six pictures of red disks, stop signs, on green; one with a yellow disk too; one blue picture without objects."""
+    """Six images of red disks, stop signs, on green; one with a yellow disk too; one blue image without objects."""
     for number in range(6):
         x = 0.3 + 0.05 * number
         disks = [(RED, x, 0.4, 0.2)]
@@ -96,8 +86,8 @@ def lab_of(color: tuple) -> np.ndarray:
 
 def evidence_of(root: Path, polygons: str | None = None) -> Evidence:
     evidence = Evidence()
-    pictures = LabeledPictures(root / "images", root / "labels", root / polygons if polygons else None)
-    count(pictures, pictures.listed.names, evidence)
+    images = LabeledImages(root / "images", root / "labels", root / polygons if polygons else None)
+    count(images, images.listed.names, evidence)
     return evidence
 
 
@@ -127,7 +117,7 @@ def test_planted_colors_are_found_and_a_single_object_falls_back_to_all(run, pho
 def test_the_counts_are_those_of_numpy(photos):
     evidence = evidence_of(photos)
     assert evidence.histogram[STOP_SIGN].sum() == pytest.approx(6)
-    # the pixels of the reduced picture that the polygon holds, all of one color, spread over four cells by distance
+    # the pixels of the reduced image that the polygon holds, all of one color, spread over four cells by distance
     a, b = lab_of(RED)[1:] / 10
     shares = {
         (10 * (np.floor(a) + i), 10 * (np.floor(b) + j)): abs(1 - i - (a - np.floor(a))) * abs(1 - j - (b - np.floor(b)))
@@ -149,19 +139,19 @@ def test_a_run_says_what_it_left_out_and_where_the_prior_comes_from(run, photos)
     done, prior = build(run, photos, "--exclude", photos / "skip.txt")
     assert done.code == 0
     for line in (
-        "left out: 1 pictures without a label file",
-        "left out: 1 pictures without color",
-        "left out: 1 pictures without objects",
-        "left out: 2 objects outside of the picture or too small",
-        "left out: 2 pictures excluded",
-        "1 names of --exclude are of no picture in",
-        "4 objects in 4 pictures",
+        "left out: 1 images without a label file",
+        "left out: 1 images without color",
+        "left out: 1 images without objects",
+        "left out: 2 objects outside of the image or too small",
+        "left out: 2 images excluded",
+        "1 names of --exclude are of no image in",
+        "4 objects in 4 images",
     ):
         assert line in done.out, line
     assert prior.about["pictures"] == prior.about["objects"] == 4
     assert prior.about["images"] == "images"
     assert prior.about["labels"] == ["labels"]
-    assert prior.about["left out"]["pictures excluded"] == 2
+    assert prior.about["left out"]["images excluded"] == 2
     assert prior.about["smoothing"] == 4
     assert str(photos) not in json.dumps(prior.about)
 
@@ -176,9 +166,9 @@ def test_the_table_has_the_color_of_each_category(run, photos):
     assert color[0] > 1.8 * max(color[1:])
 
 
-def test_masks_beat_boxes_where_a_picture_has_them(run, photos):
+def test_masks_beat_boxes_where_a_image_has_them(run, photos):
     for number in range(6):
-        # a box around both disk and background; polygons for the first three pictures only
+        # a box around both disk and background; polygons for the first three images only
         x = 0.3 + 0.05 * number
         label(photos, f"deep/{number}", row(STOP_SIGN, x, 0.4, 0.6, 0.6))
         if number < 3:
@@ -214,7 +204,7 @@ def test_unreadable_files_are_named_and_the_prior_is_written_all_the_same(run, p
     assert "2.txt, line 1: x center 320 is not normalized" in done.out
     assert "Traceback" not in done.err
     assert prior.objects[[STOP_SIGN, ALL]].tolist() == [4, 5]
-    assert prior.about["left out"]["pictures or labels unreadable"] == 3
+    assert prior.about["left out"]["images or labels unreadable"] == 3
     assert read_color_curves(photos / "color_.json").any()
 
 
@@ -252,10 +242,10 @@ def test_two_runs_write_the_same(run, photos):
     assert written[0] == written[1]
 
 
-def test_percentiles_are_of_objects_compared_without_their_own_picture(photos, monkeypatch):
-    pictures = LabeledPictures(photos / "images", photos / "labels")
+def test_percentiles_are_of_objects_compared_without_their_own_image(photos, monkeypatch):
+    images = LabeledImages(photos / "images", photos / "labels")
     evidence = Evidence()
-    used, *_ = count(pictures, pictures.listed.names, evidence)
+    used, *_ = count(images, images.listed.names, evidence)
     received = {}
     original = ObjectPrior.fit.__func__
     monkeypatch.setattr(
@@ -263,36 +253,36 @@ def test_percentiles_are_of_objects_compared_without_their_own_picture(photos, m
         "fit",
         classmethod(lambda cls, *arguments: received.update(values=arguments[1:4]) or original(cls, *arguments)),
     )
-    fit(pictures, used, evidence)
+    fit(images, used, evidence)
     categories, values, values_of_any = received["values"]
     assert categories.tolist() == [STOP_SIGN, BANANA] + [STOP_SIGN] * 5
     number = 0
     for name in used:
-        others = Evidence()  # built anew from all other pictures
-        count(pictures, [other for other in used if other != name], others)
-        for category, observation in pictures.read(name).observed():
+        others = Evidence()  # built anew from all other images
+        count(images, [other for other in used if other != name], others)
+        for category, observation in images.read(name).observed():
             assert values[number] == pytest.approx(measure(observation, others.expectation(category)), abs=1e-6)
             assert values_of_any[number] == pytest.approx(measure(observation, others.expectation(ALL)), abs=1e-6)
             number += 1
     assert number == len(values) == 7
 
 
-def test_a_picture_is_read_at_the_size_of_the_networks(photos):
-    pictures = LabeledPictures(photos / "images", photos / "labels")
-    picture = pictures.read("deep/0.png")
-    assert isinstance(picture, Picture)
-    assert picture.lab.shape == picture.rgb.shape == (3, SIZE, SIZE)
+def test_a_image_is_read_at_the_size_of_the_networks(photos):
+    images = LabeledImages(photos / "images", photos / "labels")
+    image = images.read("deep/0.png")
+    assert isinstance(image, LabeledImage)
+    assert image.lab.shape == image.rgb.shape == (3, SIZE, SIZE)
     thing = read_objects(photos / "labels" / "deep" / "0.txt")[0]
-    assert (picture.objects[0][1] == object_mask(thing, SIZE, SIZE)).all()
-    assert picture.lab[:, torch.from_numpy(picture.objects[0][1])].mean(1).numpy() == pytest.approx(lab_of(RED), abs=0.2)
+    assert (image.objects[0][1] == object_mask(thing, SIZE, SIZE)).all()
+    assert image.lab[:, torch.from_numpy(image.objects[0][1])].mean(1).numpy() == pytest.approx(lab_of(RED), abs=0.2)
 
 
 def test_recoloring_changes_the_object_alone(photos):
-    picture = LabeledPictures(photos / "images", photos / "labels").read("deep/0.png")
-    mask = torch.from_numpy(picture.objects[0][1])
-    changed = recolored(picture.lab, mask.numpy(), lambda ab: 0.5 * ab)
-    assert (changed - picture.lab)[:, ~mask].abs().max() < 1  # but for the rounding to 8 bits
-    assert (changed - picture.lab)[0].abs().max() < 1
+    image = LabeledImages(photos / "images", photos / "labels").read("deep/0.png")
+    mask = torch.from_numpy(image.objects[0][1])
+    changed = recolored(image.lab, mask.numpy(), lambda ab: 0.5 * ab)
+    assert (changed - image.lab)[:, ~mask].abs().max() < 1  # but for the rounding to 8 bits
+    assert (changed - image.lab)[0].abs().max() < 1
     assert changed[1:, mask].mean(1).numpy() == pytest.approx(0.5 * lab_of(RED)[1:], abs=0.5)
 
 
@@ -302,10 +292,10 @@ def test_recoloring_changes_the_object_alone(photos):
         (("absent", "labels"), "absent does not exist"),
         (("images", "absent"), "no folder of object labels"),
         (("images", "labels", "--polygons", "absent"), "no folder of object labels"),
-        (("images", "labels", "--exclude", "absent.txt"), "expected a text file of pictures to leave out"),
+        (("images", "labels", "--exclude", "absent.txt"), "expected a text file of images to leave out"),
         (("images", "labels", "--exclude", "labels"), "labels is not a known dataset"),
         (("labels", "labels"), "no image found in"),
-        (("images", "elsewhere"), "pictures in .* shows an object; check"),
+        (("images", "elsewhere"), "images in .* shows an object; check"),
     ],
 )
 def test_what_is_missing_is_one_line(run, photos, monkeypatch, arguments, says):
@@ -336,7 +326,7 @@ def test_the_check_prints_calibration_and_what_the_measures_tell(run, photos):
         (photos / "images" / "deep" / f"{number}.png").unlink()
     done, prior = build(run, photos, "--check")
     assert done.code == 1
-    assert done.err.splitlines()[-1] == "error: --check needs at least 5 pictures with objects, got 2"
+    assert done.err.splitlines()[-1] == "error: --check needs at least 5 images with objects, got 2"
     assert prior.objects[ALL] == 3
 
 
@@ -361,9 +351,9 @@ def test_the_page_of_the_check_has_its_command_and_what_it_printed(run, photos):
 
 
 def test_the_colors_of_an_ellipse_are_nearer_to_those_of_a_disk_than_the_box_is(photos):
-    pictures = LabeledPictures(photos / "images", photos / "labels")
-    names = [name for name in pictures.listed.names if name.startswith("deep")]
-    rows = {re.split(r"\s{2,}", line)[0]: line.split()[-2:] for line in shape_text(pictures, names).splitlines()[2:]}
+    images = LabeledImages(photos / "images", photos / "labels")
+    names = [name for name in images.listed.names if name.startswith("deep")]
+    rows = {re.split(r"\s{2,}", line)[0]: line.split()[-2:] for line in shape_text(images, names).splitlines()[2:]}
     assert list(rows) == ["whole box", "ellipse in 1 of it", "ellipse in 0.9 of it", "ellipse in 0.8 of it"]
     # the corners of the box around a disk are green in place of red
     green = (np.hypot(*np.mgrid[-0.19:0.19:400j, -0.19:0.19:400j]) > 0.2).mean()
@@ -371,7 +361,7 @@ def test_the_colors_of_an_ellipse_are_nearer_to_those_of_a_disk_than_the_box_is(
     assert float(rows["whole box"][1]) == pytest.approx(green * 2 / np.pi * apart, rel=0.05)
     assert all(float(value) < 0.5 for name in list(rows)[1:] for value in rows[name])
     label(photos, "deep/0", row(STOP_SIGN, 0.3, 0.4, 0.4, 0.4))
-    assert shape_text(pictures, names[:1]) == ""
+    assert shape_text(images, names[:1]) == ""
 
 
 def test_the_table_of_the_check_counts_tails_and_areas():
@@ -401,13 +391,13 @@ def test_the_table_of_the_check_counts_tails_and_areas():
 
 @pytest.mark.skipif(COCO128 is None, reason="no copy of coco128; set ICQA_COCO128 to its folder")
 def test_on_coco_percentiles_are_calibrated_and_turned_hues_stand_out():
-    pictures = LabeledPictures(*(COCO128 / folder / "val2017" for folder in ("images", "labels", "polygons")))
-    assert pictures.coco91 == [True, False]
+    images = LabeledImages(*(COCO128 / folder / "val2017" for folder in ("images", "labels", "polygons")))
+    assert images.coco91 == [True, False]
     evidence = Evidence()
-    used, _, _, unreadable = count(pictures, pictures.listed.names[:40], evidence)
+    used, _, _, unreadable = count(images, images.listed.names[:40], evidence)
     assert not unreadable
     assert len(used) > 30
-    judged = held_out(pictures, used, evidence.smoothing, evidence.shrinkage)
+    judged = held_out(images, used, evidence.smoothing, evidence.shrinkage)
     percentiles = judged.percentiles
     assert len(judged.categories) == len(judged.chroma) == evidence.objects[ALL] > 200
     assert 0.05 < judged.named[:, 0].mean() < judged.named[:, 2].mean() - 0.1
@@ -419,11 +409,11 @@ def test_on_coco_percentiles_are_calibrated_and_turned_hues_stand_out():
 
 @pytest.mark.skipif(COCO128 is None, reason="no copy of coco128; set ICQA_COCO128 to its folder")
 def test_the_polygons_of_coco_show_the_objects_of_its_boxes():
-    pictures = LabeledPictures(*(COCO128 / folder for folder in ("images", "labels", "polygons")))
-    both = [name for name in pictures.listed.names if all(folder.file(name) for folder in pictures.folders)]
+    images = LabeledImages(*(COCO128 / folder for folder in ("images", "labels", "polygons")))
+    both = [name for name in images.listed.names if all(folder.file(name) for folder in images.folders)]
     assert len(both) > 150
     same = 0
     for name in both:
-        polygons, boxes = (read_objects(f.file(name), c) for f, c in zip(pictures.folders, pictures.coco91, strict=True))
+        polygons, boxes = (read_objects(f.file(name), c) for f, c in zip(images.folders, images.coco91, strict=True))
         same += sorted(thing.category for thing in polygons) == sorted(thing.category for thing in boxes)
     assert same > 0.9 * len(both)  # those of crowds differ

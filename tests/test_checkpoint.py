@@ -7,13 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import ChromaticFidelityNet, PerceptualRealismNet, SemanticConsistencyNet, load_model
-from models.color_prior import ColorPriorNet
+from models import ChromaticFidelityNet, SemanticConsistencyNet, load_model
 from models.loading import build_model
 from utils.checkpoint import FORMAT, read_checkpoint, save_checkpoint
 from utils.files import sha256
-
-NETWORKS = (ChromaticFidelityNet, SemanticConsistencyNet, PerceptualRealismNet)
 
 
 def build(network: type[nn.Module] = ChromaticFidelityNet, seed: int = 0, **options) -> nn.Module:
@@ -22,8 +19,8 @@ def build(network: type[nn.Module] = ChromaticFidelityNet, seed: int = 0, **opti
 
 
 def score(net: nn.Module) -> float:
-    picture = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(0))
-    return net.score(picture, cf=0.1, scc=-0.2) if net.dimension == "PR" else net.score(picture)
+    image = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(0))
+    return net.score(image, cf=0.1, scc=-0.2) if net.dimension == "PR" else net.score(image)
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +42,6 @@ def damaged(saved, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.dimension)
-def test_a_saved_network_comes_back_with_its_scores(network, tmp_path):
-    prior = {"prior": {"width": 16, "dropout": 0.2, "late": True}} if network is SemanticConsistencyNet else {}
-    net = build(network, width=32, dropout=0.1, **prior)
-    path = tmp_path / "new folder" / "weights.pt"
-    save_checkpoint(path, net)
-    loaded = load_model(path)
-    assert type(loaded) is network
-    config = {"backbone": "test_efficientnet", "size": 64, "width": 32, "dropout": 0.1, "ranking": 0.0}
-    if prior:
-        config |= prior | {"object_bytes": 0}
-    assert loaded.config == net.config == config
-    assert not loaded.training
-    state = net.state_dict()
-    assert loaded.state_dict().keys() == state.keys()
-    assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items())
-    assert score(loaded) == score(net)
-    assert score(load_model(str(path))) == score(net)
-
-
 def test_half_precision_takes_half_the_space_and_computes_in_full(tmp_path):
     net = build(SemanticConsistencyNet)
     save_checkpoint(tmp_path / "full.pt", net)
@@ -79,23 +56,6 @@ def test_half_precision_takes_half_the_space_and_computes_in_full(tmp_path):
         assert value.dtype == state[key].dtype
         torch.testing.assert_close(value, state[key], atol=1e-4, rtol=1e-3)
     assert score(loaded) == pytest.approx(score(net), abs=0.01)
-
-
-@pytest.mark.parametrize("late", [True, False])
-@torch.no_grad()
-def test_a_saved_color_prior_comes_back_with_its_distributions(late, tmp_path):
-    prior = {"width": 16, "dropout": 0.2, "late": late}
-    net = build(ColorPriorNet, prior=prior)
-    net.prior.surprise_levels.mul_(1.3)
-    save_checkpoint(tmp_path / "prior.pt", net)
-    loaded = load_model(tmp_path / "prior.pt", dimension="prior")
-    assert type(loaded) is ColorPriorNet
-    assert loaded.config == net.config == {"backbone": "test_efficientnet", "size": 64, "ranking": 0.0, "prior": prior}
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(loaded.predict_prior(picture)[0], net.predict_prior(picture)[0])
-    assert torch.equal(loaded.prior.surprise_levels, net.prior.surprise_levels)
-    with pytest.raises(ValueError, match=r"prior\.pt holds a prior network, expected SCC"):
-        load_model(tmp_path / "prior.pt", dimension="SCC")
 
 
 def test_weights_beyond_half_precision_are_refused_rather_than_stored_as_infinity(tmp_path):
@@ -124,31 +84,15 @@ def test_a_checkpoint_of_a_baseline_says_which_script_scores_with_it(saved, tmp_
         load_model(tmp_path / "dpam.pt", **needed)
 
 
-def test_loading_needs_no_network_and_no_start_weights(saved, monkeypatch):
-    def refuse(*args, **kwargs) -> None:
-        raise AssertionError("looked for weights elsewhere than in the checkpoint")
-
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setattr("importlib.util.find_spec", refuse)
-    monkeypatch.setattr("models.backbone.load_pretrained", refuse)
-    assert load_model(saved).dimension == "CF"
-
-
-def test_the_hash_and_the_pictures_seen_are_those_of_the_file(tmp_path):
+def test_the_hash_and_the_images_seen_are_those_of_the_file(tmp_path):
     save_checkpoint(tmp_path / "CF.pt", build(), seen=torch.tensor([[1000, 2**62 + 1], [2000, 7]]))
     loaded = load_model(tmp_path / "CF.pt")
     assert loaded.weights_hash == sha256(tmp_path / "CF.pt")
     assert loaded.seen == ({1000, 2000}, {2**62 + 1, 7})
 
 
-def test_without_a_record_no_picture_was_seen(saved):
+def test_without_a_record_no_image_was_seen(saved):
     assert load_model(saved).seen == (frozenset(), frozenset())
-
-
-def test_another_dimension_than_the_caller_needs_is_refused(saved):
-    assert load_model(saved, dimension="CF").dimension == "CF"
-    with pytest.raises(ValueError, match=r"CF\.pt holds a CF network, expected SCC"):
-        load_model(saved, dimension="SCC")
 
 
 def test_a_missing_file_is_named_with_the_folder_of_the_shipped_weights(tmp_path, monkeypatch):
@@ -222,8 +166,7 @@ def test_a_truncated_file_is_named(saved, tmp_path, share):
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"SRCC 0.92\n", b"<!DOCTYPE html><html>404</html>", b"\x89PNG\r\n\x1a\n", b"\x80\x02}e.", b"u)", b"s", bytes(300)],
+    "data", [b"SRCC 0.92\n", b"<!DOCTYPE html><html>404</html>", b"\x89PNG\r\n\x1a\n", b"\x80\x02}e.", b"u)", b"s", bytes(300)]
 )
 def test_a_file_of_another_kind_is_named(tmp_path, data):
     (tmp_path / "other.pt").write_bytes(data)
@@ -231,41 +174,11 @@ def test_a_file_of_another_kind_is_named(tmp_path, data):
         load_model(tmp_path / "other.pt")
 
 
-def test_a_foreign_state_dict_is_refused_with_what_was_found(tmp_path):
-    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "foreign.pt")
-    expected = r"foreign\.pt is no checkpoint .*format 'ICQA checkpoint 1' expected, found a dictionary with weight, bias"
-    with pytest.raises(ValueError, match=expected):
-        load_model(tmp_path / "foreign.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list\.pt is no checkpoint of this project .* found no dictionary but one list"):
-        load_model(tmp_path / "list.pt")
-
-
 @pytest.mark.parametrize("dimension", ["PSNR", None, 3, ["CF"]])
 def test_an_unknown_dimension_is_refused(damaged, dimension):
     message = re.escape(f"dimension is {dimension!r}, expected one of CF, SCC, PR")
     with pytest.raises(ValueError, match=message):
         load_model(damaged(dimension=dimension))
-
-
-def test_the_tensors_of_another_network_are_refused_with_one_that_is_missing(damaged):
-    with pytest.raises(ValueError, match=r"does not hold a SCC network of this version: .*Missing key.*prior"):
-        load_model(damaged(dimension="SCC"))
-
-
-def test_a_tensor_of_another_shape_or_an_unknown_one_is_refused(damaged, saved):
-    state = read_checkpoint(saved)["model"]
-    with pytest.raises(
-        ValueError, match=r"does not hold a CF network of this version: .*size mismatch for chroma_path\.net\.0\.bias"
-    ):
-        load_model(damaged(model=state | {"chroma_path.net.0.bias": torch.zeros(5)}))
-    with pytest.raises(ValueError, match=r"does not hold a CF network of this version: .*Unexpected key.*extra"):
-        load_model(damaged(model=state | {"extra": torch.zeros(5)}))
-    del state["chroma_path.net.0.bias"]
-    with pytest.raises(
-        ValueError, match=r"does not hold a CF network of this version: .*Missing key.*chroma_path\.net\.0\.bias"
-    ):
-        load_model(damaged(model=state))
 
 
 @pytest.mark.parametrize(

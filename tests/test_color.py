@@ -2,7 +2,6 @@
 
 import math
 
-import colour
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,9 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from utils.color import chroma, gray_version, hue, lab_to_rgb, linear_to_srgb, rgb_to_lab, srgb_to_linear
+
+with np.printoptions():  # it changes how NumPy writes numbers, and so tables of pandas
+    import colour
 
 CONVERSIONS = {
     "rgb_to_lab": rgb_to_lab,

@@ -42,7 +42,7 @@ def net(request) -> ColorPriorNet:
     return ColorPriorNet("test_efficientnet", 64, {"width": 16, "late": request.param}).eval()
 
 
-def dull_picture(seed: int = 0, side: int = 64) -> Tensor:
+def dull_image(seed: int = 0, side: int = 64) -> Tensor:
     """CIELAB of smooth colors that stay in the gamut whatever their hue, shape (1, 3, side, side)."""
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     lab = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
@@ -256,8 +256,8 @@ def test_no_gradient_leads_from_the_distribution_to_the_colors(prior):
 
 
 @torch.no_grad()
-def test_another_color_of_the_same_lightness_leaves_the_distribution_of_a_picture_as_it_is(net):
-    lab = dull_picture()
+def test_another_color_of_the_same_lightness_leaves_the_distribution_of_a_image_as_it_is(net):
+    lab = dull_image()
     turned = torch.cat((lab[:, :1], -lab[:, 2:], lab[:, 1:2]), 1)
     darker = torch.cat((lab[:, :1] - 20, lab[:, 1:]), 1)
     log_prior, pixels = net.predict_prior(lab_to_rgb(lab))
@@ -268,7 +268,7 @@ def test_another_color_of_the_same_lightness_leaves_the_distribution_of_a_pictur
 
 
 def test_the_gradient_to_each_pixel_points_to_another_lightness(net):
-    rgb = lab_to_rgb(dull_picture()).requires_grad_()
+    rgb = lab_to_rgb(dull_image()).requires_grad_()
     net.predict_prior(rgb)[0][:, :9].sum().backward()
     found = rgb.grad.clone()
     rgb.grad = None
@@ -282,7 +282,7 @@ def test_the_gradient_to_each_pixel_points_to_another_lightness(net):
 def test_a_prior_without_late_stages_reads_the_maps_of_the_backbone():
     torch.manual_seed(0)
     net = ColorPriorNet("test_vit", 64, {"width": 16, "late": False}).eval()  # three maps of one scale
-    rgb = lab_to_rgb(dull_picture())
+    rgb = lab_to_rgb(dull_image())
     maps = net.gray_maps(rgb)
     assert net.prior.semantics(maps) is maps
     log_prior, lab = net.predict_prior(rgb)
@@ -293,7 +293,7 @@ def test_a_prior_without_late_stages_reads_the_maps_of_the_backbone():
 @torch.no_grad()
 def test_a_prior_with_late_stages_of_its_own_needs_the_finest_map_alone():
     net = ColorPriorNet("test_efficientnet", 64, {"width": 16, "late": True}).eval()
-    rgb = lab_to_rgb(dull_picture())
+    rgb = lab_to_rgb(dull_image())
     maps = net.gray_maps(rgb)
     for own, other in zip(net.prior.semantics(maps[:1]), maps, strict=True):
         torch.testing.assert_close(own, other)
@@ -417,10 +417,10 @@ def test_the_plausible_color_leans_to_the_mode_as_the_annealed_mean_does(prior):
     assert b == pytest.approx(0, abs=1e-3)
 
 
-def test_surprise_of_a_picture_comes_in_nats_and_percentiles_with_the_expected_color(net, tmp_path: Path):
-    rgb = (lab_to_rgb(dull_picture())[0] * 255).round().to(torch.uint8)
-    Image.fromarray(rgb.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
-    found = net.surprise(tmp_path / "picture.png")
+def test_surprise_of_a_image_comes_in_nats_and_percentiles_with_the_expected_color(net, tmp_path: Path):
+    rgb = (lab_to_rgb(dull_image())[0] * 255).round().to(torch.uint8)
+    Image.fromarray(rgb.permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
+    found = net.surprise(tmp_path / "image.png")
     assert found.nats.shape == found.percentile.shape == (8, 8)
     assert found.expected.shape == (2, 8, 8)
     with torch.no_grad():

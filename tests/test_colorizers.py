@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_picture
+from conftest import make_image
 from PIL import Image
 
 from benchmarks import colorizers
@@ -33,7 +33,7 @@ def test_auc_is_that_of_all_pairs():
 
 
 def test_a_matched_output_has_the_chroma_of_its_photograph():
-    rgb = (127 + 0.2 * (make_picture(1, 40, 60).astype(float) - 127)).astype(np.uint8)
+    rgb = (127 + 0.2 * (make_image(1, 40, 60).astype(float) - 127)).astype(np.uint8)
     before = np.hypot(*to_lab(rgb)[1:]).mean()
     after = np.hypot(*to_lab(matched(rgb, 1.5 * before))[1:]).mean()
     assert after == pytest.approx(1.5 * before, rel=0.05)
@@ -80,7 +80,7 @@ def test_the_page_is_made_of_any_folder_with_an_index(tmp_path: Path, run, monke
     for scene in range(3):
         for method in ("original", "mine"):
             name = f"{scene}_{method}.png"
-            Image.fromarray(make_picture(scene + 9 * (method == "mine"), 40, 50)).save(folder / name)
+            Image.fromarray(make_image(scene + 9 * (method == "mine"), 40, 50)).save(folder / name)
             rows.append((name, scene, method))
     pd.DataFrame(rows, columns=["image", "scene", "method"]).to_csv(folder / "index.csv", index=False)
     done = run("benchmarks/colorizers.py", folder, "--weights", weights)

@@ -28,7 +28,7 @@ def same(values: np.ndarray) -> Predictor:
 
 
 def sample(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two sets of predictions, MOS and scenes of 1 to 6 pictures, with ties."""
+    """Two sets of predictions, MOS and scenes of 1 to 6 images, with ties."""
     rng = np.random.default_rng(seed)
     scenes = rng.permutation(np.repeat([f"s{k}" for k in range(12)], [1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4]))
     mos = rng.normal(0, 0.4, len(scenes)).round(1)
@@ -130,7 +130,7 @@ def test_mcnemar_is_exact(wins, losses, p):
 # Comparison
 
 
-def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_pictures():
+def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_images():
     first, second, mos, scenes = sample()
     found = compared(first, second, mos, scenes)
     names = sorted(set(scenes))
@@ -163,7 +163,7 @@ def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_pictures():
     assert (found["scenes"] == 12).all()
 
 
-def test_tests_take_the_correlations_of_the_pictures_and_for_srcc_those_of_their_ranks():
+def test_tests_take_the_correlations_of_the_images_and_for_srcc_those_of_their_ranks():
     first, second, mos, scenes = sample()
     found = compared(first, second, mos, scenes)
     for metric, values in (("PLCC", (first, second, mos)), ("SRCC", [stats.rankdata(v) for v in (first, second, mos)])):
@@ -177,7 +177,7 @@ def test_tests_take_the_correlations_of_the_pictures_and_for_srcc_those_of_their
 
 
 def test_pairs_won_and_lost_agree_with_a_hand_count():
-    # All five pairs of pictures are clear. The first is right in 01, 02, 34 and wrong in 12 and 56; the second is right in 12
+    # All five pairs of images are clear. The first is right in 01, 02, 34 and wrong in 12 and 56; the second is right in 12
     # and 56, wrong in 01 and 34, and has 02 equal.
     scenes = np.array(["a", "a", "a", "b", "b", "c", "c"])
     mos = np.array([0.0, 0.4, 0.8, 0.0, 0.5, 0.0, 0.5])
@@ -198,7 +198,7 @@ def test_a_predictor_differs_from_itself_by_nothing_and_from_its_reverse_by_twic
     assert itself.loc["pairwise accuracy", ["wins", "losses", "mcnemar_p"]].tolist() == [0, 0, 1]
     for metric in ("SRCC", "PLCC"):
         assert math.isnan(itself.loc[metric, "williams_p"])
-        assert itself.loc[metric, "note"] == "no test: fewer than 4 pictures, or the predictors correlate perfectly"
+        assert itself.loc[metric, "note"] == "no test: fewer than 4 images, or the predictors correlate perfectly"
     reverse = compared(first, -first, mos, scenes)
     for metric in ("SRCC", "PLCC"):
         assert reverse.loc[metric, "difference"] == pytest.approx(2 * reverse.loc[metric, "first"])

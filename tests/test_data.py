@@ -162,7 +162,7 @@ def test_hecd_accepts_equal_copies_of_an_image_but_not_different_ones(tmp_path):
     copy.parent.mkdir()
     copy.write_text("015004A.jpg")
     assert load_hecd(tmp_path)["image"][0] == "images/015004A.jpg"
-    copy.write_text("another picture")
+    copy.write_text("another image")
     with pytest.raises(ValueError, match=r"two different images named 015004A\.jpg"):
         load_hecd(tmp_path)
 
@@ -274,11 +274,7 @@ def test_real_hecd_has_66_images_of_each_scene_and_its_own_z_scores():
     assert scenes >= 15
     assert (frame.groupby("scene").size() == 66).all()
     # Per scene: 2 originals and 6 colorizers; 16 modifications of chroma and 13 of hue, each on two bases.
-    assert frame[["CF", "SCC", "PR"]].notna().sum().to_dict() == {
-        "CF": 40 * scenes,
-        "SCC": 34 * scenes,
-        "PR": 66 * scenes,
-    }
+    assert frame[["CF", "SCC", "PR"]].notna().sum().to_dict() == {"CF": 40 * scenes, "SCC": 34 * scenes, "PR": 66 * scenes}
     assert frame["PR"].between(-1, 1).all()
     pr = frame.set_index(frame["scene"] + " " + frame["method"])["PR"]
     assert pr["015004 original"] == 0.3969867273949054 / 2
@@ -361,10 +357,7 @@ def test_table_maps_its_range_and_leaves_empty_cells_unrated(tmp_path):
     text = "\ufeffimage,scene,method,PR,CF\r\nb.jpg,007,Net,5,\r\nsub\\a.jpg,007,,1,2\r\n\r\n"
     frame = load_table(write_table(tmp_path, text, ("sub/a.jpg", "b.jpg")), (1, 5))
     assert list(frame.columns) == ["image", "scene", "method", "CF", "SCC", "PR"]
-    assert rows(frame, *frame.columns) == [
-        ("b.jpg", "007", "Net", None, None, 1.0),
-        ("sub/a.jpg", "007", "", -0.5, None, -1.0),
-    ]
+    assert rows(frame, *frame.columns) == [("b.jpg", "007", "Net", None, None, 1.0), ("sub/a.jpg", "007", "", -0.5, None, -1.0)]
     assert frame.attrs == {"root": str(tmp_path), "name": "own"}
 
 
@@ -382,7 +375,7 @@ def test_table_paths_may_be_relative_to_another_root(tmp_path):
         load_table(path)
 
 
-def test_table_can_be_read_where_the_pictures_are_not(tmp_path):
+def test_table_can_be_read_where_the_images_are_not(tmp_path):
     path = write_table(tmp_path, "image,scene,PR\nx/a.jpg,1,0.25\n", ())
     frame = load_table(path, check_files=False)
     assert rows(frame, "image", "scene", "PR") == [("x/a.jpg", "1", 0.25)]

@@ -21,7 +21,7 @@ from models.base import ScoreNet, loss_function
 from train_CF import RECIPE
 from training.batches import Batches, EpochSampler, augment, epoch_generator
 from training.engine import fit, make_optimizer, make_schedule, predict
-from training.images import RatedPictures, encode_set
+from training.images import RatedImages, encode_set
 from training.options import TrainOptions, parse_training, training_parser
 from training.records import write_history, write_results
 from utils import distributed, metrics
@@ -39,15 +39,15 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def sets(rated: Path) -> tuple[RatedPictures, RatedPictures]:
-    """Pictures of six scenes to train on and of two to validate on, rated in SCC's column."""
+def sets(rated: Path) -> tuple[RatedImages, RatedImages]:
+    """Images of six scenes to train on and of two to validate on, rated in SCC's column."""
     frame = load_table(rated)
     held = frame["scene"].isin(["s6", "s7"])
     preprocess = ChromaticFidelityNet("test_efficientnet", 64).preprocess
     parts = []
     for rows in (frame[~held], frame[held]):
         rows.attrs = frame.attrs
-        parts.append(RatedPictures(rows, preprocess, "SCC"))
+        parts.append(RatedImages(rows, preprocess, "SCC"))
     return parts[0], parts[1]
 
 
@@ -102,7 +102,7 @@ def test_sampler_shuffles_anew_each_epoch_and_covers_all():
     assert list(EpochSampler(11, seed=6)) != list(EpochSampler(11, seed=5))
 
 
-def test_processes_share_the_pictures_in_equal_parts(monkeypatch):
+def test_processes_share_the_images_in_equal_parts(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     shares = []
     for number in range(3):
@@ -111,10 +111,10 @@ def test_processes_share_the_pictures_in_equal_parts(monkeypatch):
     assert [[len(batch) for batch in share] for share in shares] == [[2, 2]] * 3
     order = list(EpochSampler(11, seed=5))
     together = [[share[number][i] for i in range(2) for share in shares] for number in range(2)]
-    assert together == [order[:6], [*order[6:], order[6]]]  # one picture twice, so that no process waits for another
+    assert together == [order[:6], [*order[6:], order[6]]]  # one image twice, so that no process waits for another
 
 
-def test_augmentation_flips_picture_and_chroma_maps_together_and_keeps_color():
+def test_augmentation_flips_image_and_chroma_maps_together_and_keeps_color():
     half = torch.zeros(64, 3, 40, 40)
     half[..., :20] = torch.tensor([0.8, 0.3, 0.1])[:, None, None]  # left half colored
     maps = torch.zeros(64, 2, 16, 16)
@@ -132,7 +132,7 @@ def test_augmentation_flips_picture_and_chroma_maps_together_and_keeps_color():
     torch.testing.assert_close(augment({"rgb": plain}, epoch_generator(0, 2, 1))["rgb"], plain)
 
 
-def test_augmentation_moves_objects_with_the_picture_and_leaves_what_was_measured():
+def test_augmentation_moves_objects_with_the_image_and_leaves_what_was_measured():
     left = torch.zeros(64, 3, 64, 64)
     left[..., 8:24, 8:24] = 0.9  # a thing in the upper left
     cells = torch.zeros(64, 20, 8, 8)
@@ -162,7 +162,7 @@ def test_loss_is_mse_and_one_minus_plcc():
     plcc = stats.pearsonr(pred.numpy(), mos.numpy()).statistic
     assert float(loss_function(pred, mos, 0)) == pytest.approx(mse)
     assert float(loss_function(pred, mos, 0.5)) == pytest.approx(mse + 0.5 * (1 - plcc), abs=1e-6)
-    # two pictures always correlate perfectly, which says nothing
+    # two images always correlate perfectly, which says nothing
     assert float(loss_function(pred[:2], mos[:2], 0.5)) == pytest.approx(0.04)
 
 
@@ -205,7 +205,7 @@ def test_backbone_changes_unless_frozen_and_the_head_always(sets, tmp_path, rate
     assert not any("running" in k for k in changed)
 
 
-def test_loss_falls_on_pictures_that_can_be_told_apart(sets, tmp_path):
+def test_loss_falls_on_images_that_can_be_told_apart(sets, tmp_path):
     train(network(), *sets, replace(arguments(tmp_path, "--epochs", 12, "--lr", 3e-3), patience=12), tmp_path, {})
     losses = [float(row["loss"]) for row in history_of(tmp_path / "metrics.csv")]
     assert len(losses) == 12
@@ -266,7 +266,7 @@ def test_resuming_gives_the_weights_of_a_run_that_was_not_stopped(sets, tmp_path
     options = ["--epochs", 3, "--batch-size", 8, *options]
     train(network(), *sets, arguments(tmp_path / "whole", *options), tmp_path / "whole", {})
     with monkeypatch.context() as patch:
-        stop_after(patch, 2 * 3 + 1)  # 24 pictures are 3 steps an epoch
+        stop_after(patch, 2 * 3 + 1)  # 24 images are 3 steps an epoch
         with pytest.raises(KeyboardInterrupt):
             train(network(), *sets, arguments(tmp_path / "parts", *options), tmp_path / "parts", {})
     assert read_checkpoint(tmp_path / "parts" / "last.pt")["epoch"] == 2

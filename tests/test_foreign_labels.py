@@ -157,12 +157,12 @@ def test_i2iqa_rows_share_the_scene_of_their_prompt_and_have_it_as_reference(tmp
     assert list(frame.columns) == ["image", "scene", "method", "MOS_q", "MOS_a", "MOS_c", "reference"]
     assert cells(frame) == [
         ("MJ_0_00.jpg", "0", "MJ", *(pytest.approx(v / 2.5 - 1) for v in (3.41, 3.02, 3.77)), "0.jpg"),
-        ("MJ_0_02.jpg", "text_0", "MJ", -1.0, 1.0, 0.0, ""),  # generated from a text: another scene than picture 0
+        ("MJ_0_02.jpg", "text_0", "MJ", -1.0, 1.0, 0.0, ""),  # generated from a text: another scene than image 0
         ("SD_0_01.jpg", "0", "SD", *(pytest.approx(v / 2.5 - 1) for v in (2.86, 2.54, 3.10)), "0.jpg"),
     ]
 
 
-def test_pictures_of_one_prompt_stay_together_where_the_published_split_parts_them(tmp_path):
+def test_images_of_one_prompt_stay_together_where_the_published_split_parts_them(tmp_path):
     names = [f"{generator}_{prompt}_0{n}.jpg" for prompt in range(20) for generator in ("MJ", "SD") for n in range(4)]
     lines = [f"{name},{name.split('_')[1]}.jpg,1,2,3" for name in names]
     with pytest.warns(UserWarning, match="Image_type"):
@@ -191,7 +191,7 @@ def test_triplets_are_read_as_they_are(tmp_path):
     assert short.iloc[0, 4:].isna().all()
 
 
-def test_the_scale_of_a_scene_orders_its_pictures_as_they_were_chosen(tmp_path):
+def test_the_scale_of_a_scene_orders_its_images_as_they_were_chosen(tmp_path):
     frame = read(tmp_path, AFINE)
     assert list(frame.columns) == ["image", "scene", "method", "MOS", "reference"]
     assert frame.attrs == {"root": str(tmp_path), "name": "labels", "scores": ["MOS"], "mos_range": [-1, 1]}
@@ -203,8 +203,8 @@ def test_the_scale_of_a_scene_orders_its_pictures_as_they_were_chosen(tmp_path):
     assert set(frame["scene"]) == {"000006x0y32", "I01"}
 
 
-def test_the_scale_of_two_pictures_is_thurstones(tmp_path):
-    # two pictures whose difference is d lie at d / 2 from their mean, with which each has half a tie
+def test_the_scale_of_two_images_is_thurstones(tmp_path):
+    # two images whose difference is d lie at d / 2 from their mean, with which each has half a tie
     wins, losses, prior = 7, 2, 0.5
     text = "a.png,b.png,r.png,1\n" * wins + "b.png,a.png,r.png,1\n" * losses
     frame = read(tmp_path, text)

@@ -9,31 +9,21 @@ import pytest
 import torch
 from golden import (
     FIGURES,
+    IMAGES,
     NAMES,
-    PICTURES,
-    digest,
-    golden_state,
-    golden_tensor,
+    image,
     labels,
     object_slots,
-    picture,
-    prior,
     statistics,
     write_inputs,
 )
 from PIL import Image
 from published_layout import COUNTS, SPELLINGS, cf_layout, count, pr_layout, scc_layout
-from torch import Tensor
 
 LAYOUTS = {"CF": cf_layout, "SCC": scc_layout, "PR": pr_layout}
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs"  # the measurements themselves, where they are at hand
 
 needs_specs = pytest.mark.skipif(not SPECS.is_dir(), reason="the measurements lie outside the repository")
-
-
-@pytest.fixture(scope="module", params=LAYOUTS)
-def filled(request) -> tuple[str, dict[str, Tensor]]:
-    return request.param, golden_state(LAYOUTS[request.param]())
 
 
 def sha256(pixels: np.ndarray) -> str:
@@ -62,72 +52,16 @@ def test_both_spellings_of_cf_are_of_one_network():
         cf_layout("5.9")
 
 
-def test_the_rule_gives_the_published_checksum(filled):
-    dimension, state = filled
-    assert digest(state) == FIGURES["weights"][dimension]["sha256"]
-
-
-def test_the_rule_gives_the_published_first_values(filled):
-    dimension, state = filled
-    for name, first in FIGURES["weights"][dimension]["first3"].items():
-        assert state[name].flatten()[:3].tolist() == pytest.approx(first, abs=1e-8), name
-
-
-def test_a_filled_state_has_the_shapes_and_types_of_its_layout(filled):
-    dimension, state = filled
-    assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()} == LAYOUTS[dimension]()
-
-
-def test_weights_are_the_hash_of_name_and_place():
-    # in whole numbers of Python, which never wrap around; the CRC-32 of 123456789 is in every description of it
-    expected = []
-    for place in range(5):
-        bits = (place * 0x9E3779B9 + 0xCBF43926) % 2**32
-        bits = (bits ^ bits >> 16) * 0x7FEB352D % 2**32
-        bits = (bits ^ bits >> 15) * 0x846CA68B % 2**32
-        bits = bits ^ bits >> 16
-        expected.append(0.02 * 3**0.5 * ((bits + 0.5) / 2**31 - 1))
-    assert golden_tensor("123456789", (5,), torch.float64).tolist() == pytest.approx(expected, abs=1e-15)
-    first = golden_tensor("attention.0.weight", (1, 256))[0, :3]
-    assert first.tolist() == pytest.approx([-0.08688772, 0.01460861, 0.04180268], abs=1e-8)
-
-
-def test_weights_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch):
-    whole = golden_tensor("a.weight", (50, 40))
-    monkeypatch.setattr("benchmarks.weights._RUN", 7)
-    assert torch.equal(golden_tensor("a.weight", (50, 40)), whole)
-
-
-def test_weights_have_the_mean_and_spread_of_their_kind():
-    size = 40_000
-    for kind, mean, spread in (("weight", 1, 0.02), ("bias", 0, 0.02), ("running_mean", 0, 0.1), ("cls_token", 0, 0.02)):
-        values = golden_tensor(f"some.{kind}", (size,))
-        assert values.mean().item() == pytest.approx(mean, abs=0.02 * spread)
-        assert values.std().item() == pytest.approx(spread, rel=0.01)
-    variances = golden_tensor("some.running_var", (size,))
-    assert variances.min() >= 1
-    assert variances.max() <= 1 + 0.1 * 3**0.5
-    assert golden_tensor("some.weight", (100, 5, 8, 10)).std().item() == pytest.approx(1 / 20, rel=0.01)
-    assert golden_tensor("some.num_batches_tracked", (), torch.int64).item() == 0
-
-
-@pytest.mark.parametrize("number", range(PICTURES))
-def test_the_pictures_are_the_published_ones(number):
+@pytest.mark.parametrize("number", range(IMAGES))
+def test_the_images_are_the_published_ones(number):
     known = FIGURES["pictures"][number]
-    pixels = picture(number)
+    pixels = image(number)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (known["size"][1], known["size"][0], 3)
     assert sha256(pixels) == known["sha256"]["rgb"]
 
 
-@pytest.mark.parametrize("number", range(PICTURES))
-@pytest.mark.parametrize(("method", "side"), [("bicubic", 384), ("bilinear", 384), ("bilinear", 224)])
-def test_pillow_resizes_the_pictures_as_it_did_for_the_figures(number, method, side):
-    resized = Image.fromarray(picture(number)).resize((side, side), Image.Resampling[method.upper()])
-    assert sha256(np.asarray(resized)) == FIGURES["pictures"][number]["sha256"][f"{method}{side}"]
-
-
-@pytest.mark.parametrize("number", range(PICTURES))
+@pytest.mark.parametrize("number", range(IMAGES))
 def test_the_labels_are_of_the_published_classes(number):
     lines = labels(number)
     assert [int(line.split()[0]) for line in lines] == FIGURES["pictures"][number]["classes"]
@@ -136,7 +70,7 @@ def test_the_labels_are_of_the_published_classes(number):
         assert [len(value) for value in line.split()[1:]] == [8] * 4
 
 
-@pytest.mark.parametrize("number", range(PICTURES))
+@pytest.mark.parametrize("number", range(IMAGES))
 def test_the_object_slots_have_the_published_statistics(number):
     shape, mean, spread, first = FIGURES["statistics"]["SCC"]["slots"][number]
     slots = torch.from_numpy(object_slots(labels(number)))
@@ -146,25 +80,6 @@ def test_the_object_slots_have_the_published_statistics(number):
     assert found[2] == pytest.approx(spread, abs=2e-8)
     assert found[3] == pytest.approx(first, abs=2e-8)
     assert slots.any(1).sum() == min(len(labels(number)), 20)
-
-
-def test_the_prior_has_its_gaps():
-    table = prior()
-    assert len(table) == 72
-    assert "29" not in table
-    assert list(table["22"]) == ["r", "g"]
-    assert list(table["40"]) == ["r", "g", "b"]
-    assert "2" not in table["40"]["r"]  # 42 is a multiple of 3
-    assert table["40"]["g"]["3"] == (131 * 40 + 71 + 29 * 3 + 9) % 1000 / 1000
-
-
-def test_written_inputs_are_read_back_as_they_were(tmp_path):
-    write_inputs(tmp_path)
-    for number, name in enumerate(NAMES):
-        with Image.open(tmp_path / "images" / f"{name}.png") as image:
-            assert np.array_equal(np.asarray(image), picture(number))
-        assert (tmp_path / "labels" / f"{name}.txt").read_text().splitlines() == labels(number)
-    assert json.loads((tmp_path / "color_.json").read_text()) == prior()
 
 
 def test_the_figures_of_scores_and_before_the_last_function_agree():
@@ -264,7 +179,7 @@ def test_the_figures_of_scc_are_the_measured_ones(measured):
     for key, case in zip(extra, FIGURES["extra"]["SCC"], strict=True):
         assert str(case["picture"]) in key
         assert "without" in key if case["labels"] is None else key.endswith(str(case["labels"]))
-        # what the network makes of the picture and of the labels is known from the pictures they belong to
+        # what the network makes of the image and of the labels is known from the images they belong to
         cases.append((key, case["picture"], case["labels"] or 0, case["infer"], case["train"]))
     for key, shown, labeled, *scores in cases:
         ours = [known["slots"][labeled], known["image"][shown]]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPO, Run, make_picture, recolor
+from conftest import REPO, Run, make_image, recolor
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -80,14 +80,14 @@ SHARMA = """
 """
 
 
-def as_tensor(picture: np.ndarray) -> Tensor:
-    """One 8-bit picture, shape (H, W, 3), as sRGB in [0, 1], shape (1, 3, H, W)."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].double() / 255
+def as_tensor(image: np.ndarray) -> Tensor:
+    """One 8-bit image, shape (H, W, 3), as sRGB in [0, 1], shape (1, 3, H, W)."""
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].double() / 255
 
 
 def pair(height: int = 170, width: int = 183) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture and its original, uint8."""
-    original = make_picture(0, height, width)
+    """A noisy image and its original, uint8."""
+    original = make_image(0, height, width)
     noise = np.random.default_rng(1).integers(-30, 31, original.shape)
     return (recolor(original, "STAIN") + noise).clip(0, 255).astype(np.uint8), original
 
@@ -131,9 +131,9 @@ def test_entropy_counts_colors_and_not_lightness():
 
 @pytest.mark.parametrize("metric", NO_REFERENCE)
 def test_gray_has_no_color_at_all(metric: Callable):
-    gray = as_tensor(make_picture(3, 40, 50)).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    gray = as_tensor(make_image(3, 40, 50)).mean(1, keepdim=True).expand(-1, 3, -1, -1)
     assert metric(gray).item() == pytest.approx(0, abs=5e-3)  # gray is off by that in CIELAB, as in scikit-image
-    assert metric(as_tensor(make_picture(3, 40, 50))).item() > 1
+    assert metric(as_tensor(make_image(3, 40, 50))).item() > 1
 
 
 # --- Full reference, against others
@@ -141,8 +141,8 @@ def test_gray_has_no_color_at_all(metric: Callable):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_psnr_and_ssim_are_those_of_scikit_image(space: str):
-    x, y = (as_tensor(picture) for picture in pair(60, 71))
-    noisy, original = (planes(picture, space)[0].permute(1, 2, 0).numpy() for picture in (x, y))
+    x, y = (as_tensor(image) for image in pair(60, 71))
+    noisy, original = (planes(image, space)[0].permute(1, 2, 0).numpy() for image in (x, y))
     assert psnr(x, y, space).item() == pytest.approx(peak_signal_noise_ratio(original, noisy, data_range=1))
     gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     expected = structural_similarity(noisy, original, channel_axis=2, data_range=1, **gaussian)
@@ -170,7 +170,7 @@ def test_ciede2000_has_the_values_of_sharma():
     np.testing.assert_allclose(image_metrics.deltaE_ciede2000(other, one), table[:, 6], atol=6e-5)
 
 
-def test_ciede2000_of_pictures_is_that_of_scikit_image():
+def test_ciede2000_of_images_is_that_of_scikit_image():
     noisy, original = pair(60, 71)
     expected = deltaE_ciede2000(rgb2lab(noisy), rgb2lab(original)).mean()
     assert ciede2000(as_tensor(noisy), as_tensor(original)).item() == pytest.approx(expected, rel=1e-4)
@@ -181,8 +181,8 @@ def test_ciede2000_of_pictures_is_that_of_scikit_image():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_equal_pictures_have_the_best_value_and_others_a_worse_one(space: str):
-    x, y = (as_tensor(picture) for picture in pair())
+def test_equal_images_have_the_best_value_and_others_a_worse_one(space: str):
+    x, y = (as_tensor(image) for image in pair())
     assert psnr(y, y, space).item() == math.inf
     for metric in (ssim, ms_ssim) if HAS_PIQ else (ssim,):
         assert metric(y, y, space).item() == pytest.approx(1)
@@ -190,14 +190,14 @@ def test_equal_pictures_have_the_best_value_and_others_a_worse_one(space: str):
     assert 0 < psnr(x, y, space).item() < 40
 
 
-def test_equal_pictures_have_no_color_difference():
-    x, y = (as_tensor(picture) for picture in pair(60, 71))
+def test_equal_images_have_no_color_difference():
+    x, y = (as_tensor(image) for image in pair(60, 71))
     assert ciede2000(y, y).item() == 0
     assert ciede2000(x, y).item() > 1
 
 
-def test_a_picture_has_the_same_values_alone_and_in_a_batch():
-    x, y = (as_tensor(picture) for picture in pair())
+def test_a_image_has_the_same_values_alone_and_in_a_batch():
+    x, y = (as_tensor(image) for image in pair())
     batch, references = torch.cat((y, x)), torch.cat((y, y))
     for metric in NO_REFERENCE:
         assert metric(batch).shape == (2,)
@@ -223,15 +223,15 @@ def test_hue_has_no_seam_and_gray_has_none():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: ms_ssim(x[..., :160], x[..., :160]), "MS-SSIM needs pictures of at least 161 pixels a side, got 160 x 170"),
-        (lambda x: ssim(x[..., :10, :], x[..., :10, :]), "SSIM needs pictures of at least 11 pixels a side, got 183 x 10"),
+        (lambda x: ms_ssim(x[..., :160], x[..., :160]), "MS-SSIM needs images of at least 161 pixels a side, got 160 x 170"),
+        (lambda x: ssim(x[..., :10, :], x[..., :10, :]), "SSIM needs images of at least 11 pixels a side, got 183 x 10"),
         (lambda x: psnr(x, x[..., 1:]), r"one shape, got \(1, 3, 170, 183\) and \(1, 3, 170, 182\)"),
         (lambda x: psnr(x, x, "HSV"), "expected a space of RGB, ab, hue-chroma, got 'HSV'"),
         (lambda x: colorfulness(x[0]), r"rgb must have shape \(B, 3, H, W\), got \(3, 170, 183\)"),
         (lambda x: ciede2000(x, (255 * x).byte()), "reference must be floating point, got torch.uint8"),
     ],
 )
-def test_other_pictures_are_refused(call: Callable[[Tensor], Tensor], message: str):
+def test_other_images_are_refused(call: Callable[[Tensor], Tensor], message: str):
     with pytest.raises(ValueError, match=message):
         call(as_tensor(pair()[1]))
 
@@ -284,7 +284,7 @@ def test_unknown_metrics_are_refused(name: str):
 
 
 class _Distance:
-    """Stands in for the network of a package: the mean of the picture less that of its reference."""
+    """Stands in for the network of a package: the mean of the image less that of its reference."""
 
     lower_better = True
 
@@ -298,7 +298,7 @@ class _Distance:
         return rgb.mean((1, 2, 3)) - (0 if reference is None else reference.mean((1, 2, 3)))
 
 
-def test_packaged_metrics_get_the_picture_and_then_its_reference(monkeypatch: pytest.MonkeyPatch):
+def test_packaged_metrics_get_the_image_and_then_its_reference(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=lambda net, verbose: _Distance()))
     monkeypatch.setitem(sys.modules, "DISTS_pytorch", types.SimpleNamespace(DISTS=_Distance))
     modes = {"full": "FR", "alone": "NR"}
@@ -325,7 +325,7 @@ def test_the_recorded_values_reproduce_those_of_the_authors():
 
 @needs_hecd
 @needs_piq
-def test_the_recorded_values_are_those_of_the_pictures():
+def test_the_recorded_values_are_those_of_the_images():
     frame = load_hecd(HECD)
     few = frame[frame["image"].str.contains(r"/?118035(?:_gt|A|AC_2|Z_1)\.jpg")]
     few.attrs = frame.attrs
@@ -348,8 +348,8 @@ def test_the_command_scores_a_folder_and_says_what_it_skips(
 ):
     rows = ["Ground Truth File,Recolour File,Mean zScore"]
     for seed, scene in enumerate(("015004", "022090")):
-        original = make_picture(seed, 161, 170)
-        # People here like a picture the less the more of its color is gone.
+        original = make_image(seed, 161, 170)
+        # People here like an image the less the more of its color is gone.
         for rank, version in enumerate(("_gt", "B_1", "O_1", "Z_1", "Z_2", "I_1")):
             faded = (original * (1 - rank / 6) + original.mean(2, keepdims=True) * rank / 6).astype(np.uint8)
             Image.fromarray(faded).save(tmp_path / f"{scene}{version}.jpg", quality=95)

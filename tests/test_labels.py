@@ -187,7 +187,7 @@ def test_files_that_are_not_text_are_refused(tmp_path, monkeypatch):
             read_yolo(path)
         assert str(error.value).startswith(f"{path}: {says}")
 
-    with pytest.raises(LabelError, match="is a folder; expected a label file, or nothing for a picture without objects"):
+    with pytest.raises(LabelError, match="is a folder; expected a label file, or nothing for an image without objects"):
         read_yolo(tmp_path)
     with pytest.raises(LabelError, match="no such file; check the path"):
         read_yolo(tmp_path / "absent.txt")

@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import colour
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -20,6 +19,9 @@ from models.color_prior import ColorPriorNet, Surprise
 from models.object_prior import ALL, MEASURES, Evidence, ObjectPrior, measure, observe
 from utils.images import list_images
 from utils.labels import COCO_NAMES, LabeledObject
+
+with np.printoptions():  # it changes how NumPy writes numbers, and so tables of pandas
+    import colour
 
 STOP_SIGN, CAR = COCO_NAMES.index("stop sign"), COCO_NAMES.index("car")
 LEFT = LabeledObject(STOP_SIGN, (0.25, 0.5, 0.5, 1), np.array([(0, 0), (0.5, 0), (0.5, 1), (0, 1)], float))
@@ -34,11 +36,11 @@ def flat(percentile: float = 20, ab: tuple[float, float] = (5, 10), side: int = 
 
 @pytest.fixture
 def net() -> ColorPriorNet:
-    """A color prior that expects a little yellow and finds the left half of any picture surprising."""
+    """A color prior that expects a little yellow and finds the left half of any image surprising."""
     net = ColorPriorNet("test_efficientnet", 64).eval()
     surprise = flat()
     surprise.percentile[:, :4] = 98
-    net.surprise = lambda picture: surprise
+    net.surprise = lambda image: surprise
     return net
 
 
@@ -82,7 +84,7 @@ def test_equal_steps_of_heat_are_about_equal_steps_to_the_eye():
     assert (np.diff(rgb2lab(rgb)[:, 0]) > 0).all()  # and brighter is more for those who see no color
 
 
-def test_a_place_below_the_75th_percentile_shows_the_dimmed_gray_picture():
+def test_a_place_below_the_75th_percentile_shows_the_dimmed_gray_image():
     assert heat_colors(np.array([0.0]))[0, 3] == 0
     colors = scale_colors(100)
     below = dict(maps.scale_positions())[75]
@@ -167,7 +169,7 @@ def test_objects_are_compared_with_the_prior_of_their_category_where_there_is_on
 
 def test_the_map_is_that_of_the_network(weights: dict[str, Path]):
     scc = load_model(weights["SCC"])
-    pixels = make_picture(3, 50, 70).copy()
+    pixels = make_image(3, 50, 70).copy()
     found, expected = find(scc, pixels).surprise, scc.surprise(pixels)
     np.testing.assert_array_equal(found.percentile, expected.percentile)
     np.testing.assert_array_equal(found.expected, expected.expected)
@@ -178,8 +180,8 @@ def test_the_map_is_that_of_the_network(weights: dict[str, Path]):
 
 def test_the_recolored_version_has_the_expected_colors_at_its_own_lightness():
     pixels = np.full((30, 45, 3), 128, np.uint8)
-    picture, hot, expected = panels(pixels, flat(ab=(20, -15)))
-    assert picture.size == hot.size == expected.size == (400, 267)
+    image, hot, expected = panels(pixels, flat(ab=(20, -15)))
+    assert image.size == hot.size == expected.size == (400, 267)
     lab = rgb2lab(np.asarray(expected)).reshape(-1, 3)
     assert lab == pytest.approx(np.tile((rgb2lab(pixels / 255)[0, 0, 0], 20, -15), (len(lab), 1)), abs=0.7)
     assert np.asarray(hot) == pytest.approx(64, abs=1)  # dimmed, without heat
@@ -193,8 +195,8 @@ def test_heat_lies_where_the_surprise_is(net: ColorPriorNet):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 900), (900, 2), (40, 60)])
-def test_any_picture_name_and_number_of_objects_can_be_drawn(net: ColorPriorNet, shape: tuple[int, int]):
-    pixels = make_picture(1, *shape).copy()
+def test_any_image_name_and_number_of_objects_can_be_drawn(net: ColorPriorNet, shape: tuple[int, int]):
+    pixels = make_image(1, *shape).copy()
     objects = [LEFT, SPECK, LabeledObject(0, (1.2, 0.5, 0.2, 0.2)), *[LabeledObject(3, (0.5, 0.5, 0.9, 0.9))] * 30]
     image = draw_map(pixels, find(net, pixels, objects), f"日本/{'very' * 90}\nlong\x00.png")
     assert image.width == 1264
@@ -221,7 +223,7 @@ def command(gallery: Path, weights: dict[str, Path], tmp_path: Path) -> list[obj
     return ["infer_SCC.py", gallery, "--weights", weights["SCC"], "-o", tmp_path / "scc.csv", "--maps", tmp_path / "maps"]
 
 
-def test_every_scored_picture_gets_a_map_of_its_own_name(
+def test_every_scored_image_gets_a_map_of_its_own_name(
     gallery: Path, weights: dict[str, Path], run: Callable, command: list, tmp_path: Path
 ):
     done = run(*command)
@@ -240,10 +242,10 @@ def test_every_scored_picture_gets_a_map_of_its_own_name(
 def test_maps_that_are_there_are_kept_while_nothing_has_changed(
     gallery: Path, weights: dict[str, Path], run: Callable, tmp_path: Path
 ):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for seed, name in enumerate(("a.png", "b.png")):
-        Image.fromarray(make_picture(seed, 30, 40)).save(folder / name)
+        Image.fromarray(make_image(seed, 30, 40)).save(folder / name)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("11 0.5 0.5 0.6 0.6\n")
     command = ["infer_SCC.py", folder, "--weights", weights["SCC"], "-o", tmp_path / "scc.csv", "--maps", tmp_path / "maps"]
@@ -257,7 +259,7 @@ def test_maps_that_are_there_are_kept_while_nothing_has_changed(
     (tmp_path / "labels" / "a.txt").write_text("2 0.5 0.5 0.6 0.6\n\n")
     assert "1 of them kept" in run(*command).out
     assert b"car" in (tmp_path / "maps" / "objects.csv").read_bytes()
-    Image.fromarray(make_picture(9, 30, 41)).save(folder / "b.png")
+    Image.fromarray(make_image(9, 30, 41)).save(folder / "b.png")
     (tmp_path / "maps" / "a.png.png").write_bytes(drawn[:100])  # as no kill leaves it
     assert "0 of them kept" in run(*command).out
     torch.save(torch.load(weights["SCC"], weights_only=True) | {"note": 1}, tmp_path / "other.pt")
@@ -265,13 +267,13 @@ def test_maps_that_are_there_are_kept_while_nothing_has_changed(
     assert "0 of them kept" in run(*command, "--overwrite").out
 
 
-def test_a_picture_that_cannot_be_read_stops_no_other_and_is_named(
+def test_a_image_that_cannot_be_read_stops_no_other_and_is_named(
     weights: dict[str, Path], run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    folder, out = tmp_path / "pictures", tmp_path / "maps"
+    folder, out = tmp_path / "images", tmp_path / "maps"
     folder.mkdir()
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
-        Image.fromarray(make_picture(seed, 30, 40)).save(folder / name)
+        Image.fromarray(make_image(seed, 30, 40)).save(folder / name)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     done = run("infer_SCC.py", folder, "--weights", weights["SCC"], "-o", tmp_path / "scc.csv", "--maps", out)
     assert done.code == 1  # as without maps
@@ -290,11 +292,11 @@ def test_a_picture_that_cannot_be_read_stops_no_other_and_is_named(
 
 
 def test_a_label_file_is_no_reason_to_stop_either(weights: dict[str, Path], run: Callable, tmp_path: Path):
-    folder, labels = tmp_path / "pictures", tmp_path / "labels"
+    folder, labels = tmp_path / "images", tmp_path / "labels"
     folder.mkdir()
     labels.mkdir()
     for name in ("a", "b", "c"):
-        Image.fromarray(make_picture(1, 30, 40)).save(folder / f"{name}.png")
+        Image.fromarray(make_image(1, 30, 40)).save(folder / f"{name}.png")
     (labels / "a.txt").write_text("no label\n")
     (labels / "b.txt").write_text("")
     own = ["--weights", weights["SCC"], "-o", tmp_path / "scc.csv", "--maps", tmp_path / "maps", "--labels", labels]

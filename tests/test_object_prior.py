@@ -44,7 +44,7 @@ def cell(a: float, b: float) -> int:
 
 
 def flat(lightness: float, a: float, b: float, side: int = 12) -> Tensor:
-    """A picture of one color, CIELAB."""
+    """An image of one color, CIELAB."""
     return torch.tensor([lightness, a, b]).view(3, 1, 1).expand(3, side, side).contiguous()
 
 
@@ -59,7 +59,7 @@ def seen(lightness: float, a: float, b: float, side: int = 12) -> Observation:
 
 
 def noisy(rng: np.random.Generator, lightness: float, a: float, b: float, side: int = 12) -> Tensor:
-    """A picture of about one color."""
+    """An image of about one color."""
     noise = torch.from_numpy(rng.normal(0, (8, 5, 5), (side, side, 3))).permute(2, 0, 1).float()
     return flat(lightness, a, b, side) + noise
 
@@ -68,15 +68,15 @@ def hue(degrees: float, chroma: float = 35.0) -> tuple[float, float]:
     return chroma * float(np.cos(np.deg2rad(degrees))), chroma * float(np.sin(np.deg2rad(degrees)))
 
 
-def fitted(pictures: list[list[Labeled]]) -> ObjectPrior:
-    """The prior of these pictures, each object compared with what the others say."""
+def fitted(images: list[list[Labeled]]) -> ObjectPrior:
+    """The prior of these images, each object compared with what the others say."""
     evidence = Evidence()
-    for picture in pictures:
-        evidence.add(picture)
+    for image in images:
+        evidence.add(image)
     categories, values, values_of_any = [], [], []
-    for picture in pictures:
-        rest = evidence.without(picture)
-        for category, observation in picture:
+    for image in images:
+        rest = evidence.without(image)
+        for category, observation in image:
             categories.append(category)
             values.append(measure(observation, rest.expectation(category)))
             values_of_any.append(measure(observation, rest.expectation(ALL)))
@@ -87,15 +87,15 @@ def fitted(pictures: list[list[Labeled]]) -> ObjectPrior:
 def prior() -> ObjectPrior:
     """Cars of all hues, green broccoli, two red stop signs."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for number in range(60):
         car = noisy(rng, rng.uniform(30, 70), *hue(rng.uniform(0, 360), rng.uniform(5, 50)))
         broccoli = noisy(rng, rng.uniform(30, 70), *hue(rng.normal(120, 8), rng.uniform(25, 45)))
-        pictures.append([(CAR, observe(car, whole(car))), (BROCCOLI, observe(broccoli, whole(broccoli)))])
+        images.append([(CAR, observe(car, whole(car))), (BROCCOLI, observe(broccoli, whole(broccoli)))])
         if number % 30 == 0:
             sign = noisy(rng, 40, 55, 40)
-            pictures[-1].append((STOP_SIGN, observe(sign, whole(sign))))
-    return fitted(pictures)
+            images[-1].append((STOP_SIGN, observe(sign, whole(sign))))
+    return fitted(images)
 
 
 def test_the_histogram_of_colors_at_cell_centers_is_a_count():
@@ -206,19 +206,19 @@ def test_evidence_counts_objects_equally_but_small_ones_less():
     assert evidence.pictures[[CAR, BROCCOLI, RARE, ALL]].tolist() == [2, 1, 0, 2]
 
 
-def test_taking_a_picture_away_is_the_same_as_never_having_added_it():
+def test_taking_a_image_away_is_the_same_as_never_having_added_it():
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         [(int(rng.integers(3)), seen(*rng.uniform((0, -40, -40), (100, 40, 40)), int(rng.integers(4, 14)))) for _ in range(n)]
         for n in (1, 4, 2, 3)
     ]
     everything, rebuilt = Evidence(), Evidence()
-    for picture in pictures:
-        everything.add(picture)
-    for picture in pictures[:1] + pictures[2:]:
-        rebuilt.add(picture)
+    for image in images:
+        everything.add(image)
+    for image in images[:1] + images[2:]:
+        rebuilt.add(image)
     before = everything.histogram.copy()
-    rest = everything.without(pictures[1])
+    rest = everything.without(images[1])
     assert (everything.histogram == before).all()
     assert rest.histogram == pytest.approx(rebuilt.histogram, abs=1e-12)
     assert rest.chroma == pytest.approx(rebuilt.chroma, abs=1e-9)

@@ -15,7 +15,7 @@ MEASURES = dict(zip(PAIR_METRICS, (pairwise_accuracy, auc_different, auc_better)
 
 
 def sample(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions and MOS with ties, scenes of 1 to 6 pictures that lie apart, and standard errors."""
+    """Predictions and MOS with ties, scenes of 1 to 6 images that lie apart, and standard errors."""
     rng = np.random.default_rng(seed)
     scene = rng.permutation(np.repeat(np.arange(8), [1, 2, 3, 4, 5, 6, 3, 4]))
     pred = rng.normal(0, 0.4, len(scene)).round(1)
@@ -46,7 +46,7 @@ def by_loop(pred: np.ndarray, mos: np.ndarray, noise: np.ndarray, members: list[
     }
 
 
-def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_pictures():
+def test_values_and_intervals_are_those_of_a_plain_loop_over_drawn_images():
     pred, mos, scene, noise = sample()
     names = np.array([f"s{k}" for k in scene])
     measured = pair_agreement(pred, mos, names, noise, 60, 3).set_index("metric")
@@ -115,7 +115,7 @@ def test_equal_differences_of_predictions_are_equal_although_floats_differ():
     assert auc_different(pairs, pred, np.ones((1, 2)))[0] == 0.5
 
 
-def test_measures_depend_on_the_order_of_neither_pictures_nor_scenes():
+def test_measures_depend_on_the_order_of_neither_images_nor_scenes():
     pred, mos, scene, noise = sample(2)
     shuffled = np.random.default_rng(0).permutation(len(pred))
     other = np.array([3, 0, 7, 5, 1, 6, 2, 4])[scene]
@@ -147,7 +147,7 @@ def test_constant_predictions_are_chance_and_constant_mos_leave_no_clear_pair():
     assert measured.loc["AUC better", "note"] == "n counts pairs within scenes, 0 of 44 clearly different"
 
 
-def test_scenes_of_one_picture_have_no_pairs_and_one_scene_no_interval():
+def test_scenes_of_one_image_have_no_pairs_and_one_scene_no_interval():
     alone = pair_agreement(np.arange(4.0), np.arange(4.0), np.array(list("abcd")), np.full(4, 0.1), 20)
     assert alone[["value", "low", "high"]].isna().all(axis=None)
     assert alone["n"].tolist() == [0, 0, 0]
@@ -160,7 +160,7 @@ def test_scenes_of_one_picture_have_no_pairs_and_one_scene_no_interval():
 
 
 def test_resamples_without_a_clear_pair_do_not_count_and_are_noted():
-    step = [0.05, 0.05, 0.6, 0.7, 0.8, 0.9]  # of the two pictures of each scene; two of the six are no clear pairs
+    step = [0.05, 0.05, 0.6, 0.7, 0.8, 0.9]  # of the two images of each scene; two of the six are no clear pairs
     mos = np.array([[0.0, s] for s in step]).ravel()
     pred = np.array([[0.0, s] for s in (0.1, 0.1, 0.2, 0.3, -0.1, 0.2)]).ravel()
     names = np.repeat(list("abcdef"), 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_picture, recolor
+from conftest import make_image, recolor
 from PIL import Image
 from scipy.linalg import sqrtm
 from skimage.metrics import structural_similarity
@@ -53,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("photos", "pale", "shifted"):
         (root / folder).mkdir()
     for number, scene in enumerate(SCENES):
-        photo = make_picture(number, 260 + 10 * number, 300 - 8 * number)
+        photo = make_image(number, 260 + 10 * number, 300 - 8 * number)
         if number == 5:
             photo = photo.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)
         gray = photo.mean(2, keepdims=True)
@@ -96,15 +96,15 @@ def measured_of(values: dict[str, dict[str, list[float]]], fid: dict[str, float]
 
 def test_an_image_is_cropped_as_torchvision_does():
     for seed, (height, width) in enumerate(((300, 401), (417, 280), (256, 341), (90, 77))):
-        rgb = make_picture(seed, height, width)
+        rgb = make_image(seed, height, width)
         expected = CenterCrop(256)(Resize(256, InterpolationMode.BICUBIC)(Image.fromarray(rgb)))
         assert np.array_equal(prepare(rgb, crop=True), np.asarray(expected))
 
 
 def test_an_image_is_squeezed_whole_and_one_of_the_right_size_stays_as_it_is():
-    rgb = make_picture(0, 300, 400)
+    rgb = make_image(0, 300, 400)
     assert np.array_equal(prepare(rgb), np.asarray(Image.fromarray(rgb).resize((256, 256), Image.Resampling.BICUBIC)))
-    small = make_picture(1, 256, 256)
+    small = make_image(1, 256, 256)
     assert np.array_equal(prepare(small), small)
     assert np.array_equal(prepare(small, crop=True), small)
 
@@ -119,7 +119,7 @@ def test_psnr_is_that_of_rgb_and_255_levels():
 
 
 def test_ssim_is_that_of_wang_et_al_and_not_the_default_of_scikit_image():
-    rgb, original = recolor(make_picture(0, 256, 256), "STAIN"), make_picture(0, 256, 256)
+    rgb, original = recolor(make_image(0, 256, 256), "STAIN"), make_image(0, 256, 256)
     x, y = rgb.astype(float), original.astype(float)
     taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
@@ -142,7 +142,7 @@ def test_ssim_is_that_of_wang_et_al_and_not_the_default_of_scikit_image():
 
 
 def test_colorfulness_is_the_formula_of_hasler_and_suesstrunk():
-    rgb = make_picture(4, 256, 256)
+    rgb = make_image(4, 256, 256)
     red, green, blue = np.moveaxis(rgb.astype(float), 2, 0)
     rg, yb = red - green, 0.5 * (red + green) - blue
     spread, mean = math.hypot(np.std(rg), np.std(yb)), math.hypot(np.mean(rg), np.mean(yb))
@@ -153,7 +153,7 @@ def test_lpips_is_that_of_its_package():
     lpips = pytest.importorskip("lpips")
     torch.manual_seed(0)
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()  # its own linear weights, AlexNet at random
-    rgb, original = recolor(make_picture(0, 256, 256), "SWAP"), make_picture(0, 256, 256)
+    rgb, original = recolor(make_image(0, 256, 256), "SWAP"), make_image(0, 256, 256)
     with torch.no_grad():
         pair = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for image in (rgb, original))
         expected = network(*pair).item()
@@ -203,9 +203,9 @@ def test_a_measure_is_skipped_with_one_line():
 
 
 def test_another_image_is_known_by_its_lightness_and_another_color_is_not():
-    original = make_picture(0, 256, 256)
+    original = make_image(0, 256, 256)
     assert luma_correlation(recolor(original, "DULL"), original) > 0.9
-    assert luma_correlation(make_picture(7, 256, 256), original) < 0.9
+    assert luma_correlation(make_image(7, 256, 256), original) < 0.9
     assert luma_correlation(np.zeros_like(original), original) == 1  # nothing can be told
 
 
@@ -221,8 +221,8 @@ def test_images_are_joined_by_name_whatever_their_suffix(folders):
 
 def test_missing_and_extra_images_are_named_or_left_out_for_all(folders, tmp_path):
     for number in (0, 1, 2):
-        Image.fromarray(make_picture(number, 20, 20)).save(tmp_path / f"scene{number}.png")
-    Image.fromarray(make_picture(9, 20, 20)).save(tmp_path / "other.png")
+        Image.fromarray(make_image(number, 20, 20)).save(tmp_path / f"scene{number}.png")
+    Image.fromarray(make_image(9, 20, 20)).save(tmp_path / "other.png")
     joined = join_folders([folders / "pale", tmp_path], folders / "photos")
     said = (
         f"{tmp_path.name} has no image of 3 of 6 originals, e.g. scene3.png, scene4.png, scene5.png; "
@@ -237,7 +237,7 @@ def test_missing_and_extra_images_are_named_or_left_out_for_all(folders, tmp_pat
 
 
 def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
-    Image.fromarray(make_picture(0, 20, 20)).save(tmp_path / "x_out.png")
+    Image.fromarray(make_image(0, 20, 20)).save(tmp_path / "x_out.png")
     with pytest.raises(ValueError, match=r"x_out.png fits none, e.g. scene0.png; name them alike"):
         join_folders([tmp_path], folders / "photos")
     with pytest.raises(ValueError, match="--images names a folder twice"):
@@ -268,11 +268,11 @@ def test_one_folder_is_joined_by_an_index_or_by_its_names(folders, tmp_path):
     with pytest.raises(ValueError, match=r"got none; .*methods: pale, photos, shifted"):
         join_index(folders, None, None)  # METHOD/SCENE, no method of a name that means originals
     for method in ("A", "B"):
-        Image.fromarray(make_picture(0, 20, 20)).save(tmp_path / f"{method}_0.png")
+        Image.fromarray(make_image(0, 20, 20)).save(tmp_path / f"{method}_0.png")
     (tmp_path / "index.csv").unlink()
     with pytest.raises(ValueError, match="no scene of"):
         join_index(tmp_path, None, folders / "photos")
-    Image.fromarray(make_picture(0, 20, 20)).save(tmp_path / "gt_0.png")
+    Image.fromarray(make_image(0, 20, 20)).save(tmp_path / "gt_0.png")
     assert {"A", "B"} == set(join_index(tmp_path, None, None).methods)
 
 

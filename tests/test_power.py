@@ -119,7 +119,7 @@ def test_residuals_within_scenes_ignore_offsets_of_scenes() -> None:
     assert (slope[0], residual[0]) == pytest.approx((0.5, 0.2), abs=0.01)
 
 
-def test_worst_pictures_are_those_of_the_largest_rank_difference() -> None:
+def test_worst_images_are_those_of_the_largest_rank_difference() -> None:
     frame = power.pd.DataFrame(
         {
             "image": [f"{k}.jpg" for k in range(4)],
@@ -130,7 +130,7 @@ def test_worst_pictures_are_those_of_the_largest_rank_difference() -> None:
         }
     )
     row = power.worst_table(frame, 1).iloc[0]
-    assert (row["picture"], row["kind"], row["rank by people"], row["rank by PR"]) == ("0", "mean chroma shifted", "1", "4")
+    assert (row["image"], row["kind"], row["rank by people"], row["rank by PR"]) == ("0", "mean chroma shifted", "1", "4")
 
 
 def test_percentiles_are_read_or_their_command_is_named(tmp_path: Path) -> None:
@@ -156,6 +156,6 @@ def test_text_between_the_markers_is_replaced() -> None:
 def test_page_holds_the_section_and_is_short() -> None:
     page = power.PAGE.read_text(encoding="utf-8")
     made = page.split(power.BEGIN)[1].split(power.END)[0]
-    for title in ("Noise", "How many pictures", "Percentiles", "Between scenes", "Failures"):
+    for title in ("Noise", "How many images", "Percentiles", "Between scenes", "Failures"):
         assert f"\n## {title}" in made
     assert len(page.splitlines()) < 160

@@ -1,4 +1,4 @@
-"""Preparing pictures: any size, the same pixels by every way in, and what the chroma maps mean."""
+"""Preparing images: any size, the same pixels by every way in, and what the chroma maps mean."""
 
 import numpy as np
 import pytest
@@ -32,16 +32,16 @@ def disk(shift: int = 0, side: int = 64) -> Tensor:
     return (lab_to_rgb(lab[None])[0] * 255).round().to(torch.uint8)
 
 
-def maps(picture: Tensor, grid: int = 8) -> dict[str, Tensor]:
-    """The chroma maps of a picture as it is, which is not resized."""
-    rgb = picture if picture.is_floating_point() else picture.float() / 255
+def maps(image: Tensor, grid: int = 8) -> dict[str, Tensor]:
+    """The chroma maps of an image as it is, which is not resized."""
+    rgb = image if image.is_floating_point() else image.float() / 255
     return dict(zip(CHROMA_MAPS, chroma_maps(rgb[None], grid)[0], strict=True))
 
 
 def test_chroma_maps_of_color_agree_with_scikit_image():
-    picture = noise(48, 64)
-    lab = rgb2lab(picture.permute(1, 2, 0).numpy())
-    found = maps(picture)
+    image = noise(48, 64)
+    lab = rgb2lab(image.permute(1, 2, 0).numpy())
+    found = maps(image)
     chroma = np.hypot(lab[..., 1], lab[..., 2])
     expected = {
         "lightness": lab[..., 0] / 100,
@@ -58,21 +58,21 @@ def test_chroma_maps_of_color_agree_with_scikit_image():
 
 @pytest.mark.parametrize("size", [(57, 83), (131, 195), (260, 200)])  # reduced by 1, 2 and 3
 @pytest.mark.parametrize("strip_pixels", [1, 700, 3001])
-def test_strips_give_what_the_whole_picture_gives(monkeypatch, size, strip_pixels):
-    picture = noise(*size)
-    whole = PREPROCESS(picture)
+def test_strips_give_what_the_whole_image_gives(monkeypatch, size, strip_pixels):
+    image = noise(*size)
+    whole = PREPROCESS(image)
     monkeypatch.setattr(preprocessing, "_STRIP_PIXELS", strip_pixels)
-    assert len(list(PREPROCESS._strips(picture))) > 1
-    strips = PREPROCESS(picture)
+    assert len(list(PREPROCESS._strips(image))) > 1
+    strips = PREPROCESS(image)
     assert torch.equal(strips["rgb"], whole["rgb"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (32, 32), (150, 220)])
 def test_8_bit_and_floating_point_forms_give_the_same_inputs(size):
-    picture = noise(*size)
-    levels = PREPROCESS(picture)
+    image = noise(*size)
+    levels = PREPROCESS(image)
     for dtype in (torch.float32, torch.float64):
-        floats = PREPROCESS(picture.to(dtype) / 255)
+        floats = PREPROCESS(image.to(dtype) / 255)
         assert floats["rgb"].dtype == torch.float32
         assert torch.equal(floats["rgb"], levels["rgb"])
 
@@ -86,19 +86,19 @@ def test_every_size_works(size):
     assert inputs["rgb"].max() <= 1
 
 
-def test_a_picture_of_the_right_size_is_not_resized():
-    picture = noise(32, 32)
-    assert torch.equal(PREPROCESS(picture)["rgb"], picture.float() / 255)
+def test_a_image_of_the_right_size_is_not_resized():
+    image = noise(32, 32)
+    assert torch.equal(PREPROCESS(image)["rgb"], image.float() / 255)
 
 
-def test_a_constant_picture_stays_constant_at_every_size():
+def test_a_constant_image_stays_constant_at_every_size():
     for size in ((1, 1), (5, 300), (130, 257)):
         inputs = PREPROCESS(constant((200, 90, 30), *size))
         expected = constant((200, 90, 30), 32, 32).float() / 255
         assert torch.equal(inputs["rgb"], expected)
 
 
-def test_a_large_picture_is_resized_as_pillow_resizes_it():
+def test_a_large_image_is_resized_as_pillow_resizes_it():
     coarse = Image.fromarray(noise(9, 9).permute(1, 2, 0).numpy()).resize((256, 256), Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(coarse.resize((32, 32), Image.Resampling.BILINEAR))).permute(2, 0, 1)
     found = PREPROCESS(torch.from_numpy(np.array(coarse)).permute(2, 0, 1))["rgb"] * 255
@@ -107,13 +107,13 @@ def test_a_large_picture_is_resized_as_pillow_resizes_it():
     assert difference.max() <= 6
 
 
-def test_the_resized_picture_lies_on_8_bit_levels_so_that_a_cache_of_bytes_is_exact():
+def test_the_resized_image_lies_on_8_bit_levels_so_that_a_cache_of_bytes_is_exact():
     for size in ((40, 50), (333, 211)):
         rgb = PREPROCESS(noise(*size).double() / 255)["rgb"]
         assert torch.equal((rgb * 255).round().to(torch.uint8).float() / 255, rgb)
 
 
-def test_a_gray_picture_has_no_chroma_in_any_map():
+def test_a_gray_image_has_no_chroma_in_any_map():
     gray = noise(40, 56)[:1].expand(3, -1, -1)
     found = maps(gray)
     for name in ("a", "b", "chroma", "chroma squared", "clipped and chromatic"):
@@ -124,7 +124,7 @@ def test_a_gray_picture_has_no_chroma_in_any_map():
     assert found["luminance edge"].min() > 0.1
 
 
-def test_a_vivid_picture_is_nowhere_gray():
+def test_a_vivid_image_is_nowhere_gray():
     assert maps(constant((220, 40, 40)))["gray"].max() < 1e-6
 
 
@@ -166,51 +166,51 @@ def test_a_shifted_color_plane_leaves_color_edges_without_lightness_edges():
 
 
 def test_the_gradient_through_the_preparation_is_finite_and_not_zero():
-    picture = (noise(45, 70).float() / 255).requires_grad_()
-    rgb = PREPROCESS(picture)["rgb"]
+    image = (noise(45, 70).float() / 255).requires_grad_()
+    rgb = PREPROCESS(image)["rgb"]
     weights = torch.Generator().manual_seed(0)
     for tensor in (rgb, chroma_maps(rgb[None], 8)):
         (gradient,) = torch.autograd.grad(
-            (tensor * torch.rand(tensor.shape, generator=weights)).sum(), picture, retain_graph=True
+            (tensor * torch.rand(tensor.shape, generator=weights)).sum(), image, retain_graph=True
         )
         assert gradient.isfinite().all()
         assert (gradient != 0).float().mean() > 0.9
 
 
-def test_the_gradient_is_finite_where_the_picture_is_flat():
+def test_the_gradient_is_finite_where_the_image_is_flat():
     for level in (0.0, 0.5, 1.0):
-        picture = torch.full((3, 20, 30), level, requires_grad=True)
-        rgb = PREPROCESS(picture)["rgb"]
+        image = torch.full((3, 20, 30), level, requires_grad=True)
+        rgb = PREPROCESS(image)["rgb"]
         (rgb.sum() + chroma_maps(rgb[None], 8).sum()).backward()
-        assert picture.grad.isfinite().all()
+        assert image.grad.isfinite().all()
 
 
-def test_chroma_maps_do_not_tell_a_large_picture_from_a_small_one():
+def test_chroma_maps_do_not_tell_a_large_image_from_a_small_one():
     coarse = noise(5, 5)[None].float() / 255
     sizes = (F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)[0] for side in (32, 192))
-    prepared = [PREPROCESS(picture)["rgb"] for picture in sizes]
+    prepared = [PREPROCESS(image)["rgb"] for image in sizes]
     torch.testing.assert_close(*(chroma_maps(rgb[None], 8) for rgb in prepared), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
-        (torch.zeros(4, 5), r"a picture must have shape \(3, H, W\) and at least one pixel, got \(4, 5\)"),
+        (torch.zeros(4, 5), r"an image must have shape \(3, H, W\) and at least one pixel, got \(4, 5\)"),
         (torch.zeros(4, 5, 3), r"must have shape \(3, H, W\) and at least one pixel, got \(4, 5, 3\)"),
         (torch.zeros(3, 0, 5), r"must have shape \(3, H, W\) and at least one pixel, got \(3, 0, 5\)"),
-        (torch.full((3, 4, 5), 255.0), r"a floating point picture must lie in \[0, 1\], got \[255, 255\]"),
+        (torch.full((3, 4, 5), 255.0), r"a floating point image must lie in \[0, 1\], got \[255, 255\]"),
         (torch.full((3, 4, 5), -0.5), r"must lie in \[0, 1\], got \[-0.5, -0.5\]"),
         (torch.full((3, 4, 5), float("nan")), r"must lie in \[0, 1\], got \[nan, nan\]"),
-        (torch.zeros(3, 4, 5, dtype=torch.int64), r"a picture must be uint8 or floating point, got torch.int64"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), r"an image must be uint8 or floating point, got torch.int64"),
     ],
 )
-def test_a_wrong_picture_is_refused_with_what_was_expected_and_came(picture, message):
+def test_a_wrong_image_is_refused_with_what_was_expected_and_came(image, message):
     with pytest.raises(ValueError, match=message):
-        PREPROCESS(picture)
+        PREPROCESS(image)
 
 
 @pytest.mark.parametrize("side", [8, 16, 5])
-def test_lab_of_a_prepared_picture_is_the_mean_of_each_cell(side):
+def test_lab_of_a_prepared_image_is_the_mean_of_each_cell(side):
     rgb = PREPROCESS(noise(32, 32))["rgb"][None]
     expected = F.adaptive_avg_pool2d(rgb_to_lab(rgb), side)
     torch.testing.assert_close(lab_of(rgb, side), expected, atol=1e-4, rtol=1e-5)

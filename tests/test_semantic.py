@@ -1,4 +1,4 @@
-"""SCC and the objects of a picture: what is compared, what attention leaves out, and that nothing else depends on labels."""
+"""SCC and the objects of an image: what is compared, what attention leaves out, and that nothing else depends on labels."""
 
 import copy
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import BROCCOLI, CAR, make_picture
+from conftest import BROCCOLI, CAR, make_image
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from models.color_prior import COMPARISONS
 from models.object_prior import MIN_PIXELS, OBJECT_COMPARISONS, ObjectPrior, scaled
 from models.semantic import MOST_OBJECTS, AttentionPool, pooled
 from training.engine import predict
-from training.images import RatedPictures, labeled_objects
+from training.images import RatedImages, labeled_objects
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.color import rgb_to_lab
 from utils.labels import LabeledObject, LabelError, ObjectLabels, object_mask
@@ -32,8 +32,8 @@ THINGS = [
 ]
 
 
-def picture(seed: int, height: int, width: int) -> np.ndarray:
-    return make_picture(seed, height, width).copy()  # which torch may own
+def image(seed: int, height: int, width: int) -> np.ndarray:
+    return make_image(seed, height, width).copy()  # which torch may own
 
 
 def build(object_prior: ObjectPrior | None) -> SemanticConsistencyNet:
@@ -70,7 +70,7 @@ def write_labels(folder: Path, **rows: str) -> Path:
 
 
 def tokens_and_presence(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Three pictures of six slots: four objects, none, one."""
+    """Three images of six slots: four objects, none, one."""
     tokens = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(seed))
     return tokens, torch.tensor([[1, 0, 1, 1, 0, 1], [0] * 6, [0, 0, 0, 0, 1, 0]], dtype=torch.float32)
 
@@ -142,7 +142,7 @@ def test_maps_are_pooled_over_the_part_that_an_object_fills():
 
 
 def test_an_object_brings_the_comparison_with_its_category_and_where_it_is(net, object_prior):
-    inputs = labeled(net, picture(1, 60, 80), THINGS)
+    inputs = labeled(net, image(1, 60, 80), THINGS)
     assert inputs["objects"].shape == (MOST_OBJECTS, len(OBJECT_COMPARISONS))
     assert inputs["object_cells"].shape == (MOST_OBJECTS, 8, 8)
     assert inputs["present"].tolist() == [1] * 3 + [0] * (MOST_OBJECTS - 3)
@@ -159,7 +159,7 @@ def test_an_object_brings_the_comparison_with_its_category_and_where_it_is(net, 
 
 
 def test_the_largest_objects_are_kept_where_there_are_more_than_slots(net):
-    rgb = picture(2, 64, 64)
+    rgb = image(2, 64, 64)
     sides = np.linspace(0.2, 0.6, MOST_OBJECTS + 6)
     things = [LabeledObject(CAR, (0.3 + 0.015 * n, 0.5, side, side)) for n, side in enumerate(sides)]
     shuffled = [things[i] for i in np.random.default_rng(0).permutation(len(things))]
@@ -168,7 +168,7 @@ def test_the_largest_objects_are_kept_where_there_are_more_than_slots(net):
 
 
 def test_objects_too_small_to_have_a_color_are_as_if_not_labeled(net):
-    rgb = picture(2, 64, 64)
+    rgb = image(2, 64, 64)
     tiny = LabeledObject(CAR, (0.5, 0.5, 3 / 64, 3 / 64))
     assert object_mask(tiny, 64, 64).sum() < MIN_PIXELS
     outside = LabeledObject(CAR, (1.4, 0.5, 0.1, 0.1))
@@ -177,14 +177,14 @@ def test_objects_too_small_to_have_a_color_are_as_if_not_labeled(net):
 
 
 def test_the_order_of_objects_does_not_change_the_score(net):
-    rgb = picture(3, 70, 50)
+    rgb = image(3, 70, 50)
     expected = score_of(net, rgb, THINGS)
     for order in ((1, 2, 0), (2, 1, 0)):
         assert score_of(net, rgb, [THINGS[i] for i in order]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_score_depends_on_category_place_and_color_of_an_object(net):
-    rgb = picture(3, 64, 64)
+    rgb = image(3, 64, 64)
     expected = score_of(net, rgb, THINGS[:1])
     box = THINGS[0].box
     assert score_of(net, rgb, [LabeledObject(BROCCOLI, box)]) != pytest.approx(expected, abs=1e-6)
@@ -196,7 +196,7 @@ def test_the_score_depends_on_category_place_and_color_of_an_object(net):
 
 def test_without_an_object_prior_labels_change_nothing():
     net = build(None)
-    rgb = picture(3, 64, 64)
+    rgb = image(3, 64, 64)
     assert net.object_prior is None
     assert score_of(net, rgb, THINGS) == net.score(rgb)
 
@@ -205,8 +205,8 @@ def test_without_an_object_prior_labels_change_nothing():
 
 
 @torch.no_grad()
-def test_no_objects_contribute_zero_as_an_empty_picture_does(net):
-    prepared = stack([net.prepare(picture(n, 60, 70)) for n in range(3)])
+def test_no_objects_contribute_zero_as_an_empty_image_does(net):
+    prepared = stack([net.prepare(image(n, 60, 70)) for n in range(3)])
     empty = stack([net.object_inputs(rgb, []) for rgb in prepared["rgb"]])
     assert not any(x.any() for x in empty.values())
     contributions = []
@@ -221,7 +221,7 @@ def test_no_objects_contribute_zero_as_an_empty_picture_does(net):
 
 @torch.no_grad()
 def test_what_stands_in_an_empty_slot_never_changes_the_score(net):
-    inputs = stack([labeled(net, picture(n, 60, 70), THINGS[:n]) for n in range(3)])
+    inputs = stack([labeled(net, image(n, 60, 70), THINGS[:n]) for n in range(3)])
     expected = scores_of(net, inputs)
     absent = inputs["present"] == 0
     noise = 100 * torch.randn(inputs["objects"].shape, generator=torch.Generator().manual_seed(0))
@@ -231,11 +231,11 @@ def test_what_stands_in_an_empty_slot_never_changes_the_score(net):
     assert torch.equal(scores_of(net, inputs | {"objects": objects, "object_cells": places}), expected)
 
 
-def test_a_picture_without_labels_has_one_score_by_every_way(net, tmp_path):
+def test_a_image_without_labels_has_one_score_by_every_way(net, tmp_path):
     paths = []
     for number in range(3):
         paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(picture(number, 60, 80)).save(paths[-1])
+        Image.fromarray(image(number, 60, 80)).save(paths[-1])
     labels = ObjectLabels(write_labels(tmp_path / "labels", other=f"{CAR} 0.5 0.5 0.5 0.5\n", **{"2": "\n"}))
     scores = net.score(paths)
     assert len(set(scores)) == 3
@@ -248,13 +248,13 @@ def test_a_picture_without_labels_has_one_score_by_every_way(net, tmp_path):
     frame.attrs["root"] = str(tmp_path)
     for named in (None, ["none"], [str(tmp_path / "labels")]):
         objects = labeled_objects(named, net, frame)
-        together = predict(net, RatedPictures(frame, net.preprocess, "SCC", objects=objects), CPU)
+        together = predict(net, RatedImages(frame, net.preprocess, "SCC", objects=objects), CPU)
         assert together.tolist() == pytest.approx(scores, abs=1e-6)
 
 
-def test_a_labeled_picture_scores_the_same_alone_and_beside_others(net, tmp_path):
+def test_a_labeled_image_scores_the_same_alone_and_beside_others(net, tmp_path):
     for number in range(4):
-        Image.fromarray(picture(number, 60, 80)).save(tmp_path / f"{number}.png")
+        Image.fromarray(image(number, 60, 80)).save(tmp_path / f"{number}.png")
     rows = {"0": f"{CAR} 0.4 0.4 0.5 0.5 0.9\n", "2": f"{BROCCOLI} 0.5 0.5 0.9 0.6 0.4 0.9\n{CAR} 0.3 0.3 0.4 0.4\n", "3": ""}
     labels = ObjectLabels(write_labels(tmp_path / "labels", **rows))
     scorer = Scorer(Networks({"SCC": net}, ["cpu"], labels))
@@ -266,36 +266,36 @@ def test_a_labeled_picture_scores_the_same_alone_and_beside_others(net, tmp_path
     frame = pd.DataFrame({"image": names, "scene": names, "SCC": 0.0})
     frame.attrs["root"] = str(tmp_path)
     objects = labeled_objects([str(labels.folder)], net, frame)
-    pictures = RatedPictures(frame, net.preprocess, "SCC", objects=objects)
-    assert predict(net, pictures, CPU).tolist() == pytest.approx(alone, abs=2e-6)
-    assert predict(net, pictures, CPU, workers=1).tolist() == pytest.approx(alone, abs=2e-6)
+    images = RatedImages(frame, net.preprocess, "SCC", objects=objects)
+    assert predict(net, images, CPU).tolist() == pytest.approx(alone, abs=2e-6)
+    assert predict(net, images, CPU, workers=1).tolist() == pytest.approx(alone, abs=2e-6)
 
 
-def test_a_label_file_that_cannot_be_read_is_an_error_of_its_picture_alone(net, tmp_path):
-    Image.fromarray(picture(0, 60, 80)).save(tmp_path / "0.png")
+def test_a_label_file_that_cannot_be_read_is_an_error_of_its_image_alone(net, tmp_path):
+    Image.fromarray(image(0, 60, 80)).save(tmp_path / "0.png")
     labels = ObjectLabels(write_labels(tmp_path / "labels", **{"0": "80 0.5 0.5 0.5 0.5\n"}))
     row = Scorer(Networks({"SCC": net}, ["cpu"], labels))(tmp_path / "0.png", {}, "0.png")
     assert row.scores == {}
     assert "0.txt, line 1: class '80' is unknown" in row.errors["SCC"]
 
 
-def test_objects_are_given_to_score_beside_their_picture(net, tmp_path):
-    shown = [picture(n, 60, 80) for n in range(3)]
-    Image.fromarray(shown[0]).save(tmp_path / "picture.png")
+def test_objects_are_given_to_score_beside_their_image(net, tmp_path):
+    shown = [image(n, 60, 80) for n in range(3)]
+    Image.fromarray(shown[0]).save(tmp_path / "image.png")
     alone = [score_of(net, rgb, THINGS[:n]) for n, rgb in enumerate(shown)]
     assert net.score(shown, [THINGS[:n] for n in range(3)]) == alone
     assert net.score(shown[2], THINGS[:2]) == alone[2]
-    assert net.score(tmp_path / "picture.png", THINGS) == score_of(net, shown[0], THINGS)
+    assert net.score(tmp_path / "image.png", THINGS) == score_of(net, shown[0], THINGS)
     assert net.score(shown, None) == net.score(shown, [[], [], []]) == net.score(shown)
     assert net.score([]) == []
-    with pytest.raises(ValueError, match="3 pictures but objects of 2"):
+    with pytest.raises(ValueError, match="3 images but objects of 2"):
         net.score(shown, [THINGS, THINGS])
 
 
 # Labels of a data set
 
 
-def test_labels_are_found_by_picture_then_by_scene_and_in_the_first_folder_that_has_them(net, tmp_path, capsys):
+def test_labels_are_found_by_image_then_by_scene_and_in_the_first_folder_that_has_them(net, tmp_path, capsys):
     first = write_labels(tmp_path / "first", s1=f"{CAR} 0.5 0.5 0.5 0.5\n")
     second = write_labels(
         tmp_path / "second",
@@ -305,8 +305,8 @@ def test_labels_are_found_by_picture_then_by_scene_and_in_the_first_folder_that_
     )
     frame = pd.DataFrame({"image": ["in/a.png", "in/b.png", "in/c.png", "in/d.png"], "scene": ["s1", "s1", "s.2", "s3"]})
     objects = labeled_objects([str(first), str(second)], net, frame)
-    assert "objects: 3 of 4 pictures show labeled ones" in capsys.readouterr().out
-    rgb = net.prepare(picture(0, 64, 64))["rgb"]
+    assert "objects: 3 of 4 images show labeled ones" in capsys.readouterr().out
+    rgb = net.prepare(image(0, 64, 64))["rgb"]
     expected = [(CAR, (0.5, 0.5, 0.5, 0.5)), (BROCCOLI, (0.5, 0.5, 0.5, 0.5)), (BROCCOLI, (0.3, 0.3, 0.5, 0.5)), None]
     for number, thing in enumerate(expected):
         found, right = objects(number, rgb), net.object_inputs(rgb, [LabeledObject(*thing)] if thing else [])
@@ -330,7 +330,7 @@ def test_labels_of_a_data_set_must_be_there_be_readable_and_have_a_prior(net, tm
 @pytest.mark.parametrize("counts", [(0, 0, 0), (3, 0, 1)])
 def test_gradients_are_finite_whatever_the_number_of_objects(object_prior, counts):
     net = build(object_prior).train()
-    inputs = stack([labeled(net, picture(n, 60, 70), THINGS[:count]) for n, count in enumerate(counts)])
+    inputs = stack([labeled(net, image(n, 60, 70), THINGS[:count]) for n, count in enumerate(counts)])
     scores_of(net, inputs).sum().backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
     assert any(p.grad.any() for p in net.objects.parameters()) == any(counts)
@@ -339,7 +339,7 @@ def test_gradients_are_finite_whatever_the_number_of_objects(object_prior, count
 def test_every_weight_takes_part_without_labels_too():
     # processes that train together wait for the gradient of each
     net = build(None).train()
-    scores_of(net, stack([net.prepare(picture(n, 60, 70)) for n in range(2)])).sum().backward()
+    scores_of(net, stack([net.prepare(image(n, 60, 70)) for n in range(2)])).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
@@ -347,7 +347,7 @@ def test_the_prior_stays_as_it_was_calibrated_while_the_rest_learns(net):
     net = copy.deepcopy(net).train()
     assert net.training
     assert not any(module.training for module in net.prior.modules())
-    inputs = stack([net.prepare(picture(n, 60, 70)) for n in range(2)])
+    inputs = stack([net.prepare(image(n, 60, 70)) for n in range(2)])
     with torch.no_grad():
         first, second = net.encode(inputs), net.encode(inputs)
     assert torch.equal(first["cells"], second["cells"])
@@ -356,7 +356,7 @@ def test_the_prior_stays_as_it_was_calibrated_while_the_rest_learns(net):
 
 def test_what_gray_places_show_is_standardized_by_all_places_of_a_batch(net):
     net = copy.deepcopy(net).train()
-    features = net.encode(stack([net.prepare(picture(n, 60, 70)) for n in range(4)]))
+    features = net.encode(stack([net.prepare(image(n, 60, 70)) for n in range(4)]))
     net.head(features)
     places = features["scene"].flatten(2).transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(net.standardize_scene.mean, places.mean(0))
@@ -373,7 +373,7 @@ def test_the_object_prior_travels_with_the_checkpoint(net, object_prior, tmp_pat
     np.testing.assert_array_equal(loaded.object_prior.probability, object_prior.probability)
     np.testing.assert_array_equal(loaded.object_prior.quantiles, object_prior.quantiles)
     assert loaded.object_prior.about == object_prior.about
-    rgb = picture(5, 64, 64)
+    rgb = image(5, 64, 64)
     assert score_of(loaded, rgb, THINGS) == score_of(net, rgb, THINGS) != net.score(rgb)
     assert loaded.score(rgb) == net.score(rgb)
 
@@ -383,7 +383,7 @@ def test_an_object_prior_in_half_precision_weights_is_whole(net, object_prior, t
     assert read_checkpoint(tmp_path / "SCC.pt")["model"]["object_file"].dtype == torch.uint8
     loaded = load_model(tmp_path / "SCC.pt")
     assert loaded.object_prior.to_bytes() == object_prior.to_bytes()
-    rgb = picture(5, 64, 64)
+    rgb = image(5, 64, 64)
     assert score_of(loaded, rgb, THINGS) == pytest.approx(score_of(net, rgb, THINGS), abs=0.01)
 
 
@@ -398,7 +398,7 @@ def test_weights_whose_object_prior_has_another_size_than_they_say_are_refused(n
 
 def test_another_object_prior_takes_the_place_of_the_first(object_prior):
     net = build(object_prior)
-    rgb = picture(5, 64, 64)
+    rgb = image(5, 64, 64)
     before = score_of(net, rgb, THINGS)
     net.set_object_prior(object_prior.unconditional())
     other = score_of(net, rgb, THINGS)
@@ -408,5 +408,5 @@ def test_another_object_prior_takes_the_place_of_the_first(object_prior):
 
 
 def test_a_copy_of_the_network_compares_as_the_first(net):
-    rgb = picture(5, 64, 64)
+    rgb = image(5, 64, 64)
     assert score_of(copy.deepcopy(net), rgb, THINGS) == score_of(net, rgb, THINGS)

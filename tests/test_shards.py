@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_picture
+from conftest import make_image
 from PIL import Image
 from readers import rows_of
 
@@ -17,7 +17,7 @@ from utils.shards import expand_braces, list_samples
 
 def encoded(seed: int, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(make_picture(seed, 40, 50)).save(file, kind)
+    Image.fromarray(make_image(seed, 40, 50)).save(file, kind)
     return file.getvalue()
 
 
@@ -237,7 +237,7 @@ def test_shards_get_the_scores_of_their_files_and_changed_ones_are_scored_again(
     write_tar(tmp_path / "s1.tar", {name: data[name] for name in ("2.png", "3.png")})
     again = run(*command)
     assert again.code == 0, again.err
-    assert "2 rows kept, 2 changed pictures to score again, 1 rows of absent" in again.out
+    assert "2 rows kept, 2 changed images to score again, 1 rows of absent" in again.out
 
 
 def test_a_torn_shard_ends_the_run_with_an_error(run, weights, tmp_path):

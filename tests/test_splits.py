@@ -167,11 +167,7 @@ def test_bad_split_file_is_an_error_that_names_the_line(tmp_path, text, message)
 def test_split_must_list_every_scene_of_the_table():
     with pytest.raises(ValueError, match=r"does not list 6 scenes \(e, f, g, h, i, \.\.\.\)"):
         apply_split(table(), {"train": {"a", "b"}, "val": {"c"}, "test": {"d"}})
-    assert scenes_of(apply_split(table("ab"), {"train": {"a", "z"}, "test": {"b"}})) == {
-        "train": "a",
-        "val": "",
-        "test": "b",
-    }
+    assert scenes_of(apply_split(table("ab"), {"train": {"a", "z"}, "test": {"b"}})) == {"train": "a", "val": "", "test": "b"}
 
 
 def test_split_must_not_put_given_test_scenes_elsewhere():
@@ -199,7 +195,7 @@ def test_a_source_to_leave_out_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "x.txt").write_bytes("grün".encode("latin-1"))
     with pytest.raises(ValueError, match=r"x\.txt is not UTF-8 text .*; save it as UTF-8"):
         excluded_names(["a.jpg"], [tmp_path / "x.txt"])
-    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt; expected a text file of pictures to leave out"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt; expected a text file of images to leave out"):
         excluded_names(["a.jpg"], [tmp_path / "none.txt"])
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*none"):
         excluded_names(["a.jpg"], [tmp_path / "none"])

@@ -135,7 +135,7 @@ def changed(table: Path, kind: str) -> None:
     elif kind == "list of images":
         frame = frame[frame["method"] != "SWAP"]
     else:
-        for path in (table.parent / "pictures").glob("SWAP_*"):
+        for path in (table.parent / "images").glob("SWAP_*"):
             shutil.copy(path.with_name(path.name.replace("SWAP", "DULL")), path)
     frame.to_csv(table, index=False)
 
@@ -190,7 +190,7 @@ def test_without_a_validation_that_can_choose_the_last_epoch_is_kept_and_said_to
     frame = pd.read_csv(table)
     command = ["train_CF.py", "--data", table, *NETWORK, "--epochs", 2]
     done = run(*command, "--output", tmp_path / "none", "--val", 0)
-    assert "WARNING: no validation pictures, so that nothing can choose the epoch" in done.out
+    assert "WARNING: no validation images, so that nothing can choose the epoch" in done.out
     lines = (tmp_path / "none" / "split.txt").read_text()
     scene = frame["scene"].iloc[0]
     (tmp_path / "split.txt").write_text(
@@ -199,7 +199,7 @@ def test_without_a_validation_that_can_choose_the_last_epoch_is_kept_and_said_to
     frame.loc[frame["scene"] == scene, "CF"] = 0.25
     frame.to_csv(table, index=False)
     done = run(*command, "--output", tmp_path / "same", "--split", tmp_path / "split.txt")
-    assert "WARNING: all 4 validation pictures are rated alike" in done.out
+    assert "WARNING: all 4 validation images are rated alike" in done.out
     assert read_checkpoint(tmp_path / "same" / "best.pt")["epoch"] == 2
 
 
@@ -240,26 +240,26 @@ def test_features_are_found_again_after_an_interruption(run, rated, tmp_path, mo
     damaged.write_bytes(b"no features")
     result = run(*command, "--output", output, "--resume")
     assert sum(encoded) == 4 * (12 + 4 + 8) + 8 + 8  # each view once, the batch at the stop and the damaged one again
-    assert "features of 24 pictures: " in result.out
+    assert "features of 24 images: " in result.out
     assert not (output / "features").exists()
     assert not list(output.glob(".*"))
     one, other = (read_checkpoint(folder / "best.pt")["model"] for folder in (tmp_path / "whole", output))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_kept_files_of_changed_pictures_and_killed_runs_are_removed(rated, tmp_path):
-    picture = tmp_path / "a.png"
-    shutil.copy(rated.parent / "pictures" / "ORG_s0.png", picture)
-    old = images.kept_file(tmp_path / "cache", picture)
+def test_kept_files_of_changed_images_and_killed_runs_are_removed(rated, tmp_path):
+    image = tmp_path / "a.png"
+    shutil.copy(rated.parent / "images" / "ORG_s0.png", image)
+    old = images.kept_file(tmp_path / "cache", image)
     images.make_lacking([old], lambda i: images.kept(old, lambda: torch.zeros(2).numpy()), "")
     earlier, young, left = (tmp_path / "cache" / name for name in ("0" * 32 + ".npy", ".1.tmp", ".2.tmp"))
     for path in (earlier, young, left):
         path.touch()
     long_ago = time.time() - 4000
     os.utime(left, (long_ago, long_ago))
-    shutil.copy(rated.parent / "pictures" / "STAIN_s0.png", picture)
-    os.utime(picture, (1, 1))
-    new = images.kept_file(tmp_path / "cache", picture)
+    shutil.copy(rated.parent / "images" / "STAIN_s0.png", image)
+    os.utime(image, (1, 1))
+    new = images.kept_file(tmp_path / "cache", image)
     images.make_lacking([new], lambda i: images.kept(new, lambda: torch.zeros(2).numpy()), "")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {new.name, young.name}
 
@@ -288,7 +288,7 @@ def train_a_share(rank: int, world: int, port: int, output: Path) -> None:
 
 
 def test_two_processes_at_batch_3_are_one_at_batch_6(tmp_path):
-    """The loss compares the pictures of a batch, and inputs are standardized by it."""
+    """The loss compares the images of a batch, and inputs are standardized by it."""
     contents = []
     for world in (1, 2):
         fork = multiprocessing.get_context("fork")
@@ -343,7 +343,7 @@ def test_an_interruption_while_a_script_loads_is_one_line(repo, tmp_path, script
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["pictures of 8 scenes", "backbone weights", "epoch   1/1000", "epoch   9/1000"])
+@pytest.mark.parametrize("moment", ["images of 8 scenes", "backbone weights", "epoch   1/1000", "epoch   9/1000"])
 def test_ctrl_c_in_a_training_is_one_line_and_status_130(repo, rated, tmp_path, moment):
     command = ["train_CF.py", "--data", rated, "--output", tmp_path / "run", *NETWORK, "--epochs", 1000, "--workers", 2]
     options = {

@@ -5,16 +5,16 @@
     python tools/build_color_prior.py IMAGES LABELS -o prior.npz --json color_.json           # for the published network
     python tools/build_color_prior.py IMAGES LABELS -o prior.npz --check-page page.md         # the check as Markdown
 
-LABELS and POLYGONS hold a file for each picture, ``a/b.txt`` or ``b.txt`` for ``a/b.jpg``; one that is missing or empty means
+LABELS and POLYGONS hold a file for each image, ``a/b.txt`` or ``b.txt`` for ``a/b.jpg``; one that is missing or empty means
 no objects. Classes are those of COCO-80, from 0; a folder that uses the numbers of COCO's annotation files, 1 to 90, is known
-by its classes and converted. Pictures are read twice, once to count and once to compare each object with what the other
-pictures say of its category, and never kept, so their number is not bounded by memory.
+by its classes and converted. Images are read twice, once to count and once to compare each object with what the other
+images say of its category, and never kept, so their number is not bounded by memory.
 
 ``prior.npz`` is read by ``models/object_prior.py``. ``color_.json`` has, for each class and channel, the share of each level in
 [0, 255] within the objects of that class; the scale of the published file is not known. In both, an object of 100 pixels or
-more, in the picture reduced to 224x224, counts as one and a smaller one in proportion.
+more, in the image reduced to 224x224, counts as one and a smaller one in proportion.
 
-``--check`` holds out each fifth of the pictures and prints how often their objects are taken for unusual, how well the measures
+``--check`` holds out each fifth of the images and prints how often their objects are taken for unusual, how well the measures
 tell them from the same objects in other colors, and what is lost where only the box of an object is known. Of the shipped prior
 this is benchmarks/object_prior.md.
 """
@@ -38,14 +38,14 @@ def parse_args() -> argparse.Namespace:
     add = parser.groups["data"].add_argument
     add("images", type=Path, help="folder of natural photographs, searched recursively, or a .txt list")
     add("labels", type=Path, help="folder of YOLO label files: boxes, boxes with confidence, or polygons")
-    add("--polygons", type=Path, help="folder of YOLO polygon files, preferred where a picture has one")
+    add("--polygons", type=Path, help="folder of YOLO polygon files, preferred where an image has one")
     add(
         "--exclude",
         type=Path,
         nargs="+",
         default=[],
         metavar="DATA",
-        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
+        help="data sets whose scenes are left out, and .txt lists of images, one a line",
     )
 
     add = parser.groups["prior"].add_argument
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, required=True, help=".npz file to write")
     add("--json", type=Path, help="also write the prior of the published network, color_.json")
-    add("--check", action="store_true", help="measure on held-out fifths of the pictures; takes 10 times as long")
+    add("--check", action="store_true", help="measure on held-out fifths of the images; takes 10 times as long")
     add("--check-page", type=Path, metavar="FILE", help="--check, and write what it finds as Markdown")
     args = parser.parse_args()
     args.check = args.check or args.check_page is not None
@@ -125,14 +125,14 @@ _ELLIPSES = (1.0, ELLIPSE, 0.8)  # shares of a box that --check sets beside each
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as the networks see it.
+class LabeledImage:
+    """An image as the networks see it.
 
     Attributes:
         rgb: sRGB on 8-bit levels, uint8, shape (3, 224, 224).
         lab: CIELAB, shape (3, 224, 224).
         objects: Category and mask (224, 224) of each object that is large enough.
-        dropped: How many objects are not: outside of the picture, without area, or too small.
+        dropped: How many objects are not: outside of the image, without area, or too small.
     """
 
     rgb: Tensor
@@ -145,17 +145,17 @@ class Picture:
         return [(category, observe(self.lab, mask)) for category, mask in self.objects]
 
 
-class LabeledPictures:
-    """The pictures of a folder with the objects in them, read whenever they are asked for.
+class LabeledImages:
+    """The images of a folder with the objects in them, read whenever they are asked for.
 
     Args:
-        images: Folder of pictures, or a list of them.
+        images: Folder of images, or a list of them.
         labels: Folder of label files.
         polygons: Folder of label files that are preferred, or None.
 
     Raises:
         FileNotFoundError: If one of them does not exist.
-        ValueError: If there is no picture.
+        ValueError: If there is no image.
     """
 
     def __init__(self, images: Path, labels: Path, polygons: Path | None = None) -> None:
@@ -167,18 +167,18 @@ class LabeledPictures:
         ]
 
     def objects(self, name: str) -> list[LabeledObject] | None:
-        """The objects of a picture; None if no folder has a file for it."""
+        """The objects of an image; None if no folder has a file for it."""
         for folder, coco91 in zip(self.folders, self.coco91, strict=True):
             file = folder.file(name)
             if file is not None:
                 return read_objects(file, coco91)
         return None
 
-    def read(self, name: str) -> Picture | str:
-        """A picture, or why it is of no use though nothing is wrong with it.
+    def read(self, name: str) -> LabeledImage | str:
+        """An image, or why it is of no use though nothing is wrong with it.
 
         Raises:
-            ImageReadError: If the picture cannot be read.
+            ImageReadError: If the image cannot be read.
             LabelError: If its label file cannot be read.
         """
         objects = self.objects(name)
@@ -191,55 +191,53 @@ class LabeledPictures:
         masks = [(thing.category, object_mask(thing, SIZE, SIZE)) for thing in objects]
         kept = [(category, mask) for category, mask in masks if mask.sum() >= MIN_PIXELS]
         levels = (rgb * 255).round().to(torch.uint8)
-        return Picture(levels, rgb_to_lab(rgb[None])[0], kept, len(masks) - len(kept))
+        return LabeledImage(levels, rgb_to_lab(rgb[None])[0], kept, len(masks) - len(kept))
 
 
-def count(
-    pictures: LabeledPictures, names: list[str], evidence: Evidence
-) -> tuple[list[str], np.ndarray, Counter[str], list[str]]:
-    """Add the objects of all pictures to the evidence.
+def count(images: LabeledImages, names: list[str], evidence: Evidence) -> tuple[list[str], np.ndarray, Counter[str], list[str]]:
+    """Add the objects of all images to the evidence.
 
     Returns:
-        The pictures with objects; how often each 8-bit level occurs in the objects of a class, by weight, shape (81, 768); how
-        many pictures and objects are of no use, by reason; and what could not be read.
+        The images with objects; how often each 8-bit level occurs in the objects of a class, by weight, shape (81, 768); how
+        many images and objects are of no use, by reason; and what could not be read.
     """
     used, unused, unreadable = [], Counter(), []
     curves = np.zeros((CLASSES, CURVE))
     for name in tqdm(names, desc="counting", unit="picture", leave=False):
         try:
-            picture = pictures.read(name)
+            image = images.read(name)
         except (ImageReadError, LabelError) as error:
             unreadable.append(str(error))
             continue
-        if isinstance(picture, str):
-            unused[f"pictures {picture}"] += 1
+        if isinstance(image, str):
+            unused[f"images {image}"] += 1
             continue
-        unused["objects outside of the picture or too small"] += picture.dropped
-        if not picture.objects:
-            unused["pictures without objects"] += 1
+        unused["objects outside of the image or too small"] += image.dropped
+        if not image.objects:
+            unused["images without objects"] += 1
             continue
         used.append(name)
-        observed = picture.observed()
+        observed = image.observed()
         evidence.add(observed)
-        for (category, mask), (_, seen) in zip(picture.objects, observed, strict=True):
-            levels = picture.rgb[:, torch.from_numpy(mask)].numpy()
+        for (category, mask), (_, seen) in zip(image.objects, observed, strict=True):
+            levels = image.rgb[:, torch.from_numpy(mask)].numpy()
             histograms = np.concatenate([np.bincount(channel, minlength=CURVE // 3) for channel in levels])
             curves[category] += seen.weight / seen.pixels * histograms
     return used, curves, unused, unreadable
 
 
-def fit(pictures: LabeledPictures, used: list[str], evidence: Evidence, about: dict | None = None) -> ObjectPrior:
-    """The prior, its percentiles taken from each object against what all pictures but its own say.
+def fit(images: LabeledImages, used: list[str], evidence: Evidence, about: dict | None = None) -> ObjectPrior:
+    """The prior, its percentiles taken from each object against what all images but its own say.
 
     Args:
-        pictures: The source.
-        used: Pictures with objects, all that the evidence was counted from.
+        images: The source.
+        used: Images with objects, all that the evidence was counted from.
         evidence: Their counts.
         about: What the prior says of itself.
     """
     categories, values, values_of_any = [], [], []
     for name in tqdm(used, desc="comparing", unit="picture", leave=False):
-        observed = pictures.read(name).observed()
+        observed = images.read(name).observed()
         rest = evidence.without(observed)
         of_any = rest.expectation(ALL)
         expected = {category: rest.expectation(category) for category in {category for category, _ in observed}}
@@ -265,7 +263,7 @@ _VERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def recolored(lab: Tensor, mask: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """A picture with an object in another color of the sRGB gamut, shape (3, H, W)."""
+    """An image with an object in another color of the sRGB gamut, shape (3, H, W)."""
     changed = lab.numpy().copy()
     changed[1:, mask] = change(changed[1:, mask])
     return torch.from_numpy(to_lab(from_lab(changed)))
@@ -288,30 +286,30 @@ class Judged:
     named: np.ndarray
 
 
-def held_out(pictures: LabeledPictures, used: list[str], smoothing: float, shrinkage: float) -> Judged:
-    """The objects of each fifth of the pictures, compared with the prior of the other four.
+def held_out(images: LabeledImages, used: list[str], smoothing: float, shrinkage: float) -> Judged:
+    """The objects of each fifth of the images, compared with the prior of the other four.
 
     Args:
-        pictures: The source.
-        used: Pictures with objects.
+        images: The source.
+        used: Images with objects.
         smoothing: Of the prior, CIELAB units.
         shrinkage: Of the prior, objects.
 
     Raises:
-        ValueError: If there are fewer pictures than fifths.
+        ValueError: If there are fewer images than fifths.
     """
     if len(used) < _FOLDS:
-        raise ValueError(f"--check needs at least {_FOLDS} pictures with objects, got {len(used)}")
+        raise ValueError(f"--check needs at least {_FOLDS} images with objects, got {len(used)}")
     categories, chroma, percentiles, named = [], [], [], []
     for fold in range(_FOLDS):
         kept = [name for number, name in enumerate(used) if number % _FOLDS != fold]
         evidence = Evidence(smoothing, shrinkage)
-        prior = fit(pictures, count(pictures, kept, evidence)[0], evidence)
+        prior = fit(images, count(images, kept, evidence)[0], evidence)
         for name in used[fold::_FOLDS]:
-            picture = pictures.read(name)
-            for category, mask in picture.objects:
+            image = images.read(name)
+            for category, mask in image.objects:
                 window = np.ix_(mask.any(1), mask.any(0))  # to recolor no more than that
-                mask, lab = mask[window], picture.lab[:, window[0], window[1]]
+                mask, lab = mask[window], image.lab[:, window[0], window[1]]
                 versions = [lab, *(recolored(lab, mask, change) for change in _VERSIONS.values())]
                 compared = [prior.compare(version, mask, category) for version in versions]
                 categories.append(category)
@@ -353,12 +351,12 @@ def check_text(judged: Judged) -> str:
     )
 
 
-def shape_text(pictures: LabeledPictures, used: list[str]) -> str:
+def shape_text(images: LabeledImages, used: list[str]) -> str:
     """How far the colors of what a box holds are from those of the polygon, in a table; empty without polygons."""
     rows = []
     for name in used:
-        lab = pictures.read(name).lab
-        for thing in pictures.objects(name):
+        lab = images.read(name).lab
+        for thing in images.objects(name):
             if thing.polygon is None:
                 continue
             shapes = _in_box(thing)
@@ -391,13 +389,13 @@ def check_page(judged: Judged, text: str) -> str:
     tails = np.concatenate(((judged.percentiles[:, 0] > 95).mean(0), (judged.percentiles[:, 0] < 5).mean(0)))
     real, turned = (100 * judged.named[:, version].mean() for version in (0, 2))
     return (
-        f"# The object prior\n\nMade by\n\n```\n{command_line()}\n```\n\ntorch {torch.__version__}. Each fifth of the pictures "
+        f"# The object prior\n\nMade by\n\n```\n{command_line()}\n```\n\ntorch {torch.__version__}. Each fifth of the images "
         "is held out, and its objects are compared with the prior of the other four.\n\n"
         "- Percentiles are what they say if 5 % of the objects lie above 95 and 5 % below 5. By measure, "
         f"{100 * tails.min():.1f} to {100 * tails.max():.1f} % do.\n"
         f"- The color of {real:.0f} % of the objects is worth a word as they are, and of {turned:.0f} % with their hue turned "
         "by 180 degrees. Near gray no hue is wrong, and of kinds that may have any color none is unusual.\n"
-        "- An AUC below 0.5 says that the change made objects more usual. Objects of one picture are alike, so that the rows "
+        "- An AUC below 0.5 says that the change made objects more usual. Objects of one image are alike, so that the rows "
         "of single categories are less sure than their numbers suggest. The changes are planted: colorizers make others.\n\n"
         f"```\n{text}\n```\n"
     )
@@ -410,7 +408,7 @@ def _auc(real: np.ndarray, changed: np.ndarray) -> float:
 
 
 def category_table(evidence: Evidence) -> str:
-    """Objects, pictures and colors of each category that occurs, without what it takes over from others."""
+    """Objects, images and colors of each category that occurs, without what it takes over from others."""
     edges = (0.0, *LIGHTNESS_EDGES, 100.0)
     lightness = np.array([(low + high) / 2 for low, high in itertools.pairwise(edges)])
     centers = ab_bins()[0].numpy()
@@ -443,40 +441,40 @@ def _color(*lab: float) -> str:
 def main() -> None:
     args = parse_args()
     try:
-        pictures = LabeledPictures(args.images, args.labels, args.polygons)
-        names = pictures.listed.names
+        images = LabeledImages(args.images, args.labels, args.polygons)
+        names = images.listed.names
         excluded, unknown = excluded_names(names, args.exclude)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     if unknown:
-        print(f"{unknown} names of --exclude are of no picture in {args.images}")
-    for folder, coco91 in zip(pictures.folders, pictures.coco91, strict=True):
+        print(f"{unknown} names of --exclude are of no image in {args.images}")
+    for folder, coco91 in zip(images.folders, images.coco91, strict=True):
         if coco91:
             print(f"{folder.folder}: classes are the numbers of COCO's annotation files, 1 to 90; converted to 0 to 79")
 
     evidence = Evidence(args.smoothing, args.shrinkage)
-    used, curves, unused, unreadable = count(pictures, [name for name in names if name not in excluded], evidence)
-    unused["pictures excluded"] = len(excluded)
+    used, curves, unused, unreadable = count(images, [name for name in names if name not in excluded], evidence)
+    unused["images excluded"] = len(excluded)
     for error in unreadable:
         print(f"left out: {error}")
     unused = {why: number for why, number in unused.items() if number}
     for why, number in unused.items():
         print(f"left out: {number} {why}")
     if not used:
-        raise SystemExit(f"error: none of {len(names)} pictures in {args.images} shows an object; check {args.labels}")
+        raise SystemExit(f"error: none of {len(names)} images in {args.images} shows an object; check {args.labels}")
     about = {
         "images": args.images.resolve().name,
-        "labels": [folder.folder.resolve().name for folder in pictures.folders],
+        "labels": [folder.folder.resolve().name for folder in images.folders],
         "pictures": len(used),
         "objects": int(evidence.objects[ALL]),
-        "left out": {**unused, "pictures or labels unreadable": len(unreadable)},
+        "left out": {**unused, "images or labels unreadable": len(unreadable)},
         "smoothing": args.smoothing,
         "shrinkage": args.shrinkage,
         "lightness edges": list(LIGHTNESS_EDGES),
         "size": SIZE,
         "least pixels": MIN_PIXELS,
     }
-    prior = fit(pictures, used, evidence, about)
+    prior = fit(images, used, evidence, about)
     prior.save(args.output)
     if args.json is not None:
         sums = curves.reshape(CLASSES, 3, -1)
@@ -485,15 +483,15 @@ def main() -> None:
     print(category_table(evidence))
     if args.check:
         try:
-            judged = held_out(pictures, used, args.smoothing, args.shrinkage)
+            judged = held_out(images, used, args.smoothing, args.shrinkage)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
-        text = "\n\n".join(filter(None, (check_text(judged), shape_text(pictures, used))))
+        text = "\n\n".join(filter(None, (check_text(judged), shape_text(images, used))))
         print(f"\n{text}")
         if args.check_page is not None:
             write_atomic(args.check_page, check_page(judged, text))
     size = args.output.stat().st_size / 1e6
-    print(f"\n{about['objects']} objects in {len(used)} pictures, {size:.2f} MB in {args.output}")
+    print(f"\n{about['objects']} objects in {len(used)} images, {size:.2f} MB in {args.output}")
     if unreadable:
         raise SystemExit(1)
 

@@ -3,11 +3,13 @@
     python tools/compute_mos.py RATINGS.csv --range 1 5 --output mos.csv
     python tools/compute_mos.py RATINGS.csv --method mle --range 1 5 --screening bt500 --output mos.csv
     python tools/compute_mos.py PAIRS.csv --pairs --method thurstone --output scale.csv
+    python tools/compute_mos.py FOLDER --screening bt500 --output mos.csv              # files of a rating page (docs/rating.md)
     python tools/compute_mos.py --hecd data/HECD
 
 RATINGS has a row for each rating, with the columns rater, image, score, session if there were several, and scene and method of
 the image. mos.csv is a table for --data and for evaluate.py --mos as it is. PAIRS has a row for
-each choice: winner, loser, and tie (1 where neither was preferred) if ties were allowed. --hecd shows on real data that the
+each choice: winner, loser, and tie (1 where neither was preferred) if ties were allowed. FOLDER holds what raters saved of a
+page of tools/make_rating_page.py; single files can be named too. --hecd shows on real data that the
 z-scores are right: it computes those that HECD publishes from its raw ratings. Methods, columns, references: docs/mos.md.
 
 Beside mos.csv are written raters.csv (bias and inconsistency of each rater, and who was screened and why) and mos.csv.json
@@ -18,13 +20,14 @@ import argparse
 import json
 import math
 import sys
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, the folder above is not on the path
 
 from utils.arguments import ScriptParser
-from utils.choices import DIMENSIONS, P910_CORRELATION, P910_OF_METHODS
+from utils.choices import DIMENSIONS, P910_CORRELATION, P910_OF_METHODS, RATING_SCALE
 
 METHODS = ("zscore", "raw", "mle")
 PAIR_METHODS = ("bradley-terry", "thurstone")
@@ -34,7 +37,8 @@ SCREENINGS = ("none", "bt500", "p910")
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "%(prog)s RATINGS --output CSV [options]", ("data", "method", "run"))
     add = parser.groups["data"].add_argument
-    add("ratings", nargs="?", type=Path, metavar="CSV", help="ratings, or with --pairs choices")
+    what = "ratings, or with --pairs choices: a CSV, or files of a rating page or their folder"
+    add("ratings", nargs="*", type=Path, metavar="FILE", help=what)
     add("--pairs", action="store_true", help="rows are choices: winner, loser, and tie if there were any")
     add("--hecd", type=Path, metavar="FOLDER", help="compute HECD's published z-scores from its raw ratings; writes nothing")
     add("--rater", default="rater", metavar="COL", help="column of the rater (default: %(default)s)")
@@ -64,10 +68,28 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the random halves (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="CSV", help="where the MOS go, or the scale")
     args = parser.parse_args()
-    if (args.ratings is None) == (args.hecd is None):
-        parser.error("give a CSV file of ratings or choices, or --hecd FOLDER")
+    args.pages = [path for path in args.ratings if path.is_dir() or path.suffix.lower() == ".json"]
+    if bool(args.ratings) == (args.hecd is not None) or not (args.pages == args.ratings or len(args.ratings) == 1):
+        parser.error("give a CSV file of ratings or choices, or files of a rating page or their folder, or --hecd FOLDER")
     if args.hecd is not None:
         return args
+    if args.pages:
+        names = (
+            "rater",
+            "image",
+            "score",
+            "session",
+            "scene",
+            "method_column",
+            "range",
+            "prior" if not args.pairs else "range",
+        )
+        for name in names:
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} does not apply to files of a rating page")
+        args.range = None if args.pairs else list(RATING_SCALE)
+    else:
+        args.ratings = args.ratings[0]
     if args.output is None:
         parser.error("--output is needed, the CSV file to write")
     if args.pairs:
@@ -80,7 +102,8 @@ def parse_args() -> argparse.Namespace:
         ):
             if value is not None:
                 parser.error(f"--{flag} does not apply to --pairs")
-    args.dimension = args.dimension or (args.score if args.score in DIMENSIONS else "PR")
+    if not args.pages:
+        args.dimension = args.dimension or (args.score if args.score in DIMENSIONS else "PR")
     args.method = args.method or METHODS[0]
     if args.method not in (PAIR_METHODS if args.pairs else METHODS):
         expected = f"--pairs takes {' or '.join(PAIR_METHODS)}, ratings take {', '.join(METHODS)}"
@@ -102,10 +125,12 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
+import numpy as np
 import pandas as pd
 
 from data.hecd import MOS_PER_Z
 from evaluation.mos import compute_mos, hecd_proof, read_pairs, read_places, read_ratings, require_columns
+from evaluation.rating_files import RatingFiles, read_rating_files
 from evaluation.ratings import NORMAL_95, pairwise_scale
 from utils.files import sha256, write_atomic
 from utils.names import amount
@@ -205,10 +230,24 @@ def run_ratings(args: argparse.Namespace) -> None:
 
 def run_pairs(args: argparse.Namespace) -> None:
     names, wins, ties = read_pairs(args.ratings)
+    source = {"choices": str(args.ratings), "sha256": sha256(args.ratings)}
+    _write_scale(args, str(args.ratings), names, wins, ties, read_places(args.ratings, names), source)
+
+
+def _write_scale(
+    args: argparse.Namespace,
+    path: str,
+    names: list[str],
+    wins: np.ndarray,
+    ties: int,
+    places: pd.DataFrame,
+    source: dict[str, Any],
+) -> pd.DataFrame:
+    """Place images by choices, write the scale and say what was done; returns the scale."""
     try:
         scale = pairwise_scale(wins, args.method, args.prior or 0.0)
     except ValueError as error:
-        raise ValueError(f"{args.ratings}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     frame = pd.DataFrame(
         {
             "image": names,
@@ -224,12 +263,11 @@ def run_pairs(args: argparse.Namespace) -> None:
     choices = int(wins.sum())
     as_scaled = wins[scale.scale[:, None] > scale.scale].sum() / choices
     mapping = "2 p - 1, p the chance to be preferred to an image at the mean of the scale"
-    said = _write_mos(args, frame, read_places(args.ratings, names))
+    said = _write_mos(args, frame, places)
     _write_json(
         args.output,
         {
-            "choices": str(args.ratings),
-            "sha256": sha256(args.ratings),
+            **source,
             "method": args.method,
             "prior": args.prior or 0.0,
             "mapping": mapping,
@@ -238,9 +276,116 @@ def run_pairs(args: argparse.Namespace) -> None:
             "agreement": as_scaled,
         },
     )
-    print(f"{args.ratings}: {amount(choices, 'choice')}, {amount(ties, 'tie')} among them, between {len(names)} images")
+    print(f"{path}: {amount(choices, 'choice')}, {amount(ties, 'tie')} among them, between {len(names)} images")
     print(f"{as_scaled:.1%} of the choices agree with the scale, ties counted half")
     print(f"scale ({args.method}; MOS is {mapping}) in {args.output}, {said}")
+    return frame
+
+
+def run_pages(args: argparse.Namespace) -> None:
+    """From the files that raters saved of a rating page to MOS of everything that was asked."""
+    files = read_rating_files(args.ratings)
+    path = ", ".join(map(str, args.ratings[:_MOST_NAMES])) + (", ..." if len(args.ratings) > _MOST_NAMES else "")
+    if (files.kind == "pairs") != args.pairs:
+        done, how = ("choices between two images", "add --pairs") if files.kind == "pairs" else ("ratings", "leave out --pairs")
+        raise ValueError(f"{path}: these are {done}; {how}")
+    if args.dimension and len(files.questions) > 1:
+        raise ValueError(f"--dimension does not apply to {path}, which rates {', '.join(files.questions)}")
+    for note in files.notes:
+        print(note)
+    left = files.raters[files.raters["screened"] != ""]
+    if len(left) == len(files.raters):
+        first = left.iloc[0]
+        raise ValueError(f"{path}: no rater is left of {len(left)}, e.g. {first['rater']} is left out ({first['screened']})")
+    source = {
+        "study_id": files.study_id,
+        "files": files.sha256,
+        "repeat_difference": files.raters.loc[files.raters["screened"] == "", "repeat_difference"].mean(),
+        "left_out": dict(zip(left["rater"], left["screened"], strict=True)),
+    }
+    if args.pairs:
+        args.dimension = args.dimension or page_dimensions(files.questions)[0]
+        names, wins = files.wins()
+        _print_left_out(left["rater"], left["screened"])
+        scale = _write_scale(args, path, names, wins, 0, files.places, source)
+        _write_csv(args.output.with_name("raters.csv"), files.raters)
+        _write_published(args.output, args.dimension, scale)
+        return
+    _write_page_mos(args, path, files, source)
+
+
+def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, source: dict[str, Any]) -> None:
+    """Compute and write the MOS of every question of a page, raters, and MOS files in the layout of ICQA-2K."""
+    least = P910_CORRELATION if args.least_correlation is None else args.least_correlation
+    methods = dict(files.places["method"]) if args.least_of_methods is not None and "method" in files.places else None
+    if args.least_of_methods is not None and methods is None:
+        raise ValueError(f"{path}: the page knew no method of its images, which --least-of-methods needs")
+    columns = (args.dimension,) if args.dimension else page_dimensions(files.questions)
+    table = pd.DataFrame(index=pd.Index(sorted({*files.trials["image"].dropna()}), name="image")).join(files.places)
+    raters = files.raters.set_index("rater")
+    found: dict[str, Any] = {}
+    apart = source["repeat_difference"]  # NaN where nothing was repeated
+    repeats = f"; hidden repeats differ by {apart:.2f} points on average" if apart == apart else ""
+    print(f"{path}: {amount(len(raters), 'rater')}, {amount(len(table), 'image')}{repeats}")
+    for question, column in zip(files.questions, columns, strict=True):
+        ratings = files.ratings(question)
+        if ratings["rater"].nunique() < 2:
+            left = f"{amount(ratings['rater'].nunique(), 'rater')} of {len(raters)}"
+            raise ValueError(f"{path}: {left} rated {column} and is kept; a mean opinion needs at least two")
+        try:
+            mos, seen, found[column] = compute_mos(
+                ratings, args.method, args.screening, RATING_SCALE, least, args.seed, args.least_of_methods, methods
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {column}: {error}") from error
+        named = {"mos": column} | {name: f"{column}_{name}" for name in ("se", "low", "high", "n", "std")}
+        table = table.join(mos.set_index("image")[list(named)].rename(columns=named))
+        seen = seen.set_index("rater")
+        raters = raters.join(seen[["bias", "inconsistency"]].add_prefix(f"{column}_"))
+        reasons = seen["screened"][seen["screened"] != ""].map(lambda reason, column=column: f"{column}: {reason}")
+        before = raters.loc[reasons.index, "screened"]
+        raters.loc[reasons.index, "screened"] = before.where(before == "", before + "; ") + reasons
+        _write_published(args.output, column, mos)
+        forms = ", ".join(f"{name} {value:.3f}" for name, value in found[column]["icc"].items())
+        halves = found[column]["split_half"]["PLCC_SB"]
+        print(f"{column}: {len(mos)} MOS from {len(ratings)} ratings; split-half {halves:.3f}, {forms}")
+    _print_left_out(raters.index.to_series(), raters["screened"])
+    mapping = f"{MOS_PER_Z:g} times the mean z-score, clipped" if args.method == "zscore" else "1 to -1, 5 to 1, linear"
+    done = {"method": args.method, "screening": args.screening, "mapping": mapping, "reliability": found}
+    _write_json(args.output, source | done)
+    counts = [name for name in table if name.endswith("_n")]
+    table[counts] = table[counts].astype("Int64")
+    _write_csv(args.output, table.reset_index())
+    _write_csv(args.output.with_name("raters.csv"), raters.reset_index())
+    published = args.output.with_name(f"{args.output.stem}_{columns[0]}_mos.json")
+    print(
+        f"MOS ({args.method}; {mapping}) in {args.output}, as {', '.join(columns)}; in the layout of ICQA-2K in "
+        f"{published.name}{' and so on' if len(columns) > 1 else ''}; raters in {args.output.with_name('raters.csv')}"
+    )
+
+
+def page_dimensions(questions: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the columns of MOS: those of the questions, but naturalness is PR, as in HECD, if PR was not asked."""
+    return tuple("PR" if name == "naturalness" and "PR" not in questions else name for name in questions)
+
+
+def _write_published(output: Path, dimension: str, mos: pd.DataFrame) -> None:
+    """Write a MOS file as ICQA-2K has it: score by stem, or by path without suffix where two images have one stem."""
+    paths = {name: PurePosixPath(name).with_suffix("").as_posix() for name in mos["image"]}
+    sizes = Counter(PurePosixPath(path).name for path in paths.values())
+    keys = {name: stem if sizes[stem := PurePosixPath(path).name] == 1 else path for name, path in paths.items()}
+    if len(set(keys.values())) < len(keys):  # a.jpg beside a.png
+        keys = {name: name for name in keys}
+    scores = {keys[name]: round(float(score), 6) for name, score in zip(mos["image"], mos["mos"], strict=True)}
+    path = output.with_name(f"{output.stem}_{dimension}_mos.json")
+    write_atomic(path, json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _print_left_out(raters: pd.Series, screened: pd.Series) -> None:
+    left = screened != ""
+    for reason, group in raters[left].groupby(screened[left].str.replace(r"[\d.%]+", "N", regex=True)):
+        example = screened[group.index[0]]
+        print(f"left out: {amount(len(group), 'rater')} ({example if len(group) == 1 else reason}): {_names(list(group))}")
 
 
 def main() -> None:
@@ -248,6 +393,8 @@ def main() -> None:
     try:
         if args.hecd is not None:
             print(hecd_proof(args.hecd, args.seed))
+        elif args.pages:
+            run_pages(args)
         elif args.pairs:
             run_pairs(args)
         else:

@@ -1,17 +1,17 @@
-"""Which objects pictures show: a YOLO label file for each, made by one of torchvision's COCO detectors.
+"""Which objects images show: a YOLO label file for each, made by one of torchvision's COCO detectors.
 
-    python tools/detect_objects.py PICTURES -o LABELS                 # boxes
-    python tools/detect_objects.py PICTURES -o LABELS --masks         # polygons
-    python tools/detect_objects.py PICTURES -o LABELS --gray          # looks at the gray version, as wrong colors mislead
+    python tools/detect_objects.py IMAGES -o LABELS                 # boxes
+    python tools/detect_objects.py IMAGES -o LABELS --masks         # polygons
+    python tools/detect_objects.py IMAGES -o LABELS --gray          # looks at the gray version, as wrong colors mislead
     python tools/detect_objects.py data/samples -o runs/labels --detector ssdlite320_mobilenet_v3_large    # a quick check
 
-The objects of ``a/b.jpg`` go to ``LABELS/a/b.txt``, an empty file for a picture without objects. A row is ``class x-center
+The objects of ``a/b.jpg`` go to ``LABELS/a/b.txt``, an empty file for an image without objects. A row is ``class x-center
 y-center width height confidence``, or with --masks ``class x1 y1 x2 y2 ...``, a polygon, which has no place for a confidence;
-the first row is the surest either way. Classes are those of COCO-80, and all lengths are shares of the picture's width and
+the first row is the surest either way. Classes are those of COCO-80, and all lengths are shares of the image's width and
 height. Any other detector that writes such files serves as well (``utils/labels.py`` says what is read).
 
-A stopped run goes on when started again. ``LABELS/detections.json`` records how the files were made and of which pictures, and
-files that were made in another way, or of another picture, are not taken over silently.
+A stopped run goes on when started again. ``LABELS/detections.json`` records how the files were made and of which images, and
+files that were made in another way, or of another image, are not taken over silently.
 """
 
 import argparse
@@ -40,19 +40,19 @@ BOX_DETECTOR, MASK_DETECTOR = "fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_f
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "%(prog)s IMAGES --output LABELS [options]", ("data", "model", "run"))
     add = parser.groups["data"].add_argument
-    add("images", type=Path, metavar="IMAGES", help="folder, searched recursively; a picture; or a .txt list of pictures")
+    add("images", type=Path, metavar="IMAGES", help="folder, searched recursively; an image; or a .txt list of images")
     add("-o", "--output", type=Path, required=True, metavar="LABELS", help="folder for the label files")
 
     add = parser.groups["model"].add_argument
     add("--detector", choices=DETECTORS, help=f"of torchvision (default: {BOX_DETECTOR}; with --masks {MASK_DETECTOR})")
     add("--masks", action="store_true", help="write the outline of each object, not its box")
-    add("--gray", action="store_true", help="let the detector see the gray version of each picture")
+    add("--gray", action="store_true", help="let the detector see the gray version of each image")
     add("--weights", type=Path, metavar="FILE", help="weights of the detector (default: fetched by torchvision)")
     add("--threshold", type=float, default=0.5, help="objects of a confidence above it, in [0, 1) (default: %(default)s)")
 
     add = parser.groups["run"].add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
-    add("--overwrite", action="store_true", help="write all label files of these pictures anew")
+    add("--overwrite", action="store_true", help="write all label files of these images anew")
     args = parser.parse_args()
     args.detector = args.detector or (MASK_DETECTOR if args.masks else BOX_DETECTOR)
     if args.masks and args.detector != MASK_DETECTOR:
@@ -162,7 +162,7 @@ def outline(mask: np.ndarray) -> np.ndarray | None:
         mask: Probability of each pixel, float, shape (H, W).
 
     Returns:
-        Corners as x and y in pixels from the upper left corner of the picture, shape (N, 2) with N at least 3; None if no
+        Corners as x and y in pixels from the upper left corner of the image, shape (N, 2) with N at least 3; None if no
         pixel is above one half.
     """
     inside = mask > _MASK_LEVEL
@@ -171,7 +171,7 @@ def outline(mask: np.ndarray) -> np.ndarray | None:
         return None
     top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
     part = mask[top : rows[-1] + 2, left : columns[-1] + 2]
-    # The first margin takes an object that the picture cuts off beyond its edge, the second one closes its ring.
+    # The first margin takes an object that the image cuts off beyond its edge, the second one closes its ring.
     part = np.pad(np.pad(part, 1, mode="edge"), 1)
     rings = contourpy.contour_generator(z=part, line_type="Separate").lines(_MASK_LEVEL)
     corner = np.array([left, top]) - 1.5  # two margins less half a pixel, for the ring goes by the centers of pixels
@@ -225,7 +225,7 @@ def find_objects(
         gray: Show the detector the gray version.
 
     Returns:
-        A row an object, by falling confidence. Boxes end at the edge of the picture, and one that lies beyond it is left out.
+        A row an object, by falling confidence. Boxes end at the edge of the image, and one that lies beyond it is left out.
     """
     height, width = rgb.shape[:2]
     pixels = torch.from_numpy(rgb).permute(2, 0, 1).to(next(model.parameters()).device) / 255
@@ -252,34 +252,34 @@ def find_objects(
 
 
 def label_names(names: Sequence[str]) -> dict[str, str]:
-    """Picture by label file, both relative with forward slashes.
+    """Image by label file, both relative with forward slashes.
 
     Raises:
-        ValueError: If two pictures would share a label file; names both.
+        ValueError: If two images would share a label file; names both.
     """
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     for name in names:
         label = f"{posixpath.splitext(name)[0]}.txt"
-        if label in pictures:
-            raise ValueError(f"{pictures[label]} and {name} would share the label file {label}; rename one of them")
-        pictures[label] = name
-    return pictures
+        if label in images:
+            raise ValueError(f"{images[label]} and {name} would share the label file {label}; rename one of them")
+        images[label] = name
+    return images
 
 
-def labels_to_write(folder: Path, pictures: Mapping[str, Path], settings: Mapping[str, Any], overwrite: bool) -> list[str]:
+def labels_to_write(folder: Path, images: Mapping[str, Path], settings: Mapping[str, Any], overwrite: bool) -> list[str]:
     """Which label files are still to be written; records in the sidecar what they will be made of, and how.
 
     Args:
-        folder: For the label files; it may hold others, of other pictures.
-        pictures: Where the picture lies, by label file, which is relative to the folder.
-        settings: What label files depend on beside the picture; what JSON can hold.
-        overwrite: Remove what is there of these pictures.
+        folder: For the label files; it may hold others, of other images.
+        images: Where the image lies, by label file, which is relative to the folder.
+        settings: What label files depend on beside the image; what JSON can hold.
+        overwrite: Remove what is there of these images.
 
     Returns:
-        Label files, in the order of ``pictures``.
+        Label files, in the order of ``images``.
 
     Raises:
-        ValueError: If the folder holds label files that were made with other settings, or of other pictures, or not by this
+        ValueError: If the folder holds label files that were made with other settings, or of other images, or not by this
             script, and keeping or replacing them would mix the two.
     """
     sidecar = folder / SIDECAR
@@ -290,11 +290,11 @@ def labels_to_write(folder: Path, pictures: Mapping[str, Path], settings: Mappin
         for key in sorted(earlier.keys() | settings.keys())
         if earlier and earlier.get(key) != settings.get(key)
     ]
-    files = {label: fingerprint(path) for label, path in pictures.items()}
+    files = {label: fingerprint(path) for label, path in images.items()}
     there = {label for label in files if (folder / label).exists()}
     others = {label: file for label, file in made_of.items() if label not in files and (folder / label).exists()}
     if differences and (others or not overwrite):
-        of_others = f"{len(others)} of other pictures, e.g. {min(others)}, " if others else ""
+        of_others = f"{len(others)} of other images, e.g. {min(others)}, " if others else ""
         advice = "" if others else ", or pass --overwrite to write them anew"
         raise ValueError(
             f"{folder} holds label files, {of_others}that were made in another way: {'; '.join(differences)}; give another "
@@ -303,8 +303,8 @@ def labels_to_write(folder: Path, pictures: Mapping[str, Path], settings: Mappin
     strange = sorted(label for label in there if made_of.get(label) != files[label])
     if strange and not overwrite:
         raise ValueError(
-            f"{folder} holds {len(strange)} of the {len(files)} label files already, e.g. {strange[0]}, but of another picture "
-            "or from another program, or the picture has changed since; give another folder with -o, or pass --overwrite to "
+            f"{folder} holds {len(strange)} of the {len(files)} label files already, e.g. {strange[0]}, but of another image "
+            "or from another program, or the image has changed since; give another folder with -o, or pass --overwrite to "
             "replace them"
         )
     if overwrite:
@@ -328,9 +328,9 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def detect(args: argparse.Namespace) -> int:
-    """Write the label files; the exit status, 1 if a picture has none."""
-    images = list_images(args.images)
-    pictures = {label: images.path(name) for label, name in label_names(images.names).items()}
+    """Write the label files; the exit status, 1 if an image has none."""
+    listed = list_images(args.images)
+    images = {label: listed.path(name) for label, name in label_names(listed.names).items()}
     ids = coco80_ids(get_model_weights(args.detector).DEFAULT.meta["categories"])
     weights = args.weights or fetched_weights(args.detector)
     model = load_detector(args.detector, weights, args.threshold)
@@ -344,20 +344,20 @@ def detect(args: argparse.Namespace) -> int:
         "gray": args.gray,
         "torchvision": torchvision.__version__.partition("+")[0],  # behind the plus stands the build, for CPU or GPU
     }
-    missing = labels_to_write(args.output, pictures, settings, args.overwrite)
-    print(f"{len(pictures)} pictures; {len(pictures) - len(missing)} have label files of an earlier run, which are kept")
-    if images.left_out:
-        print(f"left out: {images.left_out}")
+    missing = labels_to_write(args.output, images, settings, args.overwrite)
+    print(f"{len(images)} images; {len(images) - len(missing)} have label files of an earlier run, which are kept")
+    if listed.left_out:
+        print(f"left out: {listed.left_out}")
 
     objects, failures = 0, []
     for label in tqdm(missing, unit="picture"):
-        path = pictures[label]
+        path = images[label]
         try:
             rows = find_objects(model, read_rgb(path), ids, args.threshold, args.masks, args.gray)
         except ImageReadError as error:
             failures.append(str(error))
             continue
-        except (MemoryError, RuntimeError, ValueError) as error:  # a picture too large, or too long for the detector to resize
+        except (MemoryError, RuntimeError, ValueError) as error:  # an image too large, or too long for the detector to resize
             failures.append(" ".join(f"{path}: {type(error).__name__}: {error}".split())[:300])
             continue
         write_atomic(args.output / label, "".join(f"{row}\n" for row in rows))
@@ -367,7 +367,7 @@ def detect(args: argparse.Namespace) -> int:
     for reason in failures:
         print(f"ERROR  {reason}", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of {len(pictures)} pictures have no label file", file=sys.stderr)
+        print(f"{len(failures)} of {len(images)} images have no label file", file=sys.stderr)
     return 1 if failures else 0
 
 

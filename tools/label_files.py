@@ -2,7 +2,7 @@
 
 - DPAM: text rows of LIVEC, KonIQ-10k, SPAQ, CSIQ, TID2013 and KADID-10k; also the dmos.csv of KADID-10k.
 - Delegate Transformer: CSV files of ICAA17K and SPAQ.
-- A-FINE: triplets of two pictures and their reference, with who is better.
+- A-FINE: triplets of two images and their reference, with who is better.
 - NR- and FR-AIGCIQA: the table of PKU-I2IQA, exported as CSV.
 
 The ranges of the scores are those of the data sets, fixed; none is taken from the labels at hand, which would give each split a
@@ -33,7 +33,7 @@ from utils.choices import FORMS
 from utils.images import IMAGE_EXTENSIONS
 from utils.tables import csv_lines, finite_number, read_text, separator_hint
 
-_PRIOR = 0.5  # ties of each picture with the mean of its scene: keeps the scale finite where one always won
+_PRIOR = 0.5  # ties of each image with the mean of its scene: keeps the scale finite where one always won
 _NARROW = 0.1  # share of its range that the labels of a data set fill at least
 _MANY = 10  # labels, from which on that can be told
 
@@ -46,7 +46,7 @@ _TRIPLET = ("first", "second", "reference", "first_over_second", "first_over_ref
 
 
 class _Row(NamedTuple):
-    """A rated picture as its label file has it."""
+    """A rated image as its label file has it."""
 
     image: str
     scores: list[float]
@@ -126,10 +126,10 @@ def load_foreign(
         - LIVEC, KonIQ-10k, SPAQ: ``MOS``. Each image is its own scene.
         - CSIQ, TID2013, KADID-10k: ``MOS`` (of CSIQ, its DMOS turned round); the scene is the original.
         - ICAA17K: ``MOS`` and ``color``; SPAQ's CSV: ``MOS``, ``Brightness`` and so on. Each image is its own scene.
-        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The picture that served as
+        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The image that served as
           prompt is scene and reference; rows without one belong together by the number of the prompt in their names.
         - A-FINE: ``MOS``, Thurstone's scale within a scene, fitted to the choices (see ``read_triplets``) and written as the
-          chance, from -1 to 1, to be preferred to an average picture of the scene: not comparable between scenes. References
+          chance, from -1 to 1, to be preferred to an average image of the scene: not comparable between scenes. References
           are rows too where they were compared, with the method "reference".
 
         ``attrs`` holds "root", "name", "scores" (names of the score columns), and "mos_range": what -1 and 1 stand for.
@@ -198,7 +198,7 @@ def recognize(path: Path | str) -> str:
 
 
 def read_triplets(path: Path | str, root: Path | str | None = None, check_files: bool = True) -> pd.DataFrame:
-    """Choices between two pictures of one scene, and between each and their reference, as A-FINE is trained on.
+    """Choices between two images of one scene, and between each and their reference, as A-FINE is trained on.
 
     Args:
         path: The file: UTF-8, comma separated, no header, a row ``first, second, reference`` and how they compare, 1 where the
@@ -224,7 +224,7 @@ def read_triplets(path: Path | str, root: Path | str | None = None, check_files:
         width = width or len(cells)
         if len(cells) not in (4, 6) or len(cells) != width:
             raise ValueError(
-                f"{where}: expected {width if width in (4, 6) else '4 or 6'} cells, two pictures, their reference and how they "
+                f"{where}: expected {width if width in (4, 6) else '4 or 6'} cells, two images, their reference and how they "
                 f"compare; got {len(cells)}{separator_hint(cells)}"
             )
         first, second = (folder.find(cell, where) for cell in cells[:2])
@@ -331,7 +331,7 @@ def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
         if prompt:
             scene = _stem(prompt)
         else:
-            scene = f"text_{parts['prompt']}" if parts else _stem(image)  # a text: its number may also be that of a picture
+            scene = f"text_{parts['prompt']}" if parts else _stem(image)  # a text: its number may also be that of an image
         yield line, _Row(image, scores, scene, parts["method"] if parts else "", prompt)
 
 
@@ -357,7 +357,7 @@ def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list
 
 
 def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
-    """Thurstone's scale of the pictures of each scene; groups of pictures without a choice between them have one each."""
+    """Thurstone's scale of the images of each scene; groups of images without a choice between them have one each."""
     records = []
     for reference, rows in triplets.groupby("reference", sort=True):
         choices = []

@@ -2,13 +2,13 @@
 
     python tools/make_icqa2k_standin.py OUT
 
-It is not ICQA-2K and nothing can be learned from it about colorizers or people. The pictures are recolorings, by
+It is not ICQA-2K and nothing can be learned from it about colorizers or people. The images are recolorings, by
 ``data/recolor.py``, of the photographs in data/samples; a scene is a part of a photograph, or all of it. BIG, CIC, CT2, DDC
 and GCP are prefixes of file names only: each stands for a fixed kind of fault. The MOS follow from the planted strengths by
 ``planted_mos``; nobody rated anything.
 
     OUT/README.txt, ATTRIBUTION.md                  what this is, and the licenses of the photographs
-    OUT/ICQA_2K_train/, ICQA_2K_test/               BIG_000000000101.jpg: prefix and scene, five pictures a scene
+    OUT/ICQA_2K_train/, ICQA_2K_test/               BIG_000000000101.jpg: prefix and scene, five images a scene
     OUT/ICQA_2K_{train,test}_{CF,SCC,PR}_mos.json   {stem: MOS in [-1, 1]}
     OUT/labels/                                     BIG_000000000101.txt: rows "class xc yc w h", COCO-80 classes from 0
     OUT/originals/                                  000000000101.jpg: the photograph of a scene as it was
@@ -78,7 +78,7 @@ _README = f"""\
 Made by tools/make_icqa2k_standin.py of ICQA-Net to try its commands without the data set. Numbers computed from it mean
 nothing.
 
-- The pictures are photographs, or parts of photographs, recolored by data/recolor.py with planted faults. No colorizer
+- The images are photographs, or parts of photographs, recolored by data/recolor.py with planted faults. No colorizer
   made them. BIG, CIC, CT2, DDC and GCP are prefixes of file names only and say nothing of BigColor, CIC, CT2, DDColor
   and GCP.
 - originals/ has the photographs as they were. ICQA-2K has none; those of COCO would serve the same end.
@@ -92,8 +92,8 @@ The photographs keep their licenses: see ATTRIBUTION.md.
 _ATTRIBUTION = f"""\
 # Stand-in for ICQA-2K: authors and licenses of the photographs
 
-Written by `tools/make_icqa2k_standin.py`. Every picture is an adaptation of a photograph and stays under the license of the
-photograph. Nobody named or shown here endorses the recolorings, and nobody has rated these pictures.
+Written by `tools/make_icqa2k_standin.py`. Every image is an adaptation of a photograph and stays under the license of the
+photograph. Nobody named or shown here endorses the recolorings, and nobody has rated these images.
 
 Changes to all: cut to a part of the photograph where one has several scenes, reduced to at most {_LONG_SIDE} pixels on the
 long side, recolored with planted faults, saved as JPEG.
@@ -327,7 +327,7 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from error
 
     counts = {split: sum(scene.split == split for scene in SCENES) for split in SPLITS}
-    parts = ", ".join(f"{split} {len(RECIPES) * n} pictures of {n} scenes" for split, n in counts.items())
+    parts = ", ".join(f"{split} {len(RECIPES) * n} images of {n} scenes" for split, n in counts.items())
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"stand-in for ICQA-2K: {parts}, {size / 1e6:.1f} MB, in {args.out}\n\nNext, for example:")
     out, test, labels, prior = (

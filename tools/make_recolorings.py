@@ -1,6 +1,6 @@
 """Make a training set from natural photographs: each photo as it is, and with planted color faults of known severity.
 
-No person rated these pictures: the scores in the table follow from the planted fault (see ``data/recolor.py``).
+No person rated these images: the scores in the table follow from the planted fault (see ``data/recolor.py``).
 
     python tools/make_recolorings.py PHOTOS OUT                       # every photo below PHOTOS, 4 recolorings each
     python tools/make_recolorings.py data/samples /tmp/recolorings --per-photo 2   # a check of a few seconds
@@ -80,9 +80,9 @@ def recolorings(
         return str(error)
     if is_gray(rgb):
         return f"{name} has no color"
-    picture = Image.fromarray(rgb)
-    picture.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    original = np.asarray(picture)
+    smaller = Image.fromarray(rgb)
+    smaller.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+    original = np.asarray(smaller)
     rng = np.random.default_rng([seed, *name.encode()])
     rows = []
     for variant in range(per_photo + 1):
@@ -152,10 +152,13 @@ def main() -> None:
             labeled += 1
     for reason in skipped:
         print(f"left out: {reason}")
-    print(f"{len(table)} pictures of {table['scene'].nunique()} photos in {args.output / 'table.csv'}")
+    print(f"{len(table)} images of {table['scene'].nunique()} photos in {args.output / 'table.csv'}")
     if labels:
         print(f"{labeled} photos have a label file, in {args.output / 'labels'}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -1,4 +1,4 @@
-"""Make the sample pictures: photographs under free licenses, each with four recolorings of a known fault.
+"""Make the sample images: photographs under free licenses, each with four recolorings of a known fault.
 
     python tools/make_samples.py
     python tools/make_samples.py /tmp/samples
@@ -51,11 +51,11 @@ _METHODS = {
 }
 
 _ATTRIBUTION = f"""\
-# Sample pictures: authors and licenses
+# Sample images: authors and licenses
 
 Written by `tools/make_samples.py`. Every scene is one photograph, `ORG_<scene>.jpg`, and four recolorings of it. The
 scene numbers are ours. A recoloring is an adaptation of its photograph and stays under the license of the photograph.
-Nobody named or shown here endorses the recolorings, and nobody has rated these pictures.
+Nobody named or shown here endorses the recolorings, and nobody has rated these images.
 
 Changes to all: reduced to at most {_LONG_SIDE} pixels on the long side, saved as JPEG. The last column names the
 planted fault of each recoloring and its strength from 0 to 1; `data/recolor.py` explains the kinds.
@@ -170,11 +170,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         for number, photo in enumerate(photos, start=1):
             original = read_photo(photo, Path(work))
-            pictures = {"ORG": original}
+            images = {"ORG": original}
             for position, (kind, strength) in enumerate(photo.recolorings()):
                 rng = np.random.default_rng((_SEED, number, position))
-                pictures[_METHODS[kind]] = recolor(original, kind, strength, rng)
-            for method, rgb in pictures.items():
+                images[_METHODS[kind]] = recolor(original, kind, strength, rng)
+            for method, rgb in images.items():
                 name = f"{method}_{number:012d}.jpg"
                 Image.fromarray(rgb).save(args.out / name, **_JPEG)
                 rows.append({"image": name, "scene": f"{number:012d}", "method": method})
@@ -185,7 +185,7 @@ def main() -> None:
         writer.writerows(rows)
     (args.out / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
     size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"{len(rows)} pictures of {len(photos)} scenes, {size / 1e6:.1f} MB, in {args.out}")
+    print(f"{len(rows)} images of {len(photos)} scenes, {size / 1e6:.1f} MB, in {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Learn which colors things have, P(ab | gray picture), from any folder of natural photographs, without a label.
+"""Learn which colors things have, P(ab | gray image), from any folder of natural photographs, without a label.
 
     python tools/train_color_prior.py PHOTOS --output runs/prior
     python tools/train_color_prior.py data/samples --output runs/try/prior --epochs 1   # a check of a minute on a CPU
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="DATA",
-        help="data sets whose scenes are left out, and .txt lists of pictures, one a line",
+        help="data sets whose scenes are left out, and .txt lists of images, one a line",
     )
     add("--held-out", type=float, default=0.05, help="share of the photographs to test on, and again to set percentiles on")
     add("--test-folder", nargs="+", default=[], metavar="NAME", help="folders below PHOTOS that are tested on only")
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--backbone", default=DEFAULT_BACKBONE, help="any timm network with feature maps (default: %(default)s)")
     add("--backbone-weights", type=Path, metavar="PATH", help="start weights in place of the packaged ones, or of the hub's")
     add("--random-init", action="store_true", help="start the backbone from random weights")
-    add("--size", type=int, default=224, help="side of the picture the backbone sees, in pixels (default: %(default)s)")
+    add("--size", type=int, default=224, help="side of the image the backbone sees, in pixels (default: %(default)s)")
     add("--width", type=int, default=128, help="channels of the prior (default: %(default)s)")
     add("--dropout", type=float, default=0.3, help="(default: %(default)s)")
     add(
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     earlier.add_argument("--overwrite", action="store_true", help="train anew where --output holds an earlier run")
     add("--seed", type=int, default=0)
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
-    add("--workers", type=int, default=2, help="processes that read pictures (default: %(default)s)")
+    add("--workers", type=int, default=2, help="processes that read images (default: %(default)s)")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision on CUDA")
     add("--half", action="store_true", help="store the weights as float16")
     parser.limits |= {"workers": (0, 1024), "warmup": (0, 0.999)}  # no worker: the process reads itself; some steps must fall
@@ -106,7 +106,7 @@ from training.records import command_line, load_parts, read_state, write_history
 from training.runs import clear_folder, one_line_errors, run_folder
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.files import picture_id, write_atomic
+from utils.files import image_id, write_atomic
 from utils.images import ImageReadError, is_gray, list_images, read_rgb
 from utils.scores import fingerprint
 
@@ -120,12 +120,12 @@ _REPORTED = (50.0, 75.0, 90.0, 95.0, 99.0)
 
 
 class Photographs(Dataset):
-    """Prepared photographs and why one cannot be used; item ``view * N + i`` is the picture i, cropped anew for each view.
+    """Prepared photographs and why one cannot be used; item ``view * N + i`` is the image i, cropped anew for each view.
 
     Args:
-        paths: The pictures.
+        paths: The images.
         net: Whose preparation is used.
-        seed: Of the crops. View 0 is the whole picture as it is.
+        seed: Of the crops. View 0 is the whole image as it is.
     """
 
     def __init__(self, paths: list[Path], net: ColorPriorNet, seed: int) -> None:
@@ -152,7 +152,7 @@ class Photographs(Dataset):
 
 
 def crop(rgb: Tensor, rng: np.random.Generator) -> Tensor:
-    """A random part of a picture (3, H, W), flipped or not."""
+    """A random part of an image (3, H, W), flipped or not."""
     height, width = rgb.shape[1:]
     side, stretch = math.sqrt(rng.uniform(_SMALLEST_CROP, 1)), math.exp(rng.uniform(-_STRETCH, _STRETCH) / 2)
     h, w = max(1, min(height, round(height * side * stretch))), max(1, min(width, round(width * side / stretch)))
@@ -167,7 +167,7 @@ class Encoder:
     Args:
         net: The network.
         device: Where it computes.
-        workers: Processes that read pictures.
+        workers: Processes that read images.
     """
 
     def __init__(self, net: ColorPriorNet, device: torch.device, workers: int) -> None:
@@ -175,7 +175,7 @@ class Encoder:
         self.left_out: dict[str, None] = {}
 
     def __call__(self, photographs: Photographs, items: list[int], batch_size: int) -> Iterator[tuple[list[Tensor], ...]]:
-        """Batches of maps that the prior reads, CIELAB of the pixels, and which pictures count."""
+        """Batches of maps that the prior reads, CIELAB of the pixels, and which images count."""
         loader = DataLoader(
             photographs, batch_size, sampler=items, num_workers=self.workers, generator=torch.Generator(), collate_fn=_collate
         )
@@ -203,7 +203,7 @@ class Views:
         encoder: Encodes them.
         photographs: The photographs.
         share: Numbers of those that this process keeps.
-        count: Crops of each, the first one the whole picture.
+        count: Crops of each, the first one the whole image.
         keep: The folder where each view is found again after an interruption.
     """
 
@@ -229,7 +229,7 @@ class Views:
         self.count = len(share)
 
     def epoch(self, generator: torch.Generator, batch_size: int, device: torch.device) -> Iterator[tuple[list[Tensor], ...]]:
-        """Batches of an epoch: every picture once, by one of its views."""
+        """Batches of an epoch: every image once, by one of its views."""
         order = torch.randperm(self.count, generator=generator)
         for rows in order.split(batch_size):
             maps, lab, counts = self.parts[int(torch.randint(len(self.parts), (), generator=generator))]
@@ -571,7 +571,7 @@ def finish(
     """Set temperature and percentiles, test, write weights and report."""
     net, root = encoder.net, list_images(args.photos).root
     used = [path for path in sets["train"].paths + sets["calibration"].paths if path.is_file()]  # of links some lead nowhere
-    seen = torch.tensor([(f.stat().st_size, picture_id(f)) for f in tqdm(used, desc="fingerprints", leave=False)])
+    seen = torch.tensor([(f.stat().st_size, image_id(f)) for f in tqdm(used, desc="fingerprints", leave=False)])
     record = {"metrics": history[-1], "photographs": len(used), "seen": seen, "command": command_line()}
     record["torch"] = str(torch.__version__)
     temperature = calibrate(net, encoder, sets["calibration"], counts)

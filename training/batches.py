@@ -29,7 +29,7 @@ class OwnViews(Dataset):
     """An image set that makes its random views itself, of the seed and the epoch; plain ones in epoch 0.
 
     Attributes:
-        epoch: Whole number that processes which read pictures share.
+        epoch: Whole number that processes which read images share.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class EpochSampler(Sampler[int]):
     """A shuffle that depends on seed and epoch alone.
 
     Args:
-        count: Pictures.
+        count: Images.
         seed: Of the shuffle.
-        scenes: Number of the scene of each picture, shape (count,), to keep the pictures of a scene together: scenes are
-            shuffled, and the pictures within each.
+        scenes: Number of the scene of each image, shape (count,), to keep the images of a scene together: scenes are
+            shuffled, and the images within each.
     """
 
     def __init__(self, count: int, seed: int, scenes: Tensor | None = None) -> None:
@@ -62,15 +62,15 @@ class EpochSampler(Sampler[int]):
 
 
 class Batches(Sampler[list[int]]):
-    """The share of this process in batches of a sampler's pictures.
+    """The share of this process in batches of a sampler's images.
 
-    Processes divide a batch that one process would have whole. Where it cannot be divided evenly, some pictures are there
+    Processes divide a batch that one process would have whole. Where it cannot be divided evenly, some images are there
     twice, so that each process has as many, and at least two where there are two, as batch normalization needs.
 
     Args:
-        sampler: The pictures of an epoch.
-        size: Pictures per batch and process.
-        drop_last: Leave a smaller last batch out; else it is kept, but a lone picture joins the batch before it, since batch
+        sampler: The images of an epoch.
+        size: Images per batch and process.
+        drop_last: Leave a smaller last batch out; else it is kept, but a lone image joins the batch before it, since batch
             normalization cannot train on one.
     """
 
@@ -93,21 +93,21 @@ class Batches(Sampler[list[int]]):
 
 
 def augment(inputs: Inputs, generator: torch.Generator, rank: int = 0, world: int = 1) -> Inputs:
-    """Flip each picture with probability 1/2 and crop the batch mildly; color is never touched.
+    """Flip each image with probability 1/2 and crop the batch mildly; color is never touched.
 
-    Where objects are is flipped and cropped with the picture, to the nearest cell.
+    Where objects are is flipped and cropped with the image, to the nearest cell.
 
     Args:
-        inputs: Prepared pictures.
+        inputs: Prepared images.
         generator: Of the random numbers, the same on all processes.
-        rank: Number of the process, whose pictures are every ``world``-th of a batch.
+        rank: Number of the process, whose images are every ``world``-th of a batch.
         world: Processes that share the batch.
     """
     flip = (torch.rand(len(inputs["rgb"]) * world, generator=generator) < 0.5)[rank::world]
     top, left, right, bottom = (torch.rand(4, generator=generator) * _CROP / 2).tolist()
     out = {}
     for key, x in inputs.items():
-        if x.ndim < 4:  # what was measured in the whole picture stays
+        if x.ndim < 4:  # what was measured in the whole image stays
             out[key] = x
             continue
         x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(3), x)

@@ -176,7 +176,7 @@ def can_choose(val_set: Any, options: TrainOptions, output: Path | None) -> bool
     """Tell whether the validation images can choose the epoch; warn if they should and cannot."""
     judged = options.best_epoch and val_set is not None and differ(val_set.mos)
     if options.best_epoch and not judged and output is not None:
-        why = "no validation pictures" if val_set is None else f"all {len(val_set)} validation pictures are rated alike"
+        why = "no validation images" if val_set is None else f"all {len(val_set)} validation images are rated alike"
         print(f"WARNING: {why}, so that nothing can choose the epoch: the last one is kept")
     return judged
 

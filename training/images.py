@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from data.splits import PARTS
-from data.table import REFERENCE, counted, picture_paths
+from data.table import REFERENCE, counted, image_paths
 from models import SemanticConsistencyNet
 from models.base import CompactNet, Inputs, ScoreNet, stack
 from models.preprocessing import Preprocess
@@ -38,19 +38,19 @@ _KEPT_TOGETHER = 32 * _ENCODING_BATCH  # images whose features are one file
 _AN_HOUR = 3600
 
 
-class RatedPictures(Dataset):
-    """One item is one prepared picture, its MOS and its sub-scores.
+class RatedImages(Dataset):
+    """One item is one prepared image, its MOS and its sub-scores.
 
-    Prepared pictures are kept in memory once read (150 kB each at 224 pixels, shared between loader processes), unless they
+    Prepared images are kept in memory once read (150 kB each at 224 pixels, shared between loader processes), unless they
     would take more than ``cache_bytes``.
 
     Args:
         frame: A MOS table with ``image`` relative to ``frame.attrs["root"]``, or with an absolute path in ``path``.
         preprocess: The preprocessing of the network.
-        target: The column with the MOS, or None where pictures carry no rating.
+        target: The column with the MOS, or None where images carry no rating.
         scores: CF and SCC of each row, shape (N, 2), for the realism branch.
-        cache_bytes: The most memory that prepared pictures may take.
-        objects: What gives the objects of the row with this number, as the network reads them, of its prepared picture.
+        cache_bytes: The most memory that prepared images may take.
+        objects: What gives the objects of the row with this number, as the network reads them, of its prepared image.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RatedPictures(Dataset):
         cache_bytes: int = 8 << 30,
         objects: Callable[[int, Tensor], Inputs] | None = None,
     ) -> None:
-        self.paths = [Path(p) for p in picture_paths(frame)]
+        self.paths = [Path(p) for p in image_paths(frame)]
         self.objects = objects
         self.preprocess = preprocess
         self.mos = torch.tensor(frame[target].to_numpy(np.float32) if target else np.full(len(frame), np.nan, np.float32))
@@ -77,7 +77,7 @@ class RatedPictures(Dataset):
         return len(self.paths)
 
     def inputs(self, index: int) -> Inputs:
-        """Prepared picture, from memory where it was read before."""
+        """Prepared image, from memory where it was read before."""
         if self.cached and self.filled[index]:
             return {"rgb": self.rgb[index].float() / 255}
         pixels = torch.from_numpy(read_rgb(self.paths[index])).permute(2, 0, 1)
@@ -88,7 +88,7 @@ class RatedPictures(Dataset):
         return item
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
+        """Prepared image, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         scores = torch.empty(0) if self.scores is None else self.scores[index]
         inputs = self.inputs(index)
         if self.objects is not None:
@@ -96,20 +96,20 @@ class RatedPictures(Dataset):
         return inputs, self.mos[index], scores, index
 
 
-class PublishedPictures(Dataset):
-    """One item is one picture as a published network reads it, its MOS and its sub-scores.
+class PublishedImages(Dataset):
+    """One item is one image as a published network reads it, its MOS and its sub-scores.
 
-    Resized pictures are kept as 8-bit levels in a folder, one file each (0.44 MB at 384 pixels), made once and found again by
-    the path, size and time of change of the picture.
+    Resized images are kept as 8-bit levels in a folder, one file each (0.44 MB at 384 pixels), made once and found again by
+    the path, size and time of change of the image.
 
     Args:
         frame: A MOS table with ``image`` relative to ``frame.attrs["root"]``, or with an absolute path in ``path``.
-        size: Side of the resized picture in pixels.
+        size: Side of the resized image in pixels.
         resize: "bicubic" or "bilinear".
         cache: The folder.
         target: The column with the MOS.
         scores: CF and SCC of each row, shape (N, 2), for the realism branch.
-        objects: The objects of the pictures by ``image``, for the semantic branch.
+        objects: The objects of the images by ``image``, for the semantic branch.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class PublishedPictures(Dataset):
         objects: ObjectLabels | None = None,
     ) -> None:
         self.names = list(frame["image"])
-        self.paths = [Path(p) for p in picture_paths(frame)]
+        self.paths = [Path(p) for p in image_paths(frame)]
         self.size, self.resize = size, resize
         self.cache = Path(cache) / f"{resize}_{size}"
         self.mos = torch.tensor(frame[target].to_numpy(np.float32))
@@ -134,19 +134,19 @@ class PublishedPictures(Dataset):
         return len(self.paths)
 
     def file(self, index: int) -> Path:
-        """Where the resized picture lies, or will."""
+        """Where the resized image lies, or will."""
         return kept_file(self.cache, self.paths[index])
 
     def fill(self) -> int:
-        """Resize the pictures that are not there yet, see ``make_lacking``."""
+        """Resize the images that are not there yet, see ``make_lacking``."""
         return make_lacking([self.file(i) for i in range(len(self))], self.levels, f"resizing to {self.size} pixels")
 
     def levels(self, index: int) -> np.ndarray:
-        """The resized picture, uint8, shape (size, size, 3)."""
+        """The resized image, uint8, shape (size, size, 3)."""
         return kept(self.file(index), lambda: resized(read_rgb(self.paths[index]), self.size, self.resize))
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        """Prepared picture, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
+        """Prepared image, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         item = {"rgb": unit_range(self.levels(index))}
         if self.objects is not None:
             item |= slot_inputs(*self.objects.slots(self.names[index]))
@@ -154,7 +154,7 @@ class PublishedPictures(Dataset):
 
 
 class FeatureSet(Dataset):
-    """Encoded views of an image set, for training the head of a frozen network; an item as of ``RatedPictures``."""
+    """Encoded views of an image set, for training the head of a frozen network; an item as of ``RatedImages``."""
 
     def __init__(self, features: Inputs, mos: Tensor, scores: Tensor | None, views: int) -> None:
         self.features, self.mos, self.scores, self.views = features, mos, scores, views
@@ -196,7 +196,7 @@ def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Te
 
 
 def kept_file(folder: Path, path: Path, key: str = "") -> Path:
-    """Where an array made of a picture lies: told by its path and ``key``, then by its size and time of change."""
+    """Where an array made of an image lies: told by its path and ``key``, then by its size and time of change."""
     parts = (f"{os.path.abspath(path)}{key and f' {key}'}", fingerprint(path))
     return folder / f"{'_'.join(hashlib.sha256(os.fsencode(part)).hexdigest()[:16] for part in parts)}.npy"
 
@@ -217,15 +217,15 @@ def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -
     """Make those of the files that are not there yet.
 
     Args:
-        files: Of each picture.
-        make: Makes the file of the picture of this number.
+        files: Of each image.
+        make: Makes the file of the image of this number.
         title: Of the progress bar.
 
     Returns:
         How many there were to make.
 
     Raises:
-        ImageReadError: If pictures cannot be read; tells how many, and all about the first.
+        ImageReadError: If images cannot be read; tells how many, and all about the first.
     """
     lacking = [i for i, file in enumerate(files) if not file.is_file()]
     if lacking:
@@ -237,20 +237,20 @@ def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -
         except ImageReadError as error:
             errors.append(error)
     if errors:
-        raise ImageReadError(f"{len(errors)} of {len(files)} pictures cannot be trained on; {errors[0]}")
+        raise ImageReadError(f"{len(errors)} of {len(files)} images cannot be trained on; {errors[0]}")
     return len(lacking)
 
 
 def collect(files: list[Path]) -> None:
-    """Remove what changed pictures, killed runs and earlier versions left beside kept files.
+    """Remove what changed images, killed runs and earlier versions left beside kept files.
 
     Args:
         files: Where arrays lie or will, in one folder.
     """
     known = {file.name.partition("_")[0]: file.name for file in files}
     for entry in os.scandir(files[0].parent) if files[0].parent.is_dir() else []:
-        picture, _, version = entry.name.partition("_")
-        old = entry.name.endswith(".npy") and (not version or known.get(picture, entry.name) != entry.name)
+        image, _, version = entry.name.partition("_")
+        old = entry.name.endswith(".npy") and (not version or known.get(image, entry.name) != entry.name)
         left = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > _AN_HOUR  # a younger one may be in use
         if old or left:
             Path(entry.path).unlink(missing_ok=True)
@@ -347,7 +347,7 @@ def folder_size(folder: Path) -> str:
     return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {folder}"
 
 
-ImageSet = RatedPictures | PublishedPictures | OwnViews | FeatureSet
+ImageSet = RatedImages | PublishedImages | OwnViews | FeatureSet
 
 
 class ImageSets(Protocol):
@@ -390,7 +390,7 @@ def encoded_sets(options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, im
     device, views = torch.device(options.device), options.views if options.augment else 1
     encoded = encode_set(model.to(device), images, device, views, options.seed, options.workers, keep)
     if distributed.is_main():
-        print(f"features of {len(frame)} pictures: {folder_size(keep)}, until the run has ended")
+        print(f"features of {len(frame)} images: {folder_size(keep)}, until the run has ended")
     row_of = {image: row for row, image in enumerate(frame["image"])}
 
     def make(part: pd.DataFrame, train: bool = False, scores: np.ndarray | None = None) -> FeatureSet | None:
@@ -409,13 +409,11 @@ def sets_of(images: ImageSets, parts: dict[str, pd.DataFrame], scores: dict[str,
     return {name: images(parts[name], name == "train", None if scores is None else scores[name]) for name in names}
 
 
-def rated_images(
-    options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None
-) -> RatedPictures:
+def rated_images(options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedImages:
     """Return the images of a MOS table, as a network of ours reads them."""
     cache_bytes = int(options.cache_gb * (1 << 30))
     objects = labeled_objects(options.labels, model, frame) if isinstance(model, SemanticConsistencyNet) else None
-    return RatedPictures(frame, cast(CompactNet, model).preprocess, model.dimension, scores, cache_bytes, objects)
+    return RatedImages(frame, cast(CompactNet, model).preprocess, model.dimension, scores, cache_bytes, objects)
 
 
 def published_image_sets(options: TrainOptions, model: PublishedNet, frame: pd.DataFrame) -> ImageSets:
@@ -427,15 +425,15 @@ def published_image_sets(options: TrainOptions, model: PublishedNet, frame: pd.D
     cache = options.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
     objects = published_objects(options, frame) if model.dimension == "SCC" else None
 
-    def make(part: pd.DataFrame, train: bool = False, scores: np.ndarray | None = None) -> PublishedPictures | None:
+    def make(part: pd.DataFrame, train: bool = False, scores: np.ndarray | None = None) -> PublishedImages | None:
         if part.empty:
             return None
         resize = "bilinear" if train else model.resize
-        images = PublishedPictures(part, model.size, resize, cache, model.dimension, scores, objects)
+        images = PublishedImages(part, model.size, resize, cache, model.dimension, scores, objects)
         made = images.fill() if distributed.is_main() else 0
         distributed.barrier()
         if made:
-            print(f"{made} pictures resized to {model.size} pixels, {resize}; cache: {folder_size(cache)}")
+            print(f"{made} images resized to {model.size} pixels, {resize}; cache: {folder_size(cache)}")
         return images
 
     return make
@@ -466,8 +464,8 @@ def labeled_objects(
         known = ((folder, name) for name in (image, f"{scene}.") for folder in folders if folder.file(name) is not None)
         folder, name = next(known, (None, ""))
         rows.append([] if folder is None else folder.objects(name))
-    print(f"objects: {sum(map(bool, rows))} of {len(rows)} pictures show labeled ones")
-    _ = model.cells, model.object_prior  # worked out here, for processes that read pictures cannot use a GPU
+    print(f"objects: {sum(map(bool, rows))} of {len(rows)} images show labeled ones")
+    _ = model.cells, model.object_prior  # worked out here, for processes that read images cannot use a GPU
     return lambda index, rgb: model.object_inputs(rgb, rows[index])
 
 
@@ -496,7 +494,7 @@ def published_objects(options: TrainOptions, frame: pd.DataFrame) -> ObjectLabel
     for image in frame["image"]:
         objects.slots(image)  # what cannot be read must be known before the training
     labeled = sum(objects.file(image) is not None for image in frame["image"])
-    print(f"objects: {labeled} of {len(frame)} pictures have a label file")
+    print(f"objects: {labeled} of {len(frame)} images have a label file")
     return objects
 
 

@@ -33,7 +33,7 @@ from training.options import TrainOptions
 from training.records import NEXT, write_results
 from utils import distributed, interrupt
 from utils.checkpoint import read_checkpoint, read_weights, seen_by
-from utils.files import give_lock, picture_id, take_lock, write_atomic
+from utils.files import give_lock, image_id, take_lock, write_atomic
 from utils.metrics import column_correlations, within_scene_srcc
 from utils.names import match_names
 from utils.scores import Provenance, ScoreWriter, join_scores, missing_scores, read_scores
@@ -53,7 +53,7 @@ def one_line_errors(advice: str = "run the same command again with --resume to g
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, (OSError, ValueError, UnreachableError)):
             text = str(error)
-            if text.startswith("Caught "):  # of a process that reads pictures, which puts its traceback before it
+            if text.startswith("Caught "):  # of a process that reads images, which puts its traceback before it
                 text = text.rpartition(f"{kind.__name__}: ")[2]
             print(f"error: {text.strip()}", file=sys.stderr)
         elif issubclass(kind, KeyboardInterrupt):
@@ -174,7 +174,7 @@ def apply_shared_scenes_policy(options: TrainOptions, frame: pd.DataFrame) -> pd
     shared = shared_scenes(frame)
     if not shared:
         return frame
-    print(f"WARNING: the given train and test pictures share {len(shared)} of {frame['scene'].nunique()} scenes")
+    print(f"WARNING: the given train and test images share {len(shared)} of {frame['scene'].nunique()} scenes")
     if options.shared_scenes == "keep":
         print("they are kept as they are: test results are in part those of scenes trained on")
         return frame
@@ -183,9 +183,9 @@ def apply_shared_scenes_policy(options: TrainOptions, frame: pd.DataFrame) -> pd
         anew.attrs = frame.attrs
         return anew
     raise ValueError(
-        f"the given train and test pictures share {len(shared)} scenes, e.g. {min(shared)}, so test results would not "
+        f"the given train and test images share {len(shared)} scenes, e.g. {min(shared)}, so test results would not "
         "be those of unseen scenes; pass --shared-scenes keep to take both as they are, as published, or "
-        "--shared-scenes resplit to split all pictures anew by scene"
+        "--shared-scenes resplit to split all images anew by scene"
     )
 
 
@@ -205,9 +205,7 @@ def split_parts(options: TrainOptions, frame: pd.DataFrame, columns: list[str]) 
     if shared_scenes(frame):
         fixed, frame = select(frame, frame["split"] == "test"), select(frame, frame["split"] != "test")
     if options.strict_recipe and "split" not in frame and options.split is None:
-        print(
-            "WARNING: no test pictures are given and no seed, so each network gets a split of its own; pass --split or --seed"
-        )
+        print("WARNING: no test images are given and no seed, so each network gets a split of its own; pass --split or --seed")
     if options.resume and recorded.is_file():
         parts = apply_split(frame, read_split(recorded))
     elif options.split is not None:
@@ -225,7 +223,7 @@ def split_parts(options: TrainOptions, frame: pd.DataFrame, columns: list[str]) 
             name: spread(part, options.limit if name == "train" else max(8, options.limit // 4)) for name, part in parts.items()
         }
     check_ratings(parts["train"], columns)
-    print(", ".join(f"{name}: {len(p)} pictures of {p['scene'].nunique()} scenes" for name, p in parts.items()))
+    print(", ".join(f"{name}: {len(p)} images of {p['scene'].nunique()} scenes" for name, p in parts.items()))
     return parts
 
 
@@ -362,8 +360,8 @@ def training_record(
         sub_scores: CF and SCC of each image of the parts, for the realism branch.
     """
     used = pd.concat([parts["train"], parts["val"]])
-    ids = [picture_id(p) for p in used["path"]]
-    seen = {(os.path.getsize(p), picture) for p, picture in zip(used["path"], ids, strict=True)}
+    ids = [image_id(p) for p in used["path"]]
+    seen = {(os.path.getsize(p), image) for p, image in zip(used["path"], ids, strict=True)}
     content = {
         "list of images": {name: list(part["image"]) for name, part in parts.items()},
         "images": ids,
@@ -442,7 +440,7 @@ def score_test_part(options: TrainOptions, model: ScoreNet, test: pd.DataFrame, 
         results[f"{column} within-scene SRCC" if len(model.columns) > 1 else "within-scene SRCC"] = within
     write_results(options.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
     shown = "  ".join(f"{k} {v:.4f}" for k, v in results.items())
-    print(f"test, {len(test)} pictures of {test['scene'].nunique()} scenes: {shown}")
+    print(f"test, {len(test)} images of {test['scene'].nunique()} scenes: {shown}")
 
 
 def out_of_fold(
@@ -480,9 +478,9 @@ def out_of_fold(
     if options.init is not None:
         # a network that started from one that knew an image has not truly left it out
         _, ids = seen_by(read_weights(options.init))  # nothing is known of what a published file has seen
-        new = np.array([picture_id(path) not in ids for path in frame["path"]])
+        new = np.array([image_id(path) not in ids for path in frame["path"]])
         if not new.all():
-            print(f"{(~new).sum()} of {len(frame)} pictures were used to train --init and are left out of {target}")
+            print(f"{(~new).sum()} of {len(frame)} images were used to train --init and are left out of {target}")
         frame, predictions = select(frame, pd.Series(new)), predictions[new]
     with ScoreWriter(
         target,
@@ -501,7 +499,7 @@ def out_of_fold(
             writer.add(name, dict(zip(model.columns, scores.tolist(), strict=True)), gray=False)
     quality = column_correlations(predictions, frame[model.columns].to_numpy(float), model.columns)
     count = len(rated(frame, model.columns))
-    print(f"out-of-fold predictions of {len(frame)} pictures: {target}  SRCC {quality['SRCC']:.4f} on {count} rated ones")
+    print(f"out-of-fold predictions of {len(frame)} images: {target}  SRCC {quality['SRCC']:.4f} on {count} rated ones")
 
 
 def read_sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:
@@ -548,7 +546,7 @@ def read_sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> t
         samples[image] = sample
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(frame)} pictures have no {dimension} score in {', '.join(map(str, files))}, e.g. "
+            f"{len(missing)} of {len(frame)} images have no {dimension} score in {', '.join(map(str, files))}, e.g. "
             f"{missing[0]}; run infer_{dimension}.py on {frame.attrs['root']} and pass its CSV as well"
         )
     return np.array(values), samples
@@ -583,13 +581,13 @@ def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
     problem = ""
     if count["in-sample"]:
         problem = (
-            f"{count['in-sample']} of {len(samples)} training pictures have in-sample {dimension} predictions: they are too "
+            f"{count['in-sample']} of {len(samples)} training images have in-sample {dimension} predictions: they are too "
             f"good, and PR will trust {dimension} too much; {advice}"
         )
     elif count["unknown"]:
         problem = (
             f"the {dimension} file does not say whether the predictions of {count['unknown']} of {len(samples)} training "
-            f"pictures are in-sample; if they are, PR will trust {dimension} too much: {advice}"
+            f"images are in-sample; if they are, PR will trust {dimension} too much: {advice}"
         )
     if problem and refuse:
         raise ValueError(f"{problem}, or pass --no-out-of-fold to train on these, as published")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils import interrupt  # noqa: F401, before all that is slow to load
-from utils.choices import PRECISIONS, PRESETS, SYSTEMS
+from utils.choices import ENGINES, PRECISIONS, PRESETS, SYSTEMS
 
 # Least and most of every number that a script takes, by argument name; ``ScriptParser.limits`` holds those of one script.
 LIMITS: dict[str, tuple[float, float]] = {
@@ -136,9 +136,11 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
     add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
     add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth where no weights are named")
     add("--precision", choices=PRECISIONS, default="float32", help="of a published network (default: %(default)s)")
+    add("--engine", choices=ENGINES, help="that computes the scores (default: onnxruntime where it can, else torch)")
     if dimension != "CF":
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
         add("--attention", choices=("infer", "train"), help="of objects, published (default: infer)")
+    parser.set_defaults(dimension=dimension)
 
     ray = "score on a Ray cluster: that at ADDRESS, or a new one of this machine (docs/scale.md)"
     parser.groups["run"].add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
@@ -162,7 +164,7 @@ def add_folder_arguments(parser: ScriptParser, name: str) -> None:
     add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
     add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
     add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    add("--workers", type=int, help="pictures worked on at a time (default: one per core and device)")
+    add("--workers", type=int, help="images worked on at a time (default: one per core and device)")
 
 
 def add_system_arguments(parser: ScriptParser) -> None:

@@ -114,14 +114,12 @@ def described(content: Any) -> str:
 
 
 def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
-    """File sizes and fingerprints (``picture_id``) of the pictures that the network of a checkpoint was trained on."""
+    """File sizes and fingerprints (``image_id``) of the images that the network of a checkpoint was trained on."""
     seen = content.get("seen")
     if seen is None:
         return frozenset(), frozenset()
     if not isinstance(seen, torch.Tensor) or seen.ndim != 2 or seen.shape[1] != 2:
-        raise ValueError(
-            f"a checkpoint's record of training pictures must have shape (N, 2), got {getattr(seen, 'shape', seen)}"
-        )
+        raise ValueError(f"a checkpoint's record of training images must have shape (N, 2), got {getattr(seen, 'shape', seen)}")
     return frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
 
 

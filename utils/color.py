@@ -137,7 +137,7 @@ def colorfulness(rgb: Tensor) -> Tensor:
 
 
 def gray_version(lab: Tensor) -> Tensor:
-    """The picture with its lightness kept and its color removed.
+    """The image with its lightness kept and its color removed.
 
     Args:
         lab: CIELAB, shape (B, 3, H, W).

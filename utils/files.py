@@ -71,7 +71,7 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def picture_id(path: Any) -> int:
+def image_id(path: Any) -> int:
     """63-bit fingerprint of the content of a file, or of an image in a shard, to know an image again under any name."""
     digest = sha256(path) if isinstance(path, str | Path) else hashlib.sha256(path.read()).hexdigest()
     return int(digest[:16], 16) >> 1

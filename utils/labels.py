@@ -1,7 +1,7 @@
-"""Which objects a picture shows, and which colors such objects have: YOLO label files and the color prior ``color_.json``.
+"""Which objects an image shows, and which colors such objects have: YOLO label files and the color prior ``color_.json``.
 
 The published SCC network reads these two in place of the pixels of the objects, https://github.com/ARBEZ-ZEBRA/ICQA. A
-label file has a row per object, ``class x-center y-center width height``, the last four as shares of the picture's width and
+label file has a row per object, ``class x-center y-center width height``, the last four as shares of the image's width and
 height. What differs from the published reader: rows that it could not read and that have one meaning are read, rows that it
 misread are refused, and a class keeps its prior however its number is written.
 """
@@ -20,11 +20,11 @@ import numpy as np
 
 from utils.files import write_atomic
 
-SLOTS = 20  # objects of a picture that the published network sees, the first in file order
+SLOTS = 20  # objects of an image that the published network sees, the first in file order
 CURVE = 768  # values of the prior of a class: 256 levels each of red, green and blue
 CLASSES = 81  # rows of the published class embedding: the 80 classes of COCO, and one more
 
-# A box that a detector draws over the edge of the picture overshoots [0, 1] by less than half the picture. In pixels, a box
+# A box that a detector draws over the edge of the image overshoots [0, 1] by less than half the image. In pixels, a box
 # that stays within these bounds would be one pixel in the corner.
 _NORMALIZED = (-0.5, 1.5)
 
@@ -67,12 +67,12 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class LabeledObject:
-    """One object of a picture.
+    """One object of an image.
 
     Attributes:
         category: Class of COCO-80, from 0 to 79.
-        box: x center, y center, width and height as shares of the picture's width and height; of a polygon its bounding box.
-        polygon: Corners as shares of the picture's width and height, shape (N, 2); None where only the box is known.
+        box: x center, y center, width and height as shares of the image's width and height; of a polygon its bounding box.
+        polygon: Corners as shares of the image's width and height, shape (N, 2); None where only the box is known.
         confidence: Of the detector, in [0, 1]; None where the file has none.
     """
 
@@ -83,7 +83,7 @@ class LabeledObject:
 
 
 def read_yolo(path: str | Path) -> np.ndarray:
-    """Read the objects of one picture from a YOLO text file.
+    """Read the objects of one image from a YOLO text file.
 
     Blank lines, any line ends, tabs and a byte order mark are fine; an empty file has no objects. A row has
 
@@ -113,7 +113,7 @@ def read_yolo(path: str | Path) -> np.ndarray:
 
 
 def read_objects(path: str | Path, coco91: bool = False) -> list[LabeledObject]:
-    """Read the objects of one picture from a YOLO text file, with the shapes and confidences that ``read_yolo`` drops.
+    """Read the objects of one image from a YOLO text file, with the shapes and confidences that ``read_yolo`` drops.
 
     Args:
         path: The label file, with the rows that :func:`read_yolo` takes.
@@ -176,13 +176,13 @@ def object_mask(thing: LabeledObject, height: int, width: int) -> np.ndarray:
 
     Args:
         thing: The object.
-        height: Of the picture in pixels, at whatever size it is; an aspect ratio that was not kept does not matter.
+        height: Of the image in pixels, at whatever size it is; an aspect ratio that was not kept does not matter.
         width: Likewise.
 
     Returns:
         True where the center of a pixel is inside the polygon by the even-odd rule or, without a polygon, inside an ellipse
         of 0.9 of the box, whose colors are nearer to those of the object than the box's are, bool, shape (H, W). All false
-        for an object outside of the picture, without area, or too small to hold the center of a pixel.
+        for an object outside of the image, without area, or too small to hold the center of a pixel.
     """
     x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
     if thing.polygon is None:
@@ -278,7 +278,7 @@ def write_color_curves(path: str | Path, curves: np.ndarray) -> None:
 
 
 def object_slots(boxes: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """The objects of a picture as the published SCC network takes them.
+    """The objects of an image as the published SCC network takes them.
 
     Args:
         boxes: The objects, as from :func:`read_yolo`, the first ``SLOTS`` of which are taken.
@@ -301,10 +301,10 @@ def object_slots(boxes: np.ndarray, curves: np.ndarray) -> np.ndarray:
 
 
 class ObjectLabels:
-    """The label files of a folder of pictures, together with the color prior.
+    """The label files of a folder of images, together with the color prior.
 
     Args:
-        folder: Holds the label files; None if there are none, so that all pictures are without objects.
+        folder: Holds the label files; None if there are none, so that all images are without objects.
         curves: The color prior, shape (81, 768), as from :func:`read_color_curves`, for ``slots``.
 
     Raises:
@@ -385,7 +385,7 @@ def _read_text(path: str | Path) -> str:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             kind = "folder" if stat.S_ISDIR(mode) else "pipe or a device"
-            raise LabelError(f"{path}: is a {kind}; expected a label file, or nothing for a picture without objects")
+            raise LabelError(f"{path}: is a {kind}; expected a label file, or nothing for an image without objects")
         with open(path, encoding="utf-8-sig") as file:  # Windows editors put a byte order mark first
             return file.read()
     except FileNotFoundError as error:
@@ -451,7 +451,7 @@ def _check_normalized(values: list[float], names: tuple[str, ...]) -> None:
         if not low <= value <= high:
             raise ValueError(
                 f"{name} {value:g} is not normalized; expected 0 to 1, so divide pixels in x by the width and in y by the "
-                "height of the picture"
+                "height of the image"
             )
 
 

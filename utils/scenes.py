@@ -41,7 +41,7 @@ def method_and_scene(names: Sequence[str]) -> tuple[list[str], list[str], str]:
     return (
         [ALL] * len(names),
         list(names),
-        "File names and folders do not tell methods apart: all pictures count as one method.",
+        "File names and folders do not tell methods apart: all images count as one method.",
     )
 
 

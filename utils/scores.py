@@ -9,7 +9,7 @@
     a/b.jpg,0.123456,0,
     a/c.jpg,,0,cannot read: truncated file
 
-``image`` is the path relative to the scored folder, with forward slashes; ``gray`` is 1 for a picture without color;
+``image`` is the path relative to the scored folder, with forward slashes; ``gray`` is 1 for an image without color;
 a row with an ``error`` has no score. PR's file has ``image,PR,CF,SCC,gray,error``, with the CF and SCC that PR was
 computed from. ``cf.csv.json`` beside it says how the scores were made; while a run is under way, its finished rows are
 in the journal ``cf.csv.partial``. The published form, ``{"b": 0.123456}`` with the file's stem as key, is also read.
@@ -24,18 +24,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pandas as pd
 
-from utils.choices import DIMENSIONS
+from utils.choices import DIMENSIONS, VERSION
 from utils.files import fingerprint, give_lock, naming, take_lock, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
+if TYPE_CHECKING:  # imported by the functions that make a table of it, for it is slow to load
+    import pandas as pd
+
 SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images were to the weights that scored them
-VERSION = {"format": 1, "project": "1.1.0"}
+VERSIONS = {"format": 1, "project": VERSION}
+_TORCH = "torch"  # the engine of score files that name none
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
 
 
@@ -49,6 +52,7 @@ class Provenance:
         preprocessing: All else that changes a score; what JSON can hold.
         sample: Whether the weights had seen the images: one of :data:`SAMPLES`.
         unbounded: Allow any names of scores, and any finite scores, of systems that have no bounds.
+        engine: What computes the scores: torch or onnxruntime.
     """
 
     root: str | Path
@@ -56,6 +60,7 @@ class Provenance:
     preprocessing: Mapping[str, Any]
     sample: str
     unbounded: bool = False
+    engine: str = "torch"
 
 
 class ScoreWriter:
@@ -117,12 +122,14 @@ class ScoreWriter:
 
         meta = {
             "dimension": columns[0],
-            "version": VERSION,
+            "version": VERSIONS,
             "weights": dict(provenance.weights),
             "preprocessing": dict(provenance.preprocessing),
             "sample": sample,
             "root": os.path.abspath(root),
         } | ({"unbounded": self.columns} if unbounded else {})
+        if provenance.engine != _TORCH:
+            meta["engine"] = provenance.engine
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
         self._files = {name: fingerprint(Path(root, name)) for name in names} if fingerprints is None else fingerprints
@@ -166,7 +173,7 @@ class ScoreWriter:
             image: One of the names the writer was opened with.
             scores: A score in [-1, 1] for each column; not looked at if there is an error. A score that is not a
                 finite number in that range is not written: the row gets an error in its place.
-            gray: Whether the picture has no color.
+            gray: Whether the image has no color.
             error: Why the image has no score; empty if it has one.
         """
         if image not in self._files:
@@ -240,9 +247,8 @@ class ScoreWriter:
         """Rows of the CSV that is there, by image, in the form of the journal."""
         if not self.path.exists():
             return {}
-        frame = read_scores(self.path)
-        meta = frame.attrs["meta"]
-        columns = [column for column in frame.columns if column not in ("image", "gray", "error")]
+        earlier = read_rows(self.path)
+        meta, columns = earlier.meta, earlier.columns
         self._refuse_other_run(self.path, {**meta, "columns": columns} if meta else {})
         return {
             record["image"]: {
@@ -252,7 +258,7 @@ class ScoreWriter:
                 "error": record["error"],
                 "file": meta["files"].get(record["image"], ""),
             }
-            for record in frame.to_dict("records")
+            for record in earlier.rows
             if record["error"] or all(math.isfinite(record[column]) for column in columns)
         }
 
@@ -269,10 +275,14 @@ class ScoreWriter:
         advice = "pass --overwrite to score all images again, or another file with -o"
         if not earlier:
             raise ValueError(f"{path} does not say which weights made it, so it cannot be continued; {advice}")
-        now = _flat({**self._meta, "columns": self.columns})
-        then = _flat({key: value for key, value in earlier.items() if key not in ("count", "errors", "files")})
+        now = _flat({"engine": _TORCH, **self._meta, "columns": self.columns})
+        then = _flat(
+            {"engine": _TORCH} | {key: value for key, value in earlier.items() if key not in ("count", "errors", "files")}
+        )
         other = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
         if other:
+            if "engine" in other:
+                advice = f"pass --engine {then['engine']} to go on with it, {advice.removeprefix('pass ')}"
             differences = "; ".join(f"{key} was {then.get(key)}, is now {now.get(key)}" for key in other)
             raise ValueError(f"{path} was made in another way: {differences}; {advice}")
 
@@ -307,18 +317,55 @@ def scored_folder(path: Path) -> str | None:
     return None
 
 
-def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
-    """Read a score file, one made by hand with the columns image and CF (or SCC, PR), or the published JSON form.
+@dataclass(frozen=True)
+class ScoreRows:
+    """What a score file holds.
+
+    Attributes:
+        columns: Names of the scores, in the file's order.
+        rows: Of each image: ``image``, a number for each column, NaN where there is none, ``gray`` and ``error``.
+        meta: The sidecar, {} if there is none.
+        by_stem: Whether ``image`` holds stems, as in JSON, instead of paths.
+    """
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    meta: dict[str, Any]
+    by_stem: bool = False
+
+
+def read_scores(path: str | Path, dimension: str | None = None) -> "pd.DataFrame":
+    """Return what :func:`read_rows` reads as a table.
 
     Args:
-        path: A ``.csv``, or a ``.json`` that maps file stems to scores.
-        dimension: The score that must be there, CF, SCC or PR. Needed for JSON, which does not say what it holds.
+        path: As for :func:`read_rows`.
+        dimension: The same.
 
     Returns:
         Columns ``image``, those of PR, CF and SCC that are there in the file's order (float in [-1, 1], NaN where
         there is none; of a file of infer_baseline.py all its scores, which may go beyond), ``gray`` (bool) and ``error``
         (empty if none). ``attrs["meta"]`` is the sidecar, {} if there is none; ``attrs["by_stem"]`` says whether ``image``
         holds stems, as in JSON, instead of paths.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read so; the message names the line or image.
+    """
+    import pandas as pd
+
+    read = read_rows(path, dimension)
+    kinds = {"image": str, **dict.fromkeys(read.columns, float), "gray": bool, "error": str}
+    frame = pd.DataFrame({name: pd.Series([row[name] for row in read.rows], dtype=kind) for name, kind in kinds.items()})
+    frame.attrs = {"meta": read.meta, "by_stem": read.by_stem}
+    return frame
+
+
+def read_rows(path: str | Path, dimension: str | None = None) -> ScoreRows:
+    """Read a score file, one made by hand with the columns image and CF (or SCC, PR), or the published JSON form.
+
+    Args:
+        path: A ``.csv``, or a ``.json`` that maps file stems to scores.
+        dimension: The score that must be there, CF, SCC or PR. Needed for JSON, which does not say what it holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -351,19 +398,20 @@ def read_scores(path: str | Path, dimension: str | None = None) -> pd.DataFrame:
     images = [row["image"] for row in rows]
     _refuse_duplicates(path, images)
     limit = sys.float_info.max if "unbounded" in meta else 1.0
-    frame = pd.DataFrame(
+    scores = {column: [_score(path, row, column, limit) for row in rows] for column in found}
+    read = [
         {
-            "image": pd.Series(images, dtype=str),
-            **{c: pd.Series([_score(path, row, c, limit) for row in rows], dtype=float) for c in found},
-            "gray": pd.Series([_gray(path, row) for row in rows], dtype=bool),
-            "error": pd.Series([row.get("error", "") for row in rows], dtype=str),
+            "image": row["image"],
+            **{column: values[number] for column, values in scores.items()},
+            "gray": _gray(path, row),
+            "error": row.get("error", ""),
         }
-    )
-    frame.attrs = {"meta": meta, "by_stem": False}
-    return frame
+        for number, row in enumerate(rows)
+    ]
+    return ScoreRows(found, read, meta)
 
 
-def read_metric(path: str | Path, column: str | None, score_range: tuple[float, float] | None) -> pd.DataFrame:
+def read_metric(path: str | Path, column: str | None, score_range: tuple[float, float] | None) -> "pd.DataFrame":
     """Read the file of another metric: the columns image and one with any name.
 
     Args:
@@ -417,13 +465,15 @@ def read_metric(path: str | Path, column: str | None, score_range: tuple[float, 
                 "possible score, such as --versus-range 0 100"
             )
         values.append(value)
+    import pandas as pd
+
     errors = [row.get("error", "") for row in rows]
     frame = pd.DataFrame({"image": pd.Series(images, dtype=str), "score": pd.Series(values, dtype=float), "error": errors})
     frame.attrs = {"meta": meta, "by_stem": by_stem, "metric": True}
     return frame
 
 
-def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: str) -> None:
+def write_json(scores: "pd.DataFrame | str | Path", out: str | Path, dimension: str) -> None:
     """Write scores in the published form: ``{stem: score}``, sorted by stem.
 
     Args:
@@ -434,7 +484,7 @@ def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: st
     Raises:
         ValueError: If two images have the same stem, or an image has no score.
     """
-    frame = scores if isinstance(scores, pd.DataFrame) else read_scores(scores, dimension)
+    frame = read_scores(scores, dimension) if isinstance(scores, str | Path) else scores
     names = frame["image"].tolist()
     stems = names if frame.attrs.get("by_stem") else _stems(names)
     lacking = frame[~np.isfinite(frame[dimension]) | (frame["error"] != "")]
@@ -448,7 +498,7 @@ def write_json(scores: pd.DataFrame | str | Path, out: str | Path, dimension: st
     write_atomic(out, json.dumps(published, indent=4, sort_keys=True) + "\n")
 
 
-def missing_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str) -> dict[str, str]:
+def missing_scores(names: Sequence[str], frame: "pd.DataFrame", dimension: str) -> dict[str, str]:
     """Which images have no score, and why.
 
     Args:
@@ -473,7 +523,7 @@ def missing_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str) ->
     return reasons
 
 
-def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, source_path: str | Path) -> np.ndarray:
+def join_scores(names: Sequence[str], frame: "pd.DataFrame", dimension: str, source_path: str | Path) -> np.ndarray:
     """The score of each image, looked up by its full relative path, or by its stem in the published form (see row_names).
 
     Args:
@@ -507,7 +557,7 @@ def join_scores(names: Sequence[str], frame: pd.DataFrame, dimension: str, sourc
     return frame.set_index("image")[dimension].reindex([found[name] for name in names]).to_numpy(dtype=np.float64)
 
 
-def in_sample(frame: pd.DataFrame) -> bool | None:
+def in_sample(frame: "pd.DataFrame") -> bool | None:
     """Whether the weights were trained on the images they scored; None if the file does not say."""
     sample = frame.attrs.get("meta", {}).get("sample")
     if sample is not None and sample not in SAMPLES:
@@ -515,7 +565,7 @@ def in_sample(frame: pd.DataFrame) -> bool | None:
     return None if sample in (None, "unknown") else sample == "in-sample"
 
 
-def _read_published(path: Path, dimension: str | None) -> pd.DataFrame:
+def _read_published(path: Path, dimension: str | None) -> ScoreRows:
     if path.name.lower().endswith(".csv.json"):
         raise ValueError(f"{path} says how the scores of {path.with_suffix('').name} were made; pass that file instead")
     if dimension is None:
@@ -526,16 +576,8 @@ def _read_published(path: Path, dimension: str | None) -> pd.DataFrame:
         is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
         if not is_number or not -1 <= score <= 1:
             raise ValueError(f"expected a {dimension} score in [-1, 1] for {stem} in {path}, got {score!r}")
-    frame = pd.DataFrame(
-        {
-            "image": pd.Series([stem for stem, _ in pairs], dtype=str),
-            dimension: pd.Series([score for _, score in pairs], dtype=float),
-            "gray": pd.Series([False] * len(pairs), dtype=bool),
-            "error": pd.Series([""] * len(pairs), dtype=str),
-        }
-    )
-    frame.attrs = {"meta": {}, "by_stem": True}
-    return frame
+    rows = [{"image": stem, dimension: score, "gray": False, "error": ""} for stem, score in pairs]
+    return ScoreRows([dimension], rows, {}, by_stem=True)
 
 
 def _json_pairs(path: Path) -> list[tuple[str, Any]]:
@@ -607,7 +649,7 @@ def _refuse_duplicates(path: Path, images: list[str]) -> None:
         seen.add(image)
 
 
-def row_names(names: Sequence[str], frame: pd.DataFrame) -> dict[str, str]:
+def row_names(names: Sequence[str], frame: "pd.DataFrame") -> dict[str, str]:
     """What each image is called in a score file, by the rule of :mod:`utils.names`; images without a row are left out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures with their ratings and originals as a published system reads them, and where an original is."""
+"""Images with their ratings and originals as a published system reads them, and where an original is."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from baselines.scorer import Baseline
-from data.table import REFERENCE, picture_paths, relative_image
+from data.table import REFERENCE, image_paths, relative_image
 from models.base import Inputs
 from training.batches import OwnViews, epoch_generator
 from training.images import kept, kept_file, make_lacking
@@ -19,11 +19,11 @@ from utils.tables import csv_rows
 
 
 class Originals:
-    """Where the originals of pictures are.
+    """Where the originals of images are.
 
     Args:
-        source: A folder, searched recursively. The original of a picture is the file of the same path or of the same name
-            without extension; or else one whose name begins or ends that of the picture, apart by "_" or "-", the longest such:
+        source: A folder, searched recursively. The original of an image is the file of the same path or of the same name
+            without extension; or else one whose name begins or ends that of the image, apart by "_" or "-", the longest such:
             the original of BigColor_000000000139.png is 000000000139.jpg. Or a CSV file with the columns image and reference,
             paths relative to it; an image may also be named as the data or the scored folder name it.
 
@@ -37,7 +37,7 @@ class Originals:
         self.listed: dict[str, Path] = {}
         self.by_stem: dict[str, Path] = {}
         if source.suffix.lower() == ".csv":
-            header, rows = csv_rows(source, "picture")
+            header, rows = csv_rows(source, "image")
             if not {"image", "reference"} <= set(header):
                 raise ValueError(f"{source} has the columns {header}, expected image and reference")
             for number, row in rows:
@@ -60,10 +60,10 @@ class Originals:
                 raise ValueError(f"{source} holds two originals named {stem}: {self.by_stem[stem]}, {images.path(name)}")
 
     def find(self, image: str, scene: str = "", path: Path | None = None) -> Path | None:
-        """The original of a picture.
+        """The original of an image.
 
         Args:
-            image: Its path relative to the folder of pictures.
+            image: Its path relative to the folder of images.
             scene: Its scene, whose name an original may have too.
             path: Where it lies, for a CSV file whose paths are relative to itself.
         """
@@ -79,11 +79,11 @@ class Originals:
 
 
 def find_originals(source: Path, images: Sequence[str], paths: Sequence[Path], scenes: Sequence[str] = ()) -> dict[str, Path]:
-    """Originals of pictures by name, those there are.
+    """Originals of images by name, those there are.
 
     Args:
         source: As of ``Originals``.
-        images: Pictures relative to their folder.
+        images: Images relative to their folder.
         paths: Where they lie.
         scenes: Their scenes, if these are known.
     """
@@ -93,34 +93,34 @@ def find_originals(source: Path, images: Sequence[str], paths: Sequence[Path], s
 
 
 def check_originals(source: Path, paths: Sequence[Path | str], originals: Sequence[Path | str]) -> None:
-    """Say how many pictures have an original, and refuse a source that is of no use.
+    """Say how many images have an original, and refuse a source that is of no use.
 
     Args:
         source: As of ``Originals``.
-        paths: Pictures.
+        paths: Images.
         originals: The original of each; empty where there is none.
 
     Raises:
-        ValueError: If there is none at all, or the folder is that of the pictures, each of which would be its own.
+        ValueError: If there is none at all, or the folder is that of the images, each of which would be its own.
     """
     pairs = [(path, original) for path, original in zip(paths, originals, strict=True) if original]
-    print(f"originals: {len(pairs)} of {len(paths)} pictures have one in {source}")
+    print(f"originals: {len(pairs)} of {len(paths)} images have one in {source}")
     if not pairs:
         raise ValueError(
-            f"{source} has no original of any picture, e.g. of {paths[0]}; an original has the name of its pictures less their "
+            f"{source} has no original of any image, e.g. of {paths[0]}; an original has the name of its images less their "
             "method, or is listed in a CSV with the columns image and reference"
         )
     own = sum(os.path.abspath(path) == os.path.abspath(original) for path, original in pairs)
     if own == len(pairs) > 1 and Path(source).is_dir():
-        raise ValueError(f"{source} holds the pictures themselves, so that each is its own original; pass the originals alone")
+        raise ValueError(f"{source} holds the images themselves, so that each is its own original; pass the originals alone")
 
 
 def with_originals(frame: pd.DataFrame, source: Path | None) -> pd.DataFrame:
-    """The table with the original of each picture, as the column ``REFERENCE``.
+    """The table with the original of each image, as the column ``REFERENCE``.
 
     Args:
         frame: MOS table with ``path``.
-        source: As of ``Originals``; None takes what the table says: its column ``reference``, or else the picture of the scene
+        source: As of ``Originals``; None takes what the table says: its column ``reference``, or else the image of the scene
             whose method is "original".
     """
     if source is not None:
@@ -133,17 +133,17 @@ def with_originals(frame: pd.DataFrame, source: Path | None) -> pd.DataFrame:
     return frame.assign(**{REFERENCE: [os.path.abspath(of_scene[s]) if s in of_scene else "" for s in frame["scene"]]})
 
 
-class BaselinePictures(OwnViews):
-    """One item is one picture as a baseline reads it, its MOS, no sub-scores, and the index.
+class BaselineImages(OwnViews):
+    """One item is one image as a baseline reads it, its MOS, no sub-scores, and the index.
 
-    Superpixels, which take longer than all else, are kept in a folder, one file a picture, found again by the path, size and
-    time of change of the picture and by their own settings.
+    Superpixels, which take longer than all else, are kept in a folder, one file an image, found again by the path, size and
+    time of change of the image and by their own settings.
 
     Args:
         frame: A MOS table with ``path``, and with ``REFERENCE`` for a system that reads originals.
-        reader: What prepares pictures, see ``Baseline.reader``.
+        reader: What prepares images, see ``Baseline.reader``.
         columns: The columns with the MOS.
-        scenes: Number of the scene of each picture, shape (N,).
+        scenes: Number of the scene of each image, shape (N,).
         seed: Of the random views.
         cache: The folder for superpixels.
     """
@@ -152,13 +152,13 @@ class BaselinePictures(OwnViews):
         self, frame: pd.DataFrame, reader: Baseline, columns: Sequence[str], scenes: Tensor, seed: int, cache: Path
     ) -> None:
         super().__init__()
-        self.paths = [Path(p) for p in picture_paths(frame)]
+        self.paths = [Path(p) for p in image_paths(frame)]
         self.originals = list(frame[REFERENCE]) if reader.uses_reference else [""] * len(frame)
         lacking = [path.name for path, original in zip(self.paths, self.originals, strict=True) if not original]
         if reader.needs_reference and lacking:
             advice = ", or --set form=partial to do without where there is none" if reader.dimension == "fr_aigciqa" else ""
             raise ValueError(
-                f"{reader.dimension} compares pictures with their originals, and {len(lacking)} of {len(frame)} have none, "
+                f"{reader.dimension} compares images with their originals, and {len(lacking)} of {len(frame)} have none, "
                 f"e.g. {lacking[0]}; pass --reference{advice}"
             )
         self.reader, self.scenes, self.seed = reader, scenes, seed
@@ -171,7 +171,7 @@ class BaselinePictures(OwnViews):
         return len(self.paths)
 
     def file(self, index: int) -> Path:
-        """Where the superpixels of a picture lie, or will."""
+        """Where the superpixels of an image lie, or will."""
         return kept_file(self.superpixels, self.paths[index], str(self.reader.network.superpixel_key))
 
     def fill(self) -> int:
@@ -182,13 +182,13 @@ class BaselinePictures(OwnViews):
         return make_lacking(files, lambda i: self.found_superpixels(i, pixels_of(self.paths[i])), "superpixels")
 
     def found_superpixels(self, index: int, pixels: Tensor) -> Tensor | None:
-        """Of one picture, from the folder or anew; None for a system that has none."""
+        """Of one image, from the folder or anew; None for a system that has none."""
         if self.superpixels is None:
             return None
         return torch.from_numpy(kept(self.file(index), lambda: self.reader.network.find_superpixels(pixels).numpy()))
 
     def inputs(self, index: int) -> Inputs:
-        """The prepared picture: plain in epoch 0, else a view that seed, epoch and index decide."""
+        """The prepared image: plain in epoch 0, else a view that seed, epoch and index decide."""
         pixels, epoch = pixels_of(self.paths[index]), int(self.epoch)
         original = pixels_of(Path(self.originals[index])) if self.originals[index] else None
         superpixels = self.found_superpixels(index, pixels)
@@ -198,12 +198,12 @@ class BaselinePictures(OwnViews):
             else:
                 generator = epoch_generator(self.seed, epoch, stream=100 + index)
                 inputs = self.reader.view(pixels, original, superpixels, generator)
-        except ValueError as error:  # such as of a picture that is too small for a crop
+        except ValueError as error:  # such as of an image that is too small for a crop
             raise ValueError(f"{self.paths[index]}: {error}") from error
         return inputs | {"scene": self.scenes[index]}
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        """Prepared picture, MOS (0-dim, or (K,)), an empty tensor, and the index."""
+        """Prepared image, MOS (0-dim, or (K,)), an empty tensor, and the index."""
         return self.inputs(index), self.mos[index], torch.empty(0), index
 
 
