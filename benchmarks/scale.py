@@ -68,6 +68,7 @@ def parse_args() -> argparse.Namespace:
     add("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000], metavar="N", help="images (default: %(default)s)")
     add("--names", type=int, default=1_000_000, metavar="N", help="names to list, 0 for none (default: %(default)s)")
     add("--write", action="store_true", help="write the section of docs/scale.md")
+    parser.limits |= {"counts": (1, 10**7), "names": (0, 10**8)}
     return parser.parse_args()
 
 

@@ -212,6 +212,7 @@ class ScoreWriter:
             # a CSV never stands without its sidecar.
             write_atomic(_beside(self.path, ".json"), self._write_sidecar)
             write_atomic(self.path, self._write_csv)
+            self._rows = dict.fromkeys(self._rows, "")  # the lines are on disk, and large
             _beside(self.path, ".partial").unlink()
         finally:
             give_lock(_beside(self.path, ".lock"), self._lock)
@@ -385,7 +386,8 @@ def read_rows(path: str | Path, dimension: str | None = None) -> ScoreRows:
         return _read_published(path, dimension)
 
     header, lines = csv_rows(path, "image", exact=True)
-    rows = [row for _, row in lines]
+    rows: list[dict[str, Any]] = [row for _, row in lines]
+    del lines
     if len(set(header)) < len(header):
         raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
     found = [column for column in header if column in known]
@@ -398,17 +400,14 @@ def read_rows(path: str | Path, dimension: str | None = None) -> ScoreRows:
     images = [row["image"] for row in rows]
     _refuse_duplicates(path, images)
     limit = sys.float_info.max if "unbounded" in meta else 1.0
-    scores = {column: [_score(path, row, column, limit) for row in rows] for column in found}
-    read = [
-        {
+    for number, row in enumerate(rows):  # in place, for there may be millions
+        rows[number] = {
             "image": row["image"],
-            **{column: values[number] for column, values in scores.items()},
+            **{column: _score(path, row, column, limit) for column in found},
             "gray": _gray(path, row),
             "error": row.get("error", ""),
         }
-        for number, row in enumerate(rows)
-    ]
-    return ScoreRows(found, read, meta)
+    return ScoreRows(found, rows, meta)
 
 
 def read_metric(path: str | Path, column: str | None, score_range: tuple[float, float] | None) -> "pd.DataFrame":

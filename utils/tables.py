@@ -74,7 +74,12 @@ def csv_rows(path: Path, kind: str, exact: bool = False) -> tuple[list[str], lis
         if len(cells) != len(header):
             hint = separator_hint(header) or "; a comma inside a cell needs quotes around it" * (len(cells) > len(header))
             raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{hint}")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
+    rows: list[tuple[int, dict[str, str]]] = []
+    lines.reverse()
+    while len(lines) > 1:  # of millions of rows, one form at a time is enough
+        line, cells = lines.pop(-2)
+        rows.append((line, dict(zip(header, cells, strict=True))))
+    return header, rows
 
 
 def separator_hint(cells: list[str]) -> str:
