@@ -46,18 +46,21 @@ if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
+from inference.cluster import score_blocks
 from inference.scorer import score_images, worker_count
 from inference.sub_scores import SubScores
 from utils.files import sha256
-from utils.images import list_images
 from utils.labels import ObjectLabels
+from utils.shards import list_samples
 
 
 def main() -> int:
     args = parse_args()
     # what is wrong with an option must be known before the scoring
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
-    images = list_images(args.images)
+    images = list_samples(args.images)
+    if args.report is not None and images.samples:
+        raise ValueError(f"--report shows image files, but those of {args.images} are inside of shards; unpack them first")
     path = command.output_path(args.output, args.images, images.root, "PR")
 
     branches: dict[str, command.Branch] = {}
@@ -90,8 +93,11 @@ def main() -> int:
         writers = {}
         for dimension, branch in branches.items():
             writers[dimension] = stack.enter_context(command.open_writer(branch, images, args.overwrite))
-        score_images(scorer, images, writers, args.workers or worker_count(devices), given)
-    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out)
+        if args.ray is not None:
+            score_blocks(args, branches, images, writers, devices, objects, given)
+        else:
+            score_images(scorer, images, writers, args.workers or worker_count(devices), given)
+    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out, images.problems)
     if args.report is not None:
         if labels is None and objects is not None and objects.labels.folder is not None:
             labels = objects.labels

@@ -14,6 +14,7 @@ power: noise, images needed to tell two colorizers apart, worst failures
 precision: scores in bfloat16
 prior_ablation: contribution of the priors to SCC
 reference: the published way of scoring, as a yardstick
+scale: how the cost of scoring grows with the number of images
 stages: rates of reading, preprocessing, the networks and the pipeline
 throughput: speed of scoring a folder, on the CPU and on CUDA
 weights: made-up weight files

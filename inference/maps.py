@@ -30,7 +30,7 @@ from models.object_prior import MEASURES, ObjectPrior, describe_unusual
 from models.semantic import SemanticConsistencyNet
 from utils.color import lab_to_rgb, rgb_to_lab
 from utils.files import write_atomic
-from utils.images import ImageList, ImageReadError, read_rgb
+from utils.images import ImageList, ImageReadError, Packed, read_rgb
 from utils.labels import COCO_NAMES, LabeledObject, LabelError, ObjectLabels, object_mask
 from utils.scores import fingerprint, read_scores
 
@@ -507,7 +507,7 @@ def write_maps(
     def work(name: str) -> tuple[Sequence[Finding], bool, str]:
         torch.set_num_threads(1)  # OpenMP keeps this for each thread
         try:
-            return *_map(folder / f"{name}.png", net, images.path(name), name, labels), ""
+            return *_map(folder / f"{name}.png", net, images.place(name), name, labels), ""
         except (ImageReadError, LabelError) as error:
             return (), False, str(error)
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
@@ -555,7 +555,9 @@ def _row(name: str, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _map(path: Path, net: ColorPriorNet, image: Path, name: str, labels: ObjectLabels | None) -> tuple[Sequence[Finding], bool]:
+def _map(
+    path: Path, net: ColorPriorNet, image: Path | Packed, name: str, labels: ObjectLabels | None
+) -> tuple[Sequence[Finding], bool]:
     """Draw the map of an image if it is not there yet; return the findings, and whether the map was there."""
     label_file = labels.file(name) if labels is not None else None
     made_from = {

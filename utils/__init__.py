@@ -14,6 +14,7 @@ names: which names mean one image
 png: the parts of PNG that Pillow does not read
 scenes: scene and method of images
 scores: the score file
+shards: images inside of tar files and tables
 startup: a quick start for the inference scripts
 tables: CSV files, and errors about them
 """

@@ -142,6 +142,8 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
         add("--attention", choices=("infer", "train"), help="graph of the object attention, published (default: infer)")
     parser.set_defaults(dimension=dimension)
 
+    ray = "score on a Ray cluster: that at ADDRESS, or a new one of this machine (docs/scale.md)"
+    parser.groups["run"].add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
     if dimension == "SCC":
         parser.groups["run"].add_argument(
             "--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv"
@@ -152,7 +154,10 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
 def add_folder_arguments(parser: ScriptParser, name: str) -> None:
     """Add the arguments for the images, the score files and the device; ``name`` ends the name of the score file."""
     parser.groups["data"].add_argument(
-        "images", type=Path, metavar="FOLDER", help="a folder (searched recursively), an image, or a .txt list of images"
+        "images",
+        type=Path,
+        metavar="FOLDER",
+        help="searched recursively; or one image, a .txt list, tar shards such as 'a/{000..012}.tar', a Parquet or Arrow table",
     )
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/FOLDER_{name}.csv)")

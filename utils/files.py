@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 fcntl: ModuleType | None
 try:
@@ -85,9 +85,21 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def image_id(path: str | Path) -> int:
-    """Return a 63-bit fingerprint of a file's content, which recognizes an image under any name."""
-    return int(sha256(path)[:16], 16) >> 1
+def image_id(path: Any) -> int:
+    """Return a 63-bit fingerprint of a file, or of an image in a shard, which recognizes its content under any name."""
+    digest = sha256(path) if isinstance(path, str | Path) else hashlib.sha256(path.read()).hexdigest()
+    return int(digest[:16], 16) >> 1
+
+
+def fingerprint(path: Any) -> str:
+    """Return size and time of change of a file, or of an image in a shard, as "size-mtime_ns"; empty if it does not exist."""
+    if not isinstance(path, str | Path):
+        return path.fingerprint
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def take_lock(path: Path, busy: str) -> int | None:

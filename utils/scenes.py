@@ -35,13 +35,12 @@ def method_and_scene(names: Sequence[str]) -> tuple[list[str], list[str], str]:
     Returns:
         Methods, scenes, and a sentence on where they come from.
     """
-    paths = [PurePosixPath(name) for name in names]
     for form in (_NUMBERED, None, _NAMED):
         if form is None:
-            pairs = [(path.parent.as_posix(), path.stem) for path in paths]
+            pairs = [(path.parent.as_posix(), path.stem) for path in map(PurePosixPath, names)]
             origin = "Methods are the folders, scenes the file names in them."
         else:
-            matches = [form.fullmatch(path.stem) for path in paths]
+            matches = (form.fullmatch(PurePosixPath(name).stem) for name in names)
             pairs = [(match["method"], match["scene"]) for match in matches if match]
             origin = "Methods and scenes are those of the file names, METHOD_SCENE."
         methods, sizes = {method for method, _ in pairs}, Counter(scene for _, scene in pairs)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -41,10 +42,17 @@ def csv_lines(path: Path, exact: bool = False) -> list[tuple[int, list[str]]]:
     Raises:
         ValueError: If the file is not comma-separated UTF-8.
     """
+    return list(_csv_lines(path, exact))
+
+
+def _csv_lines(path: Path, exact: bool) -> Iterator[tuple[int, list[str]]]:
+    """``csv_lines``, one after another."""
     text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=not exact)
     try:
-        return [(reader.line_num, cells if exact else [cell.strip() for cell in cells]) for cells in reader if cells]
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells if exact else [cell.strip() for cell in cells]
     except csv.Error as error:
         hint = separator_hint([text.partition("\n")[0]])
         raise ValueError(
@@ -66,15 +74,17 @@ def csv_rows(path: Path, kind: str, exact: bool = False) -> tuple[list[str], lis
     """
     if not path.is_file():
         raise FileNotFoundError(f"no table {path}")
-    lines = csv_lines(path, exact)
-    if len(lines) < 2 and not exact:
-        raise ValueError(f"{path} has no rows, expected a header and a line for each {kind}")
-    header = [cell.strip() for cell in lines[0][1]] if lines else []
-    for line, cells in lines[1:]:
+    lines = _csv_lines(path, exact)
+    header = [cell.strip() for cell in next(lines, (0, []))[1]]
+    rows: list[tuple[int, dict[str, str]]] = []
+    for line, cells in lines:
         if len(cells) != len(header):
             hint = separator_hint(header) or "; a comma inside a cell needs quotes around it" * (len(cells) > len(header))
             raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{hint}")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
+        rows.append((line, dict(zip(header, cells, strict=True))))
+    if not rows and not exact:
+        raise ValueError(f"{path} has no rows, expected a header and a line for each {kind}")
+    return header, rows
 
 
 def separator_hint(cells: list[str]) -> str:
