@@ -205,12 +205,12 @@ def run_page(host: str, port: int | None, share: bool = False) -> None:
         OSError: If it cannot listen there.
     """
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    try:
-        import gradio
-        from starlette.middleware import Middleware
-    except ImportError as error:
-        raise ValueError("demo.py needs gradio: pip install -r requirements-demo.txt") from error
     with upload_folder() as folder:
+        try:
+            import gradio  # not before its folder is known
+            from starlette.middleware import Middleware
+        except ImportError as error:
+            raise ValueError("demo.py needs gradio: pip install -r requirements-demo.txt") from error
         page = build_page(Judge())
         fonts = [gradio.themes.Font("system-ui"), gradio.themes.Font("sans-serif")]
         _, address, public = page.queue(max_size=20).launch(

@@ -85,7 +85,9 @@ def shipped_engine() -> tuple[Engine, dict[str, Origin], ColorPriorNet]:
         for dimension, network in networks.items()
     }
     scc: Any = networks["SCC"]
-    return scorer.engine, origins, scc if isinstance(scc, ColorPriorNet) else load_model("SCC")
+    if not isinstance(scc, ColorPriorNet):  # it computes scores and no maps
+        scc = load_model("SCC")
+    return scorer.engine, origins, scc
 
 
 class Judge:
