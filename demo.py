@@ -54,15 +54,19 @@ LIMITS = """
 The same scores from the shell: `python infer_PR.py FOLDER`. How large a difference means something: docs/reading_scores.md."""
 
 EXAMPLES_STYLE = """<style>
+#examples .html-container.html-container, #judgment .html-container.html-container { padding: 0 }
 #examples div { display: flex; flex-wrap: wrap; gap: 8px }
 #examples button { height: 84px; padding: 0; border: 1px solid #8888; border-radius: 6px; overflow: hidden; cursor: pointer }
 #examples button:focus-visible { outline: 3px solid #2468a8 }
+@media (max-width: 640px) { #examples button { height: 56px } }
 #examples img { height: 100%; width: auto; margin: 0 }
 </style>"""
 ON_EXAMPLE = """element.addEventListener("click", event => {
     const button = event.target.closest("button[data-scene]")
     if (button) trigger("click", {scene: Number(button.dataset.scene)})
 })"""
+
+TO_JUDGMENT = "() => { document.getElementById('judgment').scrollIntoView({behavior: 'smooth'}); return null }"
 
 # Gradio names a few addresses elsewhere in its page; the browser is told to load nothing from there.
 CONTENT_POLICY = (
@@ -148,10 +152,11 @@ def build_page(judge: Judge) -> Any:
         def of_example(event: gr.EventData) -> tuple[str, str]:
             return judge_files(judge, scenes[event.scene])
 
-        how: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "judge", "scroll_to_output": True}
+        how: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "judge"}
         dropped = files.upload(of_files, files, [shown, table], api_name="judge", **how)
-        dropped.then(None, None, files, js="() => null", api_visibility="private")  # what was dropped is deleted soon
-        examples.click(of_example, None, [shown, table], api_visibility="private", **how)
+        clicked = examples.click(of_example, None, [shown, table], api_visibility="private", **how)
+        for done in (dropped, clicked):  # the files are deleted soon
+            done.then(None, None, files, js=TO_JUDGMENT, api_visibility="private")
     return page
 
 
