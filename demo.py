@@ -199,7 +199,10 @@ def upload_folder() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="icqa_demo_", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ["GRADIO_TEMP_DIR"]
 
 
 def run_page(host: str, port: int | None, share: bool = False) -> None:
