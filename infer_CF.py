@@ -16,7 +16,7 @@ if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
-from inference.scorer import score_images, worker_count
+from inference.scorer import GPU_THREADS, score_images, worker_count
 from utils.images import list_images
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     devices = command.choose_devices(args)
     scorer = command.make_scorer(args, [branch], devices)
     with command.open_writer(branch, images, args.overwrite) as writer:
-        score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
+        score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices, GPU_THREADS))
     return command.print_summary([branch], ["CF"], args.json, images.left_out)
 
 

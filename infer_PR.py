@@ -46,7 +46,7 @@ if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
-from inference.scorer import score_images, worker_count
+from inference.scorer import GPU_THREADS, score_images, worker_count
 from inference.sub_scores import SubScores
 from utils.files import sha256
 from utils.images import list_images
@@ -90,7 +90,7 @@ def main() -> int:
         writers = {}
         for dimension, branch in branches.items():
             writers[dimension] = stack.enter_context(command.open_writer(branch, images, args.overwrite))
-        score_images(scorer, images, writers, args.workers or worker_count(devices), given)
+        score_images(scorer, images, writers, args.workers or worker_count(devices, GPU_THREADS), given)
     status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out)
     if args.report is not None:
         if labels is None and objects is not None and objects.labels.folder is not None:

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
-from inference.scorer import score_images, worker_count
+from inference.scorer import GPU_THREADS, score_images, worker_count
 from utils.images import list_images
 
 
@@ -31,7 +31,6 @@ def main() -> int:
     branch = command.Branch(model, path, ["SCC"], {"SCC": model.weights_hash}, command.chosen_settings(args))
 
     devices = command.choose_devices(args)
-    workers = args.workers or worker_count(devices)
     if args.maps is not None:
         from inference.maps import check_maps, write_maps  # only here, for they are slow to load
         from models import load_model
@@ -41,10 +40,11 @@ def main() -> int:
         mapper = check_maps(args.maps, args.images, network)
     scorer = command.make_scorer(args, [branch], devices, objects)
     with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
-        score_images(scorer, images, {"SCC": writer}, workers)
+        score_images(scorer, images, {"SCC": writer}, args.workers or worker_count(devices, GPU_THREADS))
     status = command.print_summary([branch], ["SCC"], args.json, images.left_out)
     if args.maps is None:
         return status
+    workers = args.workers or worker_count(devices)
     failed = write_maps(args.maps, mapper.to(devices[0]), images, path, objects.labels if objects else None, workers)
     return 1 if failed else status
 
