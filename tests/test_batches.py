@@ -23,7 +23,8 @@ from utils.images import list_images, read_rgb
 from utils.labels import LabelError
 from utils.scores import read_scores
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 IMAGES = [make_image(seed, 40 + 20 * seed, 200 - 20 * seed).copy() for seed in range(8)]
 
 
@@ -103,6 +104,7 @@ def test_scores_are_those_of_one_image_at_a_time(device, preset, request):
 
 
 @pytest.mark.gpu
+@NO_GPU
 def test_a_gpu_prepares_images_as_the_cpu_does(compact):
     on_gpu = copy.deepcopy(compact["CF"]).to("cuda")
     for image in [*IMAGES, make_image(7, 1500, 2000)]:
@@ -113,6 +115,7 @@ def test_a_gpu_prepares_images_as_the_cpu_does(compact):
 
 
 @pytest.mark.gpu
+@NO_GPU
 @pytest.mark.parametrize(("precision", "most"), [("float32", 1e-4), ("tf32", 0.02), ("bfloat16", 0.05)])
 def test_scores_of_a_gpu_are_near_those_of_the_cpu(precision, most):
     images = [read_rgb(path) for path in sorted(Path("data/samples").glob("*.jpg"))[:8]]
