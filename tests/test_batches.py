@@ -13,12 +13,13 @@ from conftest import make_image
 
 from inference import batches
 from inference.batches import BatchedNetworks, PreparedImage
-from inference.command import Branch, open_writer
+from inference.command import Branch, make_scorer, open_writer
 from inference.networks import Networks
 from inference.scorer import ImageResult, Scorer, score_images
 from models import load_model
 from models.base import ScoreNet
 from models.published import NETWORKS, PublishedCF, PublishedPR, PublishedSCC
+from utils.arguments import inference_parser
 from utils.images import list_images, read_rgb
 from utils.labels import LabelError
 from utils.scores import read_scores
@@ -267,3 +268,13 @@ def test_compact_networks_in_bfloat16_share_their_backbone_and_score_nearly_the_
     with pytest.raises(ValueError, match="load them again"):
         rounded["CF"].set_precision("float32")
     assert set(NETWORKS) == set(rounded)
+
+
+def test_scripts_score_in_batches_on_gpus_and_one_by_one_on_the_cpu(compact, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(batches, "BatchedNetworks", lambda *arguments: made.append(arguments))
+    branch = Branch(compact["CF"], tmp_path / "cf.csv", ["CF"], {"CF": "x"})
+    args = inference_parser("", "CF").parse_args(["x", "--engine", "torch"])
+    make_scorer(args, [branch], ["cuda:0", "cuda:1"])
+    assert made == [({"CF": compact["CF"]}, ["cuda:0", "cuda:1"], None)]
+    assert isinstance(make_scorer(args, [branch], ["cpu"]).engine, Networks)
