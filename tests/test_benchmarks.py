@@ -14,7 +14,7 @@ from conftest import Run, make_image
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
 
-from benchmarks import baselines, hecd, measure, memory, precision, reference, stages, throughput
+from benchmarks import baselines, gpu_session, hecd, measure, memory, precision, reference, stages, throughput
 from benchmarks.weights import color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
 from inference.batches import BatchedNetworks
@@ -313,3 +313,24 @@ def test_rows_of_baselines_on_hecd_follow_from_the_kept_predictions(tmp_path: Pa
     assert all("-1.00 [-1.00, -1.00]" in row and "| random     |        3 |" in row for row in rows if "Opposite" in row)
     assert section.count("`python x.py`") == 2
     assert hecd.baselines(frame, tmp_path / "nowhere") == ""
+
+
+# --- gpu_session.py
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_training_scripts_take_the_commands_of_the_gpu_session(tmp_path: Path, device: str) -> None:
+    parser = training_parser("")
+    add_fold_arguments(parser)
+    commands = [step.command for step in gpu_session.steps(device, tmp_path) if step.name.startswith("train")]
+    options = [parse_training(parser, "CF", RECIPE, [str(word) for word in command[2:]]) for command in commands]
+    assert [chosen.preset for chosen in options] == ["compact", "published"][: len(options)]
+    assert len(options) == (2 if device == "cuda" else 1)
+
+
+def test_a_step_that_takes_too_long_is_ended_and_the_status_of_others_is_kept(tmp_path: Path) -> None:
+    step = gpu_session.Step("sleep", [sys.executable, "-c", "import time; time.sleep(60)"], 60)
+    assert gpu_session.run(step, tmp_path, 0.2) == "ended after 0 s"
+    fails = gpu_session.Step("fails", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60)
+    assert gpu_session.run(fails, tmp_path, 60) == 3
+    assert (tmp_path / "fails.txt").read_text() == "why\n"
