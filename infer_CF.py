@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from inference import command
 from inference.cluster import score_blocks
-from inference.scorer import score_images, worker_count
+from inference.scorer import GPU_THREADS, score_images, worker_count
 from utils.shards import list_samples
 
 
@@ -35,7 +35,7 @@ def main() -> int:
         if args.ray is not None:
             score_blocks(args, {"CF": branch}, images, {"CF": writer}, devices)
         else:
-            score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices))
+            score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices, GPU_THREADS))
     return command.print_summary([branch], ["CF"], args.json, images.left_out, images.problems)
 
 

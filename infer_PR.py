@@ -47,7 +47,7 @@ if __name__ == "__main__":
 
 from inference import command
 from inference.cluster import score_blocks
-from inference.scorer import score_images, worker_count
+from inference.scorer import GPU_THREADS, score_images, worker_count
 from inference.sub_scores import SubScores
 from utils.files import sha256
 from utils.labels import ObjectLabels
@@ -96,7 +96,7 @@ def main() -> int:
         if args.ray is not None:
             score_blocks(args, branches, images, writers, devices, objects, given)
         else:
-            score_images(scorer, images, writers, args.workers or worker_count(devices), given)
+            score_images(scorer, images, writers, args.workers or worker_count(devices, GPU_THREADS), given)
     status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out, images.problems)
     if args.report is not None:
         if labels is None and objects is not None and objects.labels.folder is not None:

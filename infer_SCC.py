@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from inference import command
 from inference.cluster import score_blocks
-from inference.scorer import score_images, worker_count
+from inference.scorer import GPU_THREADS, score_images, worker_count
 from utils.shards import list_samples
 
 
@@ -32,7 +32,6 @@ def main() -> int:
     branch = command.Branch(model, path, ["SCC"], {"SCC": model.weights_hash}, command.chosen_settings(args))
 
     devices = command.choose_devices(args)
-    workers = args.workers or worker_count(devices)
     if args.maps is not None:
         from inference.maps import check_maps, write_maps  # only here, for they are slow to load
         from models import load_model
@@ -46,10 +45,11 @@ def main() -> int:
         if args.ray is not None:
             score_blocks(args, {"SCC": branch}, images, {"SCC": writer}, devices, objects)
         else:
-            score_images(scorer, images, {"SCC": writer}, workers)
+            score_images(scorer, images, {"SCC": writer}, args.workers or worker_count(devices, GPU_THREADS))
     status = command.print_summary([branch], ["SCC"], args.json, images.left_out, images.problems)
     if args.maps is None:
         return status
+    workers = args.workers or worker_count(devices)
     failed = write_maps(args.maps, mapper.to(devices[0]), images, path, objects.labels if objects else None, workers)
     return 1 if failed else status
 

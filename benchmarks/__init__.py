@@ -3,6 +3,7 @@
 baselines: cost and agreement of the published systems
 color_prior: quality of the color prior and its map
 colorizers: outputs of real colorizers
+gpu_session: all that needs a GPU, in one go
 hecd: agreement with people on HECD
 image_metrics: other people's measures of an image
 make_figures: the figures of the README and of docs/networks.md

@@ -18,10 +18,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from inference.batches import BatchedNetworks, PreparedImage
 from inference.graph import Graph, GraphEngine
 from inference.networks import Networks
 from inference.resize import resize
-from inference.scorer import Scorer, worker_count
+from inference.scorer import GPU_THREADS, Scorer, core_count, worker_count
 from models import load_model
 from models.base import Inputs, ScoreNet
 from utils.choices import DIMENSIONS
@@ -31,10 +32,11 @@ from utils.labels import ObjectLabels, read_color_curves
 STAGES = ("decode only", "preprocess only", "forward only")
 PIPELINE = "pipeline"
 _LEAST_SECONDS = 1.0  # that a rate is measured for,
+_LEAST_ITEMS = 8  # for each thread in a pass, so that its end, when threads have nothing to do, counts little
 _ROUNDS = 3  # in turns with the other stages, so that a slow spell of the machine meets all; the median counts
 _MATRIX = {"cuda": 8192, "cpu": 2048}  # rows of the matrices whose product is taken as the peak
 
-Prepared = dict[tuple, Inputs]  # by the input_key of the networks
+Prepared = dict[tuple, Inputs] | PreparedImage  # by the input_key of the networks; the other on a GPU
 
 
 class TorchEngine:
@@ -50,22 +52,24 @@ class TorchEngine:
     def __init__(
         self, branches: dict[str, ScoreNet], device: str = "cpu", labels: ObjectLabels | None = None, precision: str = "float32"
     ) -> None:
-        self.device, self.precision, self.workers = device, precision, worker_count([device])
-        self._networks = Networks({dimension: branch.to(device) for dimension, branch in branches.items()}, [device], labels)
-        self._scorer = Scorer(self._networks)
+        self.device, self.precision, self.workers = device, precision, worker_count([device], GPU_THREADS)
+        for branch in branches.values():
+            branch.to(device).set_precision(precision)
+        self._networks = Networks(branches, [device], labels)
+        batched = BatchedNetworks(branches, [device], labels) if device != "cpu" else None
+        self._batched = batched
+        self._scorer = Scorer(batched or self._networks, at_once=core_count() if batched else None)
 
     @classmethod
-    def of_compact(cls, device: str) -> "TorchEngine":
+    def of_compact(cls, device: str, precision: str = "float32") -> "TorchEngine":
         """Return an engine of the shipped weights."""
         branches: dict[str, Any] = {dimension: load_model(dimension) for dimension in DIMENSIONS}
-        return cls(branches, device)
+        return cls(branches, device, precision=precision)
 
     @classmethod
     def of_published(cls, files: Path, device: str, precision: str) -> "TorchEngine":
         """Return an engine of the published networks, with the files that benchmarks/weights.py wrote."""
         branches: dict[str, Any] = {d: load_model(files / f"{d}.pth", dimension=d, preset="published") for d in DIMENSIONS}
-        for branch in branches.values():
-            branch.set_precision(precision)
         return cls(branches, device, ObjectLabels(files / "labels", read_color_curves(files / "color_.json")), precision)
 
     def decode(self, path: Path) -> np.ndarray:
@@ -74,15 +78,20 @@ class TorchEngine:
         is_gray(pixels)
         return pixels
 
-    def prepare(self, pixels: np.ndarray) -> Prepared:
+    def prepare(self, pixels: np.ndarray, name: str) -> Prepared:
         """Prepare the inputs of all networks."""
-        prepared = self._networks.prepare(pixels)
-        if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
+        if self._batched is None:
+            return self._networks.prepare(pixels)
+        prepared = self._batched.prepare(pixels, name, {})
+        if prepared.ready is not None:
+            prepared.ready.synchronize()
         return prepared
 
     def forward(self, prepared: Prepared, name: str) -> dict[str, float]:
-        """Score prepared inputs by all networks."""
+        """Score prepared inputs by all networks; on a GPU in a batch with those of other threads."""
+        if isinstance(prepared, PreparedImage):
+            assert self._batched is not None
+            return self._batched.submit(prepared).result().scores
         return dict(self._networks.compute(prepared, name, {}).scores)
 
     def score(self, path: Path, name: str) -> dict[str, float]:
@@ -96,14 +105,14 @@ class TorchEngine:
             raise RuntimeError(row.error or next(iter(row.errors.values())))
         return row.scores
 
-    def operations(self, prepared: Prepared, name: str) -> int:
+    def operations(self, pixels: np.ndarray, name: str) -> int:
         """Return the floating point operations of the networks on one image.
 
         A multiplication and an addition count as two. Only matrix products, convolutions and attention are counted.
         """
         # Not fused, for the counter knows no fused attention of a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self.forward(prepared, name)
+            self._networks.compute(self._networks.prepare(pixels), name, {})
         return counter.get_total_flops()
 
     def matrix_peak(self) -> float:
@@ -138,15 +147,14 @@ class GraphStages(TorchEngine):
         self._graph = Graph()
         self._scorer = Scorer(GraphEngine(self._graph, DIMENSIONS))
 
-    def prepare(self, pixels: np.ndarray) -> Any:
+    def prepare(self, pixels: np.ndarray, name: str) -> Any:
         return resize(pixels, self._graph.size)
 
     def forward(self, prepared: Any, name: str) -> dict[str, float]:
         return self._graph.run(prepared)
 
-    def operations(self, prepared: Any, name: str) -> int:
-        torch_engine = TorchEngine(self._networks.replicas.networks)
-        return torch_engine.operations(torch_engine.prepare(np.zeros((224, 224, 3), np.uint8)), name)
+    def operations(self, pixels: np.ndarray, name: str) -> int:
+        return TorchEngine(self._networks.replicas.networks).operations(pixels, name)
 
 
 @dataclass(frozen=True)
@@ -187,20 +195,21 @@ def measure(engine: TorchEngine, images: ImageList) -> Rates:
     """Measure each stage alone, and the pipeline."""
     paths = [images.path(name) for name in images.names]
     pixels = [engine.decode(path) for path in paths]
-    prepared = [engine.prepare(image) for image in pixels]
+    prepared = [engine.prepare(image, name) for image, name in zip(pixels, images.names, strict=True)]
     stages: dict[str, tuple[Callable[..., Any], Sequence[tuple]]] = {
         "decode only": (engine.decode, list(zip(paths))),
-        "preprocess only": (engine.prepare, list(zip(pixels))),
+        "preprocess only": (engine.prepare, list(zip(pixels, images.names, strict=True))),
         "forward only": (engine.forward, list(zip(prepared, images.names, strict=True))),
         PIPELINE: (engine.score, list(zip(paths, images.names, strict=True))),
     }
     rounds = [{stage: rate(*of_stage, engine.workers) for stage, of_stage in stages.items()} for _ in range(_ROUNDS)]
     rates = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
-    return Rates(rates, engine.operations(prepared[0], images.names[0]), engine.matrix_peak(), engine.workers)
+    return Rates(rates, engine.operations(pixels[0], images.names[0]), engine.matrix_peak(), engine.workers)
 
 
 def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> float:
     """Return the calls per second on ``workers`` threads, in passes over all items for at least one second."""
+    items = list(items) * math.ceil(_LEAST_ITEMS * workers / len(items))
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda item: work(*item), items[: 2 * workers]))  # the first call of a thread is slower
         done, start = 0, time.perf_counter()
@@ -212,5 +221,6 @@ def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> floa
 def measure_folder(folder: Path, preset: str, device: str, precision: str, files: Path) -> Rates:
     """Measure the engine of infer_PR.py for a preset; ``files`` is the folder of files for the published preset."""
     if preset == "compact":
-        return measure(GraphStages() if device == "cpu" else TorchEngine.of_compact(device), list_images(folder))
+        engine = GraphStages() if device == "cpu" else TorchEngine.of_compact(device, precision)
+        return measure(engine, list_images(folder))
     return measure(TorchEngine.of_published(files, device, precision), list_images(folder))

@@ -54,12 +54,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=100, help="images (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each program, alternately (default: %(default)s)")
     parser.add_argument("--preset", choices=("compact", "published"), default="compact", help="(default: %(default)s)")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="of the published networks")
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="of the published networks; on a GPU, of both"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="write sections of benchmarks/throughput.md")
     args = parser.parse_args()
-    if args.preset == "compact" and args.precision != ["float32"]:
-        parser.error("--precision is for --preset published")
+    if args.preset == "compact" and args.device == "cpu" and args.precision != ["float32"]:
+        parser.error("--precision is for --preset published, or a GPU")
     if args.device == "cpu" and "tf32" in args.precision:
         parser.error("tf32 is for --device cuda")
     return args
@@ -152,7 +154,7 @@ def main() -> int:
         for precision in precisions:
             rates = stages.measure_folder(images, args.preset, args.device, precision, files)
             results[precision] = results.get(precision, "") + rates.text()
-            title = ", ".join([args.preset, *([precision] if published else []), "CPU" if on_cpu else "GPU"])
+            title = ", ".join([args.preset, *([precision] if published or not on_cpu else []), "CPU" if on_cpu else "GPU"])
             print(f"\n{title}\n\n{results[precision]}", flush=True)
             if args.write:
                 head = f"Made by `{command_line('throughput.py')}`.\n\n{setting}.\n\n"

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.scorer import Engine, Scorer
+from inference.scorer import Engine, Scorer, core_count
 from utils import interrupt, startup
 from utils.files import image_id, sha256
 from utils.images import ImageList, printable
@@ -112,6 +112,8 @@ def load_branch(args: argparse.Namespace, dimension: str, weights: str) -> "Scor
 
     attention = args.attention if dimension == "SCC" else None
     model = load_model(weights, dimension=dimension, preset=args.preset, attention=attention)
+    if args.precision != "float32" and model.preset == "compact" and "cpu" in parse_devices(args.device):
+        raise ValueError(f"--precision {args.precision} is for published networks; on a CPU compact ones compute in float32")
     model.set_precision(args.precision)
     if args.weights == dimension and model.preset == "published":
         print(f"{dimension} weights: {model.source}")
@@ -425,12 +427,13 @@ def make_scorer(
 
         engine = GraphEngine(_graph(), networks)
     else:
+        from inference.batches import BatchedNetworks
         from inference.networks import Networks
         from models.base import ScoreNet
 
-        engine = Networks(
-            {d: network for d, network in networks.items() if isinstance(network, ScoreNet)},
-            devices,
-            objects.labels if objects else None,
-        )
+        own = {d: network for d, network in networks.items() if isinstance(network, ScoreNet)}
+        labels = objects.labels if objects else None
+        if "cpu" not in devices:
+            return Scorer(BatchedNetworks(own, devices, labels), at_once=core_count())
+        engine = Networks(own, devices, labels)
     return Scorer(engine)

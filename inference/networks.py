@@ -37,13 +37,15 @@ class Replicas:
         """Return the networks on the device of this thread."""
         if not hasattr(self._thread, "networks"):
             torch.set_num_threads(1)  # OpenMP keeps this for each thread
-            with self._lock:
-                device = torch.device(self.devices[next(self._counter) % len(self.devices)])
-                if next(iter(self.networks.values())).device == device:
-                    self._thread.networks = self.networks
-                else:
-                    self._thread.networks = {k: copy.deepcopy(b).to(device) for k, b in self.networks.items()}
+            self._thread.networks = self.on(torch.device(self.devices[next(self._counter) % len(self.devices)]))
         return self._thread.networks
+
+    def on(self, device: torch.device) -> dict[str, ScoreNet]:
+        """The networks on a device; those that were given, if they are there."""
+        with self._lock:
+            if next(iter(self.networks.values())).device == device:
+                return self.networks
+            return {k: copy.deepcopy(b).to(device) for k, b in self.networks.items()}
 
 
 class Networks:
@@ -99,5 +101,5 @@ def backbone_key(model: CompactNet) -> str:
     digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
     for part in filter(None, (model.backbone, model.ranker)):
         for tensor in part.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()

@@ -28,6 +28,8 @@ from utils.scores import ScoreWriter
 _ALONE_PIXELS = 16_000_000
 _ALONE_BYTES = 8_000_000
 DIGITS = 6  # of a score in a score file
+GPU_BATCH = 64  # images that a GPU scores at a time
+GPU_THREADS = 3 * GPU_BATCH  # of each GPU: a batch is computed, one is handed over, one is read
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class ImageResult:
 
 
 # From sRGB, uint8, shape (H, W, 3), the name of the image and the scores that are given, to the result but for ``gray``. It is
-# called from many threads, and raises what one image can cause: RuntimeError, ValueError, OSError or MemoryError.
-Engine: TypeAlias = Callable[[np.ndarray, str, Mapping[str, float]], ImageResult]
+# called from many threads, and raises what one image can cause: RuntimeError, ValueError, OSError or MemoryError. An engine
+# that scores many images at a time returns a future, and needs the pixels no more.
+Engine: TypeAlias = Callable[[np.ndarray, str, Mapping[str, float]], "ImageResult | Future[ImageResult]"]
 
 
 class Scorer:
@@ -58,10 +61,14 @@ class Scorer:
     Args:
         engine: Turns pixels into scores.
         read: What gives the pixels of a file; None for ``read_rgb``.
+        at_once: Images whose pixels are in memory at a time; None for one per thread.
     """
 
-    def __init__(self, engine: Engine, read: Callable[[Path | Packed], np.ndarray] | None = None) -> None:
+    def __init__(
+        self, engine: Engine, read: Callable[[Path | Packed], np.ndarray] | None = None, at_once: int | None = None
+    ) -> None:
         self.engine, self.read = engine, read
+        self._at_once = contextlib.nullcontext() if at_once is None else threading.Semaphore(at_once)
         self._large = threading.Lock()
 
     def __call__(self, path: Path | Packed, known: Mapping[str, float], name: str = "") -> ImageResult:
@@ -76,12 +83,15 @@ class Scorer:
             Its scores, or the reason why there are none. Raises nothing that one image can cause.
         """
         try:
-            with self._large if _file_size(path) > _ALONE_BYTES else contextlib.nullcontext():
-                pixels = (self.read or read_rgb)(path)
-                gray = is_gray(pixels)
-            large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
-            with self._large if large else contextlib.nullcontext():
-                return replace(self.engine(pixels, name, known), gray=gray)
+            with self._at_once:
+                with self._large if _file_size(path) > _ALONE_BYTES else contextlib.nullcontext():
+                    pixels = (self.read or read_rgb)(path)
+                    gray = is_gray(pixels)
+                large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
+                with self._large if large else contextlib.nullcontext():
+                    result = self.engine(pixels, name, known)
+                del pixels
+            return replace(result.result() if isinstance(result, Future) else result, gray=gray)
         except ImageReadError as error:
             return ImageResult({}, str(error))
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
@@ -100,10 +110,14 @@ def round_score(score: float) -> float:
     return round(score, DIGITS)
 
 
-def worker_count(devices: list[str]) -> int:
-    """One thread per core, or three per GPU, so that images are read while others are scored."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if devices == ["cpu"] else 3 * len(devices)
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(devices: list[str], per_gpu: int = 3) -> int:
+    """One thread per core, or several per GPU, so that images are read while others are scored."""
+    return core_count() if devices == ["cpu"] else per_gpu * len(devices)
 
 
 def score_images(

@@ -65,12 +65,21 @@ class Backbone(StoredStatistics):
         data = resolve_data_config({}, model=net)
         self.register_buffer("mean", torch.tensor(data["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]).view(3, 1, 1), persistent=False)
+        self.rounded = False
         self.train()  # until then batch normalization would use, and change, other statistics than the stored ones
+
+    def compute_in_bfloat16(self) -> None:
+        """Round the weights for good; the maps stay in float32."""
+        self.net.to(torch.bfloat16)
+        self.rounded = True
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """Return three feature maps (B, D_i, H_i, W_i), finest first, of sRGB in [0, 1], shape (B, 3, S, S)."""
         x = ((rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        maps = self.net(x)[-3:]
+        if self.rounded:
+            maps = [m.float() for m in self.net(x.to(torch.bfloat16))[-3:]]
+        else:
+            maps = self.net(x)[-3:]
         # networks that keep channels last in their feature maps (Swin) say so by shape
         return [
             m.permute(0, 3, 1, 2) if m.shape[1] != c and m.shape[-1] == c else m

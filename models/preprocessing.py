@@ -30,6 +30,7 @@ CHROMA_MAPS = (
 )
 
 _STRIP_PIXELS = 1 << 16  # pixels worked on at a time; they stay in the cache of a core
+_GPU_STRIP_PIXELS = 1 << 22  # the same of a GPU, for which few large steps are best
 _AB_SCALE = 50.0  # CIELAB units that become 1
 _EDGE_SCALE = 20.0  # CIELAB units per pixel that become 1
 _FLAT = 0.15  # edge strength, in units of _EDGE_SCALE, below which a plane counts as flat
@@ -65,7 +66,8 @@ class Preprocess(nn.Module):
 
     def _strips(self, rgb: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
         height, width = rgb.shape[1:]
-        rows = max(multiple, _STRIP_PIXELS // width // multiple * multiple)
+        pixels = _STRIP_PIXELS if rgb.device.type == "cpu" else _GPU_STRIP_PIXELS
+        rows = max(multiple, pixels // width // multiple * multiple)
         for top in range(0, height, rows):
             yield top, min(top + rows, height)
 
@@ -83,7 +85,7 @@ class Preprocess(nn.Module):
         image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         image = image[0].clamp(0, 1)
         # 8-bit levels, as image libraries resize: a cache of bytes is then exact. The gradient passes straight through.
-        return image + ((image * 255).round() / 255 - image).detach()
+        return image + (_divided_by_255((image * 255).round()) - image).detach()
 
 
 def chroma_maps(rgb: Tensor, grid: int = 32) -> Tensor:
@@ -146,7 +148,12 @@ def check_image(rgb: Tensor) -> None:
 
 
 def _as_float(rgb: Tensor) -> Tensor:
-    return rgb.float() / 255 if rgb.dtype == torch.uint8 else rgb
+    return _divided_by_255(rgb.float()) if rgb.dtype == torch.uint8 else rgb
+
+
+def _divided_by_255(levels: Tensor) -> Tensor:
+    # by a tensor, for CUDA multiplies by the reciprocal of a number, which rounds otherwise than the CPU
+    return levels / torch.full((), 255.0, device=levels.device)
 
 
 def _gradient_squared(planes: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from models.base import (
 )
 from models.preprocessing import check_image
 from utils.checkpoint import PUBLISHED_BACKBONE_NAMES, published_dimension, unwrapped
-from utils.choices import PRECISIONS, SPELLINGS
+from utils.choices import SPELLINGS
 from utils.color import linear_to_lab, srgb_to_linear
 from utils.labels import CLASSES, CURVE, SLOTS, ObjectLabels
 
@@ -65,26 +65,7 @@ class PublishedNet(ScoreNet):
     def preprocessing(self) -> dict[str, Any]:
         return {"color": "sRGB", "size": self.size, "resize": f"Pillow {self.resize} to a square, 8-bit levels"}
 
-    def set_precision(self, precision: str) -> None:
-        """Choose the arithmetic of the backbone in scoring; all else stays in float32.
-
-        "bfloat16" changes the weights for good and is faster on GPUs and on CPUs with AVX512-BF16 or AMX. "tf32" is for GPUs
-        and takes effect in ``inference.networks.Replicas``, since torch has one such switch for a process.
-
-        Raises:
-            ValueError: If there is no such arithmetic, or the weights were rounded to bfloat16 already.
-        """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        if precision == self.precision:
-            return
-        if self.precision == "bfloat16":
-            raise ValueError("the weights were rounded to bfloat16; load them again")
-        self.precision = precision
-        if precision == "bfloat16":
-            self._round_backbone()
-
-    def _round_backbone(self) -> None:
+    def round_backbone(self) -> None:
         self.backbone.to(torch.bfloat16)
 
     def prepare(self, image: ImageInput) -> Inputs:
@@ -128,7 +109,7 @@ class PublishedCF(PublishedNet):
             nn.Linear(features, 512), nn.LayerNorm(512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, 1), nn.Tanh()
         )
 
-    def _round_backbone(self) -> None:
+    def round_backbone(self) -> None:
         # matrix products only; norms and the residual stream stay in float32
         for block in self.backbone.blocks:
             for parent, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):

@@ -14,9 +14,11 @@ from conftest import Run, make_image
 from PIL import Image
 from published_layout import cf_layout, pr_layout, scc_layout
 
-from benchmarks import baselines, hecd, measure, memory, precision, reference, stages, throughput
+from benchmarks import baselines, gpu_session, hecd, measure, memory, precision, reference, stages, throughput
 from benchmarks.weights import color_prior, write_labels, write_weights
 from data.icqa2k import load_icqa2k
+from inference.batches import BatchedNetworks
+from inference.scorer import Scorer
 from models import load_model
 from train_CF import RECIPE
 from training.options import add_fold_arguments, parse_training, training_parser
@@ -133,12 +135,17 @@ def test_the_pipeline_is_set_against_the_slowest_stage_and_the_networks_against_
     assert "2.0 GFLOPs per image: 0.4 TFLOP/s in forward only, **40.0%** of the 1 TFLOP/s" in text
 
 
+@pytest.mark.parametrize("batched", [False, True], ids=["one by one", "as on a GPU"])
 def test_all_stages_of_compact_networks_are_measured(
-    weights: dict[str, Path], images: Path, monkeypatch: pytest.MonkeyPatch
+    weights: dict[str, Path], images: Path, monkeypatch: pytest.MonkeyPatch, batched: bool
 ) -> None:
     monkeypatch.setattr(stages, "_LEAST_SECONDS", 0.01)
     monkeypatch.setitem(stages._MATRIX, "cpu", 64)
     engine = stages.TorchEngine({dimension: load_model(weights[dimension]) for dimension in ("CF", "SCC", "PR")})
+    if batched:
+        networks = engine._networks.replicas.networks
+        engine._batched = BatchedNetworks(networks, ["cpu"], batch=4)
+        engine._scorer = Scorer(engine._batched)
     rates = stages.measure(engine, list_images(images))
     assert list(rates.images_per_second) == [*stages.STAGES, stages.PIPELINE]
     assert min(*rates.images_per_second.values(), rates.operations, rates.peak) > 0
@@ -148,16 +155,17 @@ def test_stages_one_after_another_give_the_scores_of_the_pipeline_and_the_operat
     published: Path, images: Path
 ) -> None:
     engine = stages.TorchEngine.of_published(published, "cpu", "float32")
-    prepared = engine.prepare(engine.decode(images / NAMES[1]))
+    pixels = engine.decode(images / NAMES[1])
+    prepared = engine.prepare(pixels, NAMES[1])
     assert engine.forward(prepared, NAMES[1]) == engine.score(images / NAMES[1], NAMES[1])
     # multiplications and additions of torchvision's and timm's tables, two operations each
-    assert engine.operations(prepared, NAMES[1]) == pytest.approx(2 * (55.5e9 + 1.82e9 + 4.09e9), rel=0.01)
+    assert engine.operations(pixels, NAMES[1]) == pytest.approx(2 * (55.5e9 + 1.82e9 + 4.09e9), rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "bfloat16"], "--precision is for --preset published"),
+        (["--precision", "bfloat16"], "--precision is for --preset published, or a GPU"),
         (["--preset", "published", "--precision", "tf32"], "tf32 is for --device cuda"),
     ],
 )
@@ -305,3 +313,24 @@ def test_rows_of_baselines_on_hecd_follow_from_the_kept_predictions(tmp_path: Pa
     assert all("-1.00 [-1.00, -1.00]" in row and "| random     |        3 |" in row for row in rows if "Opposite" in row)
     assert section.count("`python x.py`") == 2
     assert hecd.baselines(frame, tmp_path / "nowhere") == ""
+
+
+# --- gpu_session.py
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_training_scripts_take_the_commands_of_the_gpu_session(tmp_path: Path, device: str) -> None:
+    parser = training_parser("")
+    add_fold_arguments(parser)
+    commands = [step.command for step in gpu_session.steps(device, tmp_path) if step.name.startswith("train")]
+    options = [parse_training(parser, "CF", RECIPE, [str(word) for word in command[2:]]) for command in commands]
+    assert [chosen.preset for chosen in options] == ["compact", "published"][: len(options)]
+    assert len(options) == (2 if device == "cuda" else 1)
+
+
+def test_a_step_that_takes_too_long_is_ended_and_the_status_of_others_is_kept(tmp_path: Path) -> None:
+    step = gpu_session.Step("sleep", [sys.executable, "-c", "import time; time.sleep(60)"], 60)
+    assert gpu_session.run(step, tmp_path, 0.2) == "ended after 0 s"
+    fails = gpu_session.Step("fails", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60)
+    assert gpu_session.run(fails, tmp_path, 60) == 3
+    assert (tmp_path / "fails.txt").read_text() == "why\n"

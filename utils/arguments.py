@@ -135,7 +135,12 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
     add = parser.groups["model"].add_argument
     add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
     add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth where no weights are named")
-    add("--precision", choices=PRECISIONS, default="float32", help="arithmetic of a published network (default: %(default)s)")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of a published network, and of any on a GPU (default: %(default)s)",
+    )
     add("--engine", choices=ENGINES, help="that computes the scores (default: onnxruntime where it can, else torch)")
     if dimension != "CF":
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
@@ -164,7 +169,7 @@ def add_folder_arguments(parser: ScriptParser, name: str) -> None:
     add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
     add("--overwrite", action="store_true", help="score all images anew, not only those without a score")
     add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
-    add("--workers", type=int, help="images worked on at a time (default: one per core and device)")
+    add("--workers", type=int, help="images worked on at a time (default: one per core; on a GPU, three batches)")
 
 
 def add_system_arguments(parser: ScriptParser) -> None:
