@@ -60,14 +60,14 @@ class Fault:
         self.stage = ["start"]
         self.main = threading.get_ident()
 
-    def reach(self, what: str, grows: bool, half: Callable[[], object] = lambda: None) -> None:
-        """Pass a step: ``grows`` says whether it needs room on the disk, ``half`` does a half of it."""
+    def reach(self, what: str, grows: bool, half: Callable[[], object] = lambda: None, *file: str) -> None:
+        """Pass a step: ``grows`` says whether it needs room on the disk, ``half`` does a half of it, errors name ``file``."""
         if threading.get_ident() != self.main:
             return
         self.steps.append(f"{self.stage[-1]} {what}")
         if self.kind == "full" and grows and len(self.steps) >= self.step:
             half()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *file)
         if len(self.steps) != self.step:
             return
         half()
@@ -102,12 +102,12 @@ class Fault:
             return
         if event not in ("open", "os.remove", "os.rename", "os.truncate", "fcntl.lockf"):
             return
-        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else ""
+        path = "" if isinstance(arguments[0], int) else os.fsdecode(arguments[0])
         if path and not path.startswith(self.folder):
             return
         suffixes = "".join(part for part in Path(path).suffixes if part != ".tmp")
         to = Path(os.fsdecode(arguments[1])).name if event == "os.rename" else suffixes
-        self.reach(f"{event} {to}", grows=event in ("open", "os.rename"))
+        self.reach(f"{event} {to}", event in ("open", "os.rename"), lambda: None, *([path] if path else []))
 
     def set(self) -> None:
         """Begin to count."""
