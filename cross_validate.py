@@ -4,9 +4,10 @@
     python cross_validate.py --protocol cross --train-root ICQA_2K --root data/HECD --output runs/cross --epochs 5
     python cross_validate.py --protocol scene --repeats 1 --root data/HECD --output runs/try --epochs 1 --limit 32 --no-augment
 
-All other flags go on to train_CF.py, train_SCC.py and train_PR.py; those that train_SCC.py alone has, such as --labels, to it.
+All other flags are passed to train_CF.py, train_SCC.py and train_PR.py; flags that only train_SCC.py has, such as --labels, are
+passed to train_SCC.py alone.
 
---output gets trials.csv, protocol.csv, protocol.md, and a folder for each trial. What is done there is not done again.
+--output receives trials.csv, protocol.csv, protocol.md, and one folder per trial. Finished trials are not run again.
 """
 
 from utils import interrupt  # first, so that Ctrl-C is heard
@@ -28,14 +29,14 @@ def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__, usage, ("data", "run"), allow_abbrev=False)
     add = parser.groups["data"].add_argument
     add("--protocol", choices=PROTOCOLS, required=True, help=", ".join(PROTOCOLS))
-    add("--root", type=Path, required=True, metavar="DIR", help="the data set, tested on")
+    add("--root", type=Path, required=True, metavar="DIR", help="data set to test on")
     add("--train-root", type=Path, metavar="DIR", help="data set that --protocol cross trains on")
     add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="of the MOS (default: -1 1)")
     add("--repeats", type=int, default=10, metavar="N", help="splits of --protocol scene (default: %(default)s)")
-    add("--folds", type=int, default=5, metavar="K", help="of the out-of-fold predictions (default: %(default)s)")
+    add("--folds", type=int, default=5, metavar="K", help="folds of the out-of-fold predictions (default: %(default)s)")
     add = parser.groups["run"].add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="for the trials and the tables")
-    add("--seed", type=int, default=0, help="of the splits and the training (default: %(default)s)")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the trials and the tables")
+    add("--seed", type=int, default=0, help="seed of the splits and the training (default: %(default)s)")
     parser.limits["folds"] = (2, 10**4)
     args, flags = parser.parse_known_args()
     if (args.protocol == "cross") != (args.train_root is not None):
@@ -51,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
-    """Return the flags for all three training scripts, and those for train_SCC.py alone; values stay with their flag."""
+    """Return the flags for all three training scripts, and the flags for train_SCC.py alone; values stay with their flag."""
     shared: list[str] = []
     scc: list[str] = []
     for text in flags:

@@ -1,4 +1,4 @@
-"""How well do scores agree with people: tables of SRCC, KRCC, PLCC, RMSE, pairs and methods with intervals.
+"""Measure how well scores agree with people: tables of SRCC, KRCC, PLCC, RMSE, pairs and methods with intervals.
 
     python evaluate.py --predictions cf.csv scc.csv pr.csv --mos mos.csv --output results/own
     python evaluate.py --predictions cf.csv scc.csv pr.csv --dataset icqa2k --root ICQA_2K --split test
@@ -9,16 +9,17 @@
     python evaluate.py --predictions pr.csv --dataset cin25 --ratings Results_raw_all.csv
     python evaluate.py --images METHOD_A METHOD_B --originals PHOTOS --paper-table            # the table of a paper, no ratings
 
-Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}; then ``:CF`` after the
-path says which dimension it is, unless the name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25 (data/README.md).
-For each dimension the tables set the network beside a trivial predictor, the mean MOS of the image's method in other scenes.
+Predictions are files of infer_CF.py, infer_SCC.py and infer_PR.py, or the published form {stem: score}. For the latter, ``:CF``
+after the path gives the dimension, unless the file name holds ``_CF_``. MOS come from a CSV, ICQA-2K, HECD or CIN25
+(data/README.md). For each dimension the tables show the network beside a trivial predictor: the mean MOS that the image's
+method has in other scenes.
 
---output gets metrics.csv, methods.csv, with --versus comparison.csv, all of these in table.md and table.tex, and
-predictions.csv, in which images without a score have an empty prediction. --report writes one page to look at. With --images
-all other flags go on to infer_PR.py. cross_validate.py trains and tests.
+--output receives metrics.csv, methods.csv, with --versus comparison.csv, the same tables in table.md and table.tex, and
+predictions.csv, where images without a score have an empty prediction. --report writes one HTML page. With --images,
+all other flags are passed to infer_PR.py. cross_validate.py trains and tests.
 
---paper-table is another task: methods beside the originals, by FID, colorfulness, PSNR, SSIM, LPIPS and our scores, with the
-intervals of means and of paired differences (docs/paper_table.md).
+--paper-table compares methods with the originals by FID, colorfulness, PSNR, SSIM, LPIPS and our scores, with intervals of
+means and of paired differences (docs/paper_table.md).
 """
 
 from utils import interrupt  # first, so that Ctrl-C is heard
@@ -54,34 +55,34 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="FOLDER",
-        help="score these images first, in place of --predictions; needs --output; --paper-table: a folder for each method",
+        help="score these images first, in place of --predictions; needs --output; --paper-table: one folder per method",
     )
-    add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF to say the dimension")
+    add("--predictions", nargs="+", metavar="FILE", help="score files; FILE:CF names the dimension")
     source = parser.groups["data"].add_mutually_exclusive_group()
     source.add_argument("--mos", type=Path, metavar="CSV", help="table with image, scene, method, CF, SCC, PR")
     source.add_argument("--dataset", choices=("icqa2k", "hecd", "cin25"), help="a known data set, in --root or --ratings")
-    add("--root", type=Path, help="folder of the data set; of a CSV's images, if not the CSV's own")
-    add("--ratings", type=Path, metavar="FILE", help="of CIN25: scene_id,image_path,method,score,user_id")
-    add("--split", choices=SPLITS, help="of ICQA-2K (default: test)")
+    add("--root", type=Path, help="folder of the data set, or of the images of --mos (default: folder of the CSV)")
+    add("--ratings", type=Path, metavar="FILE", help="ratings of CIN25: scene_id,image_path,method,score,user_id")
+    add("--split", choices=SPLITS, help="split of ICQA-2K (default: test)")
     add("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the MOS (default: -1 1; CIN25: 1 5)")
-    add("--index", type=Path, metavar="CSV", help="image, scene, method: goes before what the MOS table says of the two")
-    add("--allow-missing", action="store_true", help="leave out images without a row instead of stopping")
+    add("--index", type=Path, metavar="CSV", help="table with image, scene, method; replaces scene and method of the MOS table")
+    add("--allow-missing", action="store_true", help="leave out images without a row in the score file instead of stopping")
     add = parser.groups["measures"].add_argument
     add("--noise", type=float, default=NOISE, help="standard error of a MOS without ratings, in [-1, 1] (default: %(default)s)")
-    add("--versus", nargs="+", metavar="FILE", help=f"files of another metric to compare with, FILE:COLUMN; or {METHOD_MEAN}")
+    add("--versus", nargs="+", metavar="FILE", help=f"score files of another metric, FILE:COLUMN; or {METHOD_MEAN}")
     add("--versus-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of the scores of --versus (default: -1 1)")
-    add("--lower-is-better", action="store_true", help="the scores of --versus fall as images get better")
+    add("--lower-is-better", action="store_true", help="lower scores of --versus are better")
     add = parser.groups["table of a paper"].add_argument
     add("--paper-table", action="store_true", help="--images beside --originals: FID, PSNR, SSIM, LPIPS, our scores, ...")
-    add("--originals", type=Path, metavar="FOLDER", help="photographs (default: the method original of --images, by --index)")
-    add("--crop", action="store_true", help="keep the middle square of an image (default: squeeze the whole into 256 x 256)")
+    add("--originals", type=Path, metavar="FOLDER", help="photographs (default: method original of --images, by --index)")
+    add("--crop", action="store_true", help="crop images to the middle square (default: squeeze them into 256 x 256)")
     add = parser.groups["run"].add_argument
-    add("--resamples", type=int, default=1000, help="draws of scenes for the intervals (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    add("--resamples", type=int, default=1000, help="bootstrap draws of scenes for the intervals (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
     add("--compare-published", action="store_true", help="show the published SRCC of ICQA-2K; count shared scenes")
-    add("--output", type=Path, metavar="FOLDER", help="where the tables go (default: they are printed only)")
-    add("--report", type=Path, metavar="HTML", help="also write one page to look at all images, scores and ratings")
-    add("--report-labels", type=Path, metavar="DIR", help="YOLO files, to name objects that look wrong in the report")
+    add("--output", type=Path, metavar="FOLDER", help="folder for the tables (default: print them only)")
+    add("--report", type=Path, metavar="HTML", help="also write one HTML page with all images, scores and ratings")
+    add("--report-labels", type=Path, metavar="DIR", help="folder of YOLO files; the report then names objects that look wrong")
     parser.replaced(
         ("--protocol", "--repeats", "--train-root", "--train-options", "--scc-options", "--folds"),
         "cross_validate.py trains and tests, and takes the flags of the training scripts as they are; to set scores that are "
@@ -132,7 +133,7 @@ def check_arguments(parser: ScriptParser, args: argparse.Namespace) -> None:
 
 
 def check_paper_table(parser: ScriptParser, args: argparse.Namespace) -> None:
-    """Refuse what does not go with ``--paper-table``, in one line."""
+    """Refuse arguments that do not go with ``--paper-table``, in one line."""
     given = [name for name, value in vars(args).items() if name != "flags" and value != parser.get_default(name)]
     unknown = [*args.flags, *(f"--{name.replace('_', '-')}" for name in given if name not in PAPER_OPTIONS)]
     if unknown:
@@ -201,7 +202,7 @@ LEFT_OUT = "without a score left out"  # end of a note of evaluation/agreement.p
 
 
 class Table(NamedTuple):
-    """Agreement as it is shown."""
+    """Table of agreement as shown to the user."""
 
     title: str
     cells: pd.DataFrame  # text
@@ -209,7 +210,7 @@ class Table(NamedTuple):
 
 
 def score(images: Path, output: Path, options: list[str]) -> list[str]:
-    """Score images by infer_PR.py; the three score files. One image that cannot be read stops nothing."""
+    """Score images with infer_PR.py and return the paths of the three score files; skip images that cannot be read."""
     target = output / "scores_PR.csv"
     script = Path(__file__).resolve().with_name("infer_PR.py")
     status = subprocess.run(
@@ -222,7 +223,7 @@ def score(images: Path, output: Path, options: list[str]) -> list[str]:
 
 
 def load_mos(args: argparse.Namespace) -> pd.DataFrame:
-    """The MOS table that the arguments name."""
+    """Load the MOS table that the arguments name."""
     if args.mos is not None:
         return load_table(args.mos, args.mos_range, args.root, check_files=False)
     if args.dataset == "icqa2k":
@@ -238,14 +239,15 @@ def load_mos(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing: bool) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Predictions and method means of all dimensions in one table, with why a prediction is missing; and notes on each.
+    """Join predictions and method means of all dimensions, and print how many images have a rating and a score.
 
-    Prints what was found.
+    Returns:
+        One table, with the column ``error`` for the reason why a prediction is missing; and a note per dimension.
 
     Raises:
         ValueError: If a rated image has no row and must have one, or nothing is left to evaluate.
     """
-    parts, notes = [], {}
+    frames, notes = [], {}
     for dimension, scores in predictions.items():
         if table[dimension].isna().all():
             print(f"{dimension}: {table.attrs['name']} has no {dimension} ratings, {scores.path} is not used for it")
@@ -257,14 +259,14 @@ def join_all(table: pd.DataFrame, predictions: dict[str, Scores], allow_missing:
         means = method_means(table, dimension)[table[dimension].notna()].reset_index(drop=True)
         reasons = dict.fromkeys(joined.absent, f"no row in {scores.path.name}") | joined.failed
         error = [reasons.get(image, "") for image in joined.rows["image"]]
-        parts.append(pd.concat([joined.rows.assign(error=error), means], axis=1))
-    if not parts:
+        frames.append(pd.concat([joined.rows.assign(error=error), means], axis=1))
+    if not frames:
         raise ValueError(f"{table.attrs['name']} has no ratings in {', '.join(predictions)}: nothing to evaluate")
-    return pd.concat(parts, ignore_index=True), notes
+    return pd.concat(frames, ignore_index=True), notes
 
 
 def print_joined(joined: Joined, scores: Scores, dimension: str) -> str:
-    """Print what became of a score file; what the table must say of it."""
+    """Print how many images a score file could be joined with, and return the note for the table ("" or "in-sample")."""
     sample = sample_of(scores)
     origin = f"the sub-scores in {scores.path}" if scores.is_sub_score else str(scores.path)
     count = int(joined.rows["prediction"].notna().sum())
@@ -287,29 +289,30 @@ def print_joined(joined: Joined, scores: Scores, dimension: str) -> str:
 
 
 def add_noise(rows: pd.DataFrame, table: pd.DataFrame, default: float) -> tuple[pd.DataFrame, str]:
-    """The rows with a column noise, the standard error of each MOS, and what is to be said of it."""
+    """Add the column ``noise``, the standard error of each MOS, and return a sentence that says where it comes from."""
     rows = rows.assign(noise=math.nan)
     for dimension in rows["dimension"].unique():
         if f"{dimension}_se" in table:
-            own = rows["dimension"] == dimension
-            rows.loc[own, "noise"] = rows.loc[own, "image"].map(table.set_index("image")[f"{dimension}_se"])
+            in_dimension = rows["dimension"] == dimension
+            errors = table.set_index("image")[f"{dimension}_se"]
+            rows.loc[in_dimension, "noise"] = rows.loc[in_dimension, "image"].map(errors)
     unknown = int(rows["noise"].isna().sum())
-    said = {0: "that of its ratings.", len(rows): f"{default:g} (--noise) for all, for want of the ratings behind them."}
+    sources = {0: "that of its ratings.", len(rows): f"{default:g} (--noise) for all, since their ratings are not known."}
     mixed = f"that of its ratings; {default:g} (--noise) for the {unknown} of {len(rows)} whose ratings are not known."
-    return rows.fillna({"noise": default}), f"Standard error of a MOS: {said.get(unknown, mixed)}"
+    return rows.fillna({"noise": default}), f"Standard error of a MOS: {sources.get(unknown, mixed)}"
 
 
 def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
-    """The network and the predictors of ``--versus`` on the images that both have, by dimension.
+    """Compare the network with the predictors of ``--versus`` on the images that both score, by dimension.
 
     Args:
-        rows: Images with rating and prediction, and the columns noise and those of the method means.
-        notes: On the predictions of a dimension.
+        rows: Images with rating and prediction, the column noise, and the columns of the method means.
+        notes: Note on the predictions of each dimension.
         table: MOS table.
-        args: Of the command line.
+        args: Arguments of the command line.
 
     Returns:
-        Columns dimension and versus, and those of :func:`evaluation.compare.compare_predictors`.
+        Columns dimension and versus, and the columns of :func:`evaluation.compare.compare_predictors`.
 
     Raises:
         ValueError: If no dimension is left to compare.
@@ -325,14 +328,14 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
         raise ValueError(
             f"--versus gives {', '.join(given)}, --predictions {', '.join(rows['dimension'].unique())}: nothing to compare"
         )
-    found = []
-    for dimension, own in rows[rows["prediction"].notna()].groupby("dimension", sort=False):
+    comparisons = []
+    for dimension, scored in rows[rows["prediction"].notna()].groupby("dimension", sort=False):
         candidates = []
         if dimension in shared:
             other = others[others["dimension"] == dimension].set_index("image")["prediction"]
-            candidates.append((str(shared[dimension].path), own.assign(other=own["image"].map(other)), ("other",)))
+            candidates.append((str(shared[dimension].path), scored.assign(other=scored["image"].map(other)), ("other",)))
         if METHOD_MEAN in args.versus:
-            candidates.append((METHOD_MEAN, own, METHOD_COLUMNS))
+            candidates.append((METHOD_MEAN, scored, METHOD_COLUMNS))
         for name, images, columns in candidates:
             both = images[images[columns[0]].notna()]
             if both.empty:
@@ -347,22 +350,22 @@ def compare_all(rows: pd.DataFrame, notes: dict[str, str], table: pd.DataFrame, 
                 args.resamples,
                 args.seed,
             )
-            said = [f"the network is {notes[dimension]}"] if notes.get(dimension) else []
+            remarks = [f"the network is {notes[dimension]}"] if notes.get(dimension) else []
             if name != METHOD_MEAN and their_notes.get(dimension):
-                said.append(f"the other is {their_notes[dimension]}")
-            if len(both) < len(own):
-                said.append(f"{amount(len(own) - len(both), 'image')} that the other has no value for left out")
-            compared["note"] = ["; ".join(filter(None, [*said, note])) for note in compared["note"]]
+                remarks.append(f"the other is {their_notes[dimension]}")
+            if len(both) < len(scored):
+                remarks.append(f"{amount(len(scored) - len(both), 'image')} that the other has no value for left out")
+            compared["note"] = ["; ".join(filter(None, [*remarks, note])) for note in compared["note"]]
             compared.insert(0, "dimension", dimension)
             compared.insert(1, "versus", name)
-            found.append(compared)
-    if not found:
+            comparisons.append(compared)
+    if not comparisons:
         raise ValueError("--versus has no image in common with --predictions: nothing to compare")
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(comparisons, ignore_index=True)
 
 
 def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, subset: str = "") -> list[Table]:
-    """The measures of images, and those of pairs and methods, as they are shown."""
+    """Return two tables of text: the measures of images, and the measures of pairs and methods."""
     of_images = metrics["metric"].isin(METRICS)
     title = f"{name}, {subset}" if subset else name
     notes = notes_of(metrics[of_images], subset)
@@ -374,7 +377,7 @@ def agreement_tables(name: str, metrics: pd.DataFrame, published: float | None, 
 
 
 def folder_scenes(root: Path, split: str) -> set[str] | None:
-    """Scenes of ICQA-2K that a split has images of, by file names; None without that folder."""
+    """Return the scenes of a split of ICQA-2K, read from file names, or None if the folder of the split is absent."""
     folder = root / split_folder(split)
     if not folder.is_dir():
         return None
@@ -383,10 +386,11 @@ def folder_scenes(root: Path, split: str) -> set[str] | None:
 
 
 def compare_published(root: Path, split: str, rows: pd.DataFrame) -> tuple[list[str], pd.DataFrame | None]:
-    """What must be known beside the published number.
+    """Say how far the results can be compared with the published number.
 
     Returns:
-        Lines to print, and the rows whose scenes are not among the training images, None if that makes no difference.
+        Lines to print; and the rows whose scenes are not among the training images, or None if these are all rows, no rows,
+        or not known.
     """
     lines = [
         f"published SRCC: the headline {PUBLISHED_SRCC:.4f} of https://github.com/ARBEZ-ZEBRA/ICQA. The publication does not "
@@ -414,13 +418,13 @@ def compare_published(root: Path, split: str, rows: pd.DataFrame) -> tuple[list[
 
 
 def write_files(folder: Path, data: dict[str, pd.DataFrame], tables: list[Table], lines: list[str]) -> None:
-    """CSV files, ``table.md`` and ``table.tex``.
+    """Write the CSV files, ``table.md`` and ``table.tex``.
 
     Args:
-        folder: Where they go.
+        folder: Output folder.
         data: Contents of the CSV files by name.
-        tables: What is shown of them.
-        lines: What is to be said of all tables.
+        tables: Tables of text for ``table.md`` and ``table.tex``.
+        lines: Notes on all tables.
     """
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     markdown, latex = f"# Agreement with people\n\n```\n{command}\n```\n", f"% {command}\n% needs the package booktabs\n"
@@ -448,8 +452,8 @@ def write_page(
     notes: dict[str, str],
     labels: ObjectLabels | None,
 ) -> None:
-    """The page of ``--report``."""
-    from report.page import report_evaluation  # only here, for it is slow to load
+    """Write the page of ``--report``."""
+    from report.page import report_evaluation, written  # only here, for it is slow to load
 
     scored = rows.groupby("image")["prediction"].transform("count") > 0
     report_evaluation(
@@ -463,6 +467,7 @@ def write_page(
         command=shlex.join(["python", "evaluate.py", *sys.argv[1:]]),
         labels=labels,
     )
+    print(written(args.report))
 
 
 def main() -> None:
@@ -473,7 +478,7 @@ def main() -> None:
         if status := write_paper_table(args):
             raise SystemExit(status)
         return
-    # what is wrong with an option must be known before the work
+    # read before the work starts, so that a wrong folder is refused at once
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
     if args.images is not None:
         args.predictions = score(args.images, args.output, args.flags)
@@ -491,7 +496,7 @@ def main() -> None:
     for dimension in DIMENSIONS:
         if dimension not in predictions and mos[dimension].notna().any():
             print(f"{dimension}: rated, but no predictions were given")
-    rows, said_of_noise = add_noise(rows, mos, args.noise)
+    rows, noise_line = add_noise(rows, mos, args.noise)
 
     published = PUBLISHED_SRCC if args.compare_published else None
     metrics = [evaluate(rows, notes, args.resamples, args.seed)]
@@ -502,7 +507,7 @@ def main() -> None:
         "logistic: after a rising 4-parameter logistic curve, fitted once to these images and not again in the draws.",
         "method mean: mean MOS of the image's method in the other scenes; ranks by the place of the method among all.",
         "Pairs are of one scene; clear ones differ in MOS by 1.96 standard errors or more, the others count as ties of people.",
-        said_of_noise,
+        noise_line,
         "pairwise accuracy: share of the clear pairs in the right order, equal scores for one half. AUC (Krasula et al. 2016):",
         "different: do scores tell clear pairs from ties; better: which image of a clear pair is better. Chance is 0.5.",
         "system SRCC: over methods, mean prediction against mean MOS.",
@@ -513,8 +518,8 @@ def main() -> None:
             f"CIN25: that its people judged naturalness (PR) is our reading; scores in [{low:g}, {high:g}] (--mos-range)."
         )
     if args.compare_published:
-        said, rest = compare_published(args.root, args.split, rows)
-        lines += said
+        published_lines, rest = compare_published(args.root, args.split, rows)
+        lines += published_lines
         if rest is not None:
             metrics.append(evaluate(rest, notes, args.resamples, args.seed, NOT_IN_TRAIN))
             tables += agreement_tables(name, metrics[1], published, NOT_IN_TRAIN)
@@ -527,7 +532,7 @@ def main() -> None:
     methods = Table(f"{name}: methods", compact_methods(data["methods.csv"]), []) if len(data["methods.csv"]) else None
     few = methods is not None and len(methods.cells) <= _MOST_METHODS
     for table in [*tables, methods] if few else tables:
-        remarks = [note for note in table.notes if not note.endswith(LEFT_OUT)]  # said above, with their names
+        remarks = [note for note in table.notes if not note.endswith(LEFT_OUT)]  # print_joined named these images
         print("\n" + "\n".join([table.title, as_text(table.cells), *remarks]))
     print("\n" + "\n".join(lines))
     if args.output is not None:
@@ -536,14 +541,13 @@ def main() -> None:
         print(f"\n{args.output}: {', '.join([*data, 'table.md', 'table.tex'])}")
     if args.report is not None:
         write_page(args, rows, predictions, mos, notes, labels)
-        print(f"report: {args.report}")
 
 
 if __name__ == "__main__":
     try:
         interrupt.hear()  # a script that is called here must end too
         main()
-    except BrokenPipeError:  # what reads the tables has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end
         raise SystemExit(141) from None
     except (OSError, ValueError) as error:

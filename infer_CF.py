@@ -16,13 +16,14 @@ if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
+from inference.cluster import score_blocks
 from inference.scorer import GPU_THREADS, score_images, worker_count
-from utils.images import list_images
+from utils.shards import list_samples
 
 
 def main() -> int:
     args = parser.parse_args()
-    images = list_images(args.images)
+    images = list_samples(args.images)
     model = command.load_branch(args, "CF", args.weights)
     path = command.output_path(args.output, args.images, images.root, "CF")
     command.check_json(args.json, [path])
@@ -31,8 +32,11 @@ def main() -> int:
     devices = command.choose_devices(args)
     scorer = command.make_scorer(args, [branch], devices)
     with command.open_writer(branch, images, args.overwrite) as writer:
-        score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices, GPU_THREADS))
-    return command.print_summary([branch], ["CF"], args.json, images.left_out)
+        if args.ray is not None:
+            score_blocks(args, {"CF": branch}, images, {"CF": writer}, devices)
+        else:
+            score_images(scorer, images, {"CF": writer}, args.workers or worker_count(devices, GPU_THREADS))
+    return command.print_summary([branch], ["CF"], args.json, images.left_out, images.problems)
 
 
 if __name__ == "__main__":

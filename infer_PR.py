@@ -46,18 +46,21 @@ if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
+from inference.cluster import score_blocks
 from inference.scorer import GPU_THREADS, score_images, worker_count
 from inference.sub_scores import SubScores
 from utils.files import sha256
-from utils.images import list_images
 from utils.labels import ObjectLabels
+from utils.shards import list_samples
 
 
 def main() -> int:
     args = parse_args()
     # what is wrong with an option must be known before the scoring
     labels = None if args.report_labels is None else ObjectLabels(args.report_labels)
-    images = list_images(args.images)
+    images = list_samples(args.images)
+    if args.report is not None and images.samples:
+        raise ValueError(f"--report shows image files, but those of {args.images} are inside of shards; unpack them first")
     path = command.output_path(args.output, args.images, images.root, "PR")
 
     branches: dict[str, command.Branch] = {}
@@ -90,8 +93,11 @@ def main() -> int:
         writers = {}
         for dimension, branch in branches.items():
             writers[dimension] = stack.enter_context(command.open_writer(branch, images, args.overwrite))
-        score_images(scorer, images, writers, args.workers or worker_count(devices, GPU_THREADS), given)
-    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out)
+        if args.ray is not None:
+            score_blocks(args, branches, images, writers, devices, objects, given)
+        else:
+            score_images(scorer, images, writers, args.workers or worker_count(devices, GPU_THREADS), given)
+    status = command.print_summary([*branches.values()], ["CF", "SCC", "PR"], args.json, images.left_out, images.problems)
     if args.report is not None:
         if labels is None and objects is not None and objects.labels.folder is not None:
             labels = objects.labels
@@ -101,7 +107,7 @@ def main() -> int:
 
 def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | None, labels: ObjectLabels | None) -> None:
     """The page that ``--report`` asks for."""
-    from report.page import report_scores  # only here, for it is slow to load
+    from report.page import report_scores, written  # only here, for it is slow to load
 
     line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     from models.base import ScoreNet
@@ -109,7 +115,7 @@ def write_page(args: argparse.Namespace, scores: Path, scc: command.Branch | Non
     network = scc.model if scc and isinstance(scc.model, ScoreNet) else None  # the page then loads the shipped one
     maps = None if args.maps else 0
     report_scores(scores, args.report, line, scc=network, maps=maps, labels=labels, index=args.index)
-    print(f"report: {args.report}")
+    print(written(args.report))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ if __name__ == "__main__":
     parser.parse_args()  # help and mistakes end here, before what is slow to load
 
 from inference import command
+from inference.cluster import score_blocks
 from inference.scorer import GPU_THREADS, score_images, worker_count
-from utils.images import list_images
+from utils.shards import list_samples
 
 
 def main() -> int:
     args = parser.parse_args()
-    images = list_images(args.images)
+    images = list_samples(args.images)
     model = command.load_branch(args, "SCC", args.weights)
     objects = command.find_objects(args, model, images)
     path = command.output_path(args.output, args.images, images.root, "SCC")
@@ -39,9 +40,13 @@ def main() -> int:
         network = model if isinstance(model, ScoreNet) else load_model("SCC")
         mapper = check_maps(args.maps, args.images, network)
     scorer = command.make_scorer(args, [branch], devices, objects)
-    with command.open_writer(branch.with_objects(objects), images, args.overwrite) as writer:
-        score_images(scorer, images, {"SCC": writer}, args.workers or worker_count(devices, GPU_THREADS))
-    status = command.print_summary([branch], ["SCC"], args.json, images.left_out)
+    branch = branch.with_objects(objects)
+    with command.open_writer(branch, images, args.overwrite) as writer:
+        if args.ray is not None:
+            score_blocks(args, {"SCC": branch}, images, {"SCC": writer}, devices, objects)
+        else:
+            score_images(scorer, images, {"SCC": writer}, args.workers or worker_count(devices, GPU_THREADS))
+    status = command.print_summary([branch], ["SCC"], args.json, images.left_out, images.problems)
     if args.maps is None:
         return status
     workers = args.workers or worker_count(devices)

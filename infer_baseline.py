@@ -57,7 +57,7 @@ from baselines.scorer import Baseline
 from inference import command
 from inference.networks import Replicas
 from inference.scorer import ImageResult, Scorer, round_score, score_images, worker_count
-from utils.images import list_images
+from utils.shards import list_samples
 
 
 class BaselineEngine:
@@ -86,7 +86,7 @@ class BaselineEngine:
 
 def main() -> int:
     args = parse_args()
-    images = list_images(args.images)
+    images = list_samples(args.images)
     if args.random_init:
         model = random_baseline(args, args.columns or ["quality"])
         print(f"{args.system} with random weights: the scores mean nothing")
@@ -98,6 +98,8 @@ def main() -> int:
         advice = ", or --naturalness for the part that needs none" if args.system == "afine" else ""
         raise ValueError(f"{args.system} compares images with their originals; pass --reference DIR{advice}")
     originals = {}
+    if args.reference is not None and images.samples:
+        raise ValueError(f"--reference is for image files, but those of {args.images} are inside of shards; unpack them first")
     if args.reference is not None:
         paths = [images.path(name) for name in images.names]
         originals = find_originals(args.reference, images.names, paths)
@@ -110,7 +112,7 @@ def main() -> int:
     scorer = Scorer(BaselineEngine(model, originals, devices))
     with command.open_writer(branch, images, args.overwrite) as writer:
         score_images(scorer, images, {args.system: writer}, args.workers or worker_count(devices))
-    return command.print_summary([branch], model.columns, args.json, left_out=images.left_out)
+    return command.print_summary([branch], model.columns, args.json, images.left_out, images.problems)
 
 
 if __name__ == "__main__":

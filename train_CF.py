@@ -1,11 +1,11 @@
 """Train Chromatic Fidelity (CF): is the color clean?
 
     python train_CF.py --data data/HECD --output runs/cf --folds 5           # HECD, with out-of-fold predictions for PR
-    python train_CF.py --data data/HECD --output runs/try/cf --epochs 1 --limit 32      # a check of a minute on a CPU
+    python train_CF.py --data data/HECD --output runs/try/cf --epochs 1 --limit 32      # a check, one minute on a CPU
     python train_CF.py --preset published --data ICQA_2K --output runs/published/cf  # the published network and recipe
 
 ``--data`` takes HECD, ICQA-2K or a CSV (data/README.md). The output folder holds best.pt, metrics.csv, curves.png, split.txt
-and test.json; ``--resume`` goes on with a run that was stopped, ``--overwrite`` trains anew. docs/reproduce.md tells of the
+and test.json; ``--resume`` goes on with a run that was stopped, ``--overwrite`` trains anew. docs/reproduce.md explains the
 published recipe.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from training.options import Recipe, TrainOptions, add_fold_arguments, parse_training, training_parser
 
-# What defines the experiment. Published: github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e, made sound by what the last column, for
-# --strict-recipe, leaves out. None: not part of it, or fixed by the published network.
+# The recipe of the experiment. Published: github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e, with corrections that the last column,
+# for --strict-recipe, leaves out. None: not part of the recipe, or fixed by the published network.
 # fmt: off
 RECIPE: Recipe = {
     #                      compact                  published   --strict-recipe
     "backbone":           ("tf_efficientnet_lite0", None,       None),
-    "size":               (224,                     None,       None),       # side of what the backbone sees, in pixels
+    "size":               (224,                     None,       None),       # side of the backbone's image, in pixels
     "width":              (32,                      None,       None),       # channels of the chroma path, and half of the head
     "dropout":            (0.5,                     None,       None),       # share of inputs of the head
     "ranking":            (0.3,                     0.3,        0.3),        # weight of the ranker beside the compact head
@@ -59,7 +59,7 @@ def parse_args() -> TrainOptions:
 
 
 if __name__ == "__main__":
-    parse_args()  # help and mistakes end here, before what is slow to load
+    parse_args()  # help and mistakes end here, before the slow imports
 
 from data.table import load_data
 from models.base import ScoreNet
@@ -88,7 +88,7 @@ def main() -> None:
         parts = split_parts(options, frame, ["CF"])
         rest, folds = fold_parts(options, frame, parts, ["CF"])
 
-        # Network, and the images as it reads them
+        # Network, and its image sets
         start = start_model(options, "CF")
         images = image_sets(options, start, [*parts.values(), rest])
         sets = sets_of(images, parts)
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def train(options: TrainOptions, start: ScoreNet, sets: Sets, parts: Parts, output: Path) -> ScoreNet:
-    """Train a network from its start weights; the epoch with the best validation SRCC comes back."""
+    """Train a network from its start weights and return the epoch with the best validation SRCC."""
     optimizer = make_optimizer(start, options)  # the head learns at lr, the backbone at backbone_lr
     schedule = make_schedule(options)
     record = training_record(options, parts, ["CF"])

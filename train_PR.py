@@ -1,7 +1,7 @@
 """Train Perceptual Realism (PR): would a person take it for a photograph?
 
     python train_PR.py --data data/HECD --cf runs/cf/oof.csv cf.csv --scc runs/scc/oof.csv scc.csv --output runs/pr
-    python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try/pr --epochs 1 --limit 32   # a minute, CPU
+    python train_PR.py --data data/HECD --cf cf.csv --scc scc.csv --output runs/try/pr --epochs 1 --limit 32   # one minute, CPU
     python train_PR.py --preset published --data ICQA_2K --cf runs/cf/oof.csv cf_test.csv --scc runs/scc/oof.csv scc_test.csv \\
         --output runs/published/pr                                                   # the published network and recipe
 
@@ -19,13 +19,13 @@ from pathlib import Path
 
 from training.options import Recipe, TrainOptions, parse_training, training_parser
 
-# What defines the experiment. Published: github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e, made sound by what the last column, for
-# --strict-recipe, leaves out. None: not part of it, or fixed by the published network.
+# The recipe of the experiment. Published: github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e, with corrections that the last column,
+# for --strict-recipe, leaves out. None: not part of the recipe, or fixed by the published network.
 # fmt: off
 RECIPE: Recipe = {
     #                      compact                  published   --strict-recipe
     "backbone":           ("tf_efficientnet_lite0", None,       None),
-    "size":               (224,                     None,       None),       # side of what the backbone sees, in pixels
+    "size":               (224,                     None,       None),       # side of the backbone's image, in pixels
     "width":              (64,                      None,       None),       # of the head
     "dropout":            (0.5,                     None,       None),       # share of inputs of the head
     "ranking":            (0.3,                     0.3,        0.3),        # weight of the ranker beside the compact head
@@ -69,7 +69,7 @@ def parse_args() -> TrainOptions:
 
 
 if __name__ == "__main__":
-    parse_args()  # help and mistakes end here, before what is slow to load
+    parse_args()  # help and mistakes end here, before the slow imports
 
 from data.table import load_data
 from training.engine import fit, make_optimizer, make_schedule
@@ -94,7 +94,7 @@ def main() -> None:
         # Split, by scene
         parts = split_parts(options, frame, ["PR"])
 
-        # Network, and the images as it reads them, beside their CF and SCC
+        # Network, and its image sets, with CF and SCC of the images
         start = start_model(options, "PR")
         scores = sub_scores_of(options, parts)
         sets = sets_of(image_sets(options, start, list(parts.values())), parts, scores)

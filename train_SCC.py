@@ -1,13 +1,12 @@
 """Train Semantic Color Consistency (SCC): does each thing have a color that such a thing can have?
 
     python train_SCC.py --data data/HECD --output runs/scc --folds 5                     # with out-of-fold predictions for PR
-    python train_SCC.py --data data/HECD --output runs/try/scc --epochs 1 --limit 32     # a check of a minute on a CPU
+    python train_SCC.py --data data/HECD --output runs/try/scc --epochs 1 --limit 32     # a check, one minute on a CPU
     python train_SCC.py --preset published --data ICQA_2K --output runs/published/scc    # the published network and recipe
 
-The network sets pixels against two priors of what colors things have, learned from photographs before any rating is looked at:
-``--prior`` from tools/train_color_prior.py, and ``--object-prior`` from tools/build_color_prior.py for the objects that
-``--labels`` names. The published network has neither; it reads ``labels`` and ``color_.json`` of the data folder
-(docs/reproduce.md).
+The network compares pixels with two priors of the colors of things, learned from photographs without any rating: ``--prior``
+from tools/train_color_prior.py, and ``--object-prior`` from tools/build_color_prior.py for the objects that ``--labels`` names.
+The published network has neither; it reads ``labels`` and ``color_.json`` of the data folder (docs/reproduce.md).
 """
 
 from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
@@ -20,13 +19,13 @@ from typing import Any
 from training.options import Recipe, TrainOptions, add_fold_arguments, add_object_arguments, parse_training, training_parser
 from utils.choices import SHIPPED
 
-# What defines the experiment. Published: github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e, made sound by what the last column, for
-# --strict-recipe, leaves out. None: not part of it, or fixed by the published network.
+# The recipe of the experiment. Published: github.com/ARBEZ-ZEBRA/ICQA, commit 922ed1e, with corrections that the last column,
+# for --strict-recipe, leaves out. None: not part of the recipe, or fixed by the published network.
 # fmt: off
 RECIPE: Recipe = {
     #                      compact                  published   --strict-recipe
     "backbone":           ("tf_efficientnet_lite0", None,       None),
-    "size":               (224,                     None,       None),       # side of what the backbone sees, in pixels
+    "size":               (224,                     None,       None),       # side of the backbone's image, in pixels
     "width":              (32,                      None,       None),       # channels of the comparison, and half of the head
     "dropout":            (0.5,                     None,       None),       # share of inputs of the head
     "ranking":            (0.3,                     0.3,        0.3),        # weight of the ranker beside the compact head
@@ -62,7 +61,7 @@ def parse_args() -> TrainOptions:
     add_fold_arguments(parser)
     add = parser.groups["model"].add_argument
     add("--prior", default=PRIOR, metavar="FILE", help="network with the color prior, or none")
-    add("--object-prior", default=OBJECT_PRIOR, metavar="FILE", help="of categories, or none")
+    add("--object-prior", default=OBJECT_PRIOR, metavar="FILE", help="color prior of COCO categories, or none")
     add_object_arguments(parser)
     options = parse_training(parser, "SCC", RECIPE)
     if options.preset == "published" and (options.prior, options.object_prior) != (PRIOR, OBJECT_PRIOR):
@@ -72,7 +71,7 @@ def parse_args() -> TrainOptions:
 
 
 if __name__ == "__main__":
-    parse_args()  # help and mistakes end here, before what is slow to load
+    parse_args()  # help and mistakes end here, before the slow imports
 
 from data.table import load_data
 from models.base import ScoreNet
@@ -105,7 +104,7 @@ def main() -> None:
         parts = split_parts(options, frame, ["SCC"])
         rest, folds = fold_parts(options, frame, parts, ["SCC"])
 
-        # Network, and the images as it reads them
+        # Network, and its image sets
         start = make_model(options)
         images = image_sets(options, start, [*parts.values(), rest])
         sets = sets_of(images, parts)
@@ -125,7 +124,7 @@ def main() -> None:
 
 
 def train(options: TrainOptions, start: ScoreNet, sets: Sets, parts: Parts, output: Path) -> ScoreNet:
-    """Train a network from its start weights; the epoch with the best validation SRCC comes back."""
+    """Train a network from its start weights and return the epoch with the best validation SRCC."""
     optimizer = make_optimizer(start, options)  # the head learns at lr, the backbone at backbone_lr
     schedule = make_schedule(options)
     record = training_record(options, parts, ["SCC"])

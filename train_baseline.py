@@ -6,10 +6,10 @@
     python train_baseline.py nr_aigciqa --data ICQA_2K --target PR --test-data data/HECD --output runs/x  # another data set
     python train_baseline.py nr_aigciqa --data ICQA_2K --test-methods DDColor CT2 --output runs/y         # other generators
     python train_baseline.py nr_aigciqa --data data/HECD --output runs/try/nr --random-init --set backbone=resnet18 size=64 \\
-        --epochs 1 --limit 32                                                                # a check of a minute on a CPU
+        --epochs 1 --limit 32                                                                # a check, one minute on a CPU
 
-Data, splits, files and ``--resume`` are those of train_CF.py. Defaults are the recipe of the system's authors, but for the
-choice of the epoch, by scenes that are neither trained on nor tested. docs/baselines.md says what each system needs.
+Data, splits, files and ``--resume`` are the same as in train_CF.py. Defaults are the recipe of the system's authors; only the
+epoch is chosen by scenes that are neither trained on nor tested. docs/baselines.md lists the needs of each system.
 """
 
 from utils import interrupt  # noqa: F401, first, so that Ctrl-C is heard
@@ -30,9 +30,9 @@ from training.options import (
     add_start_arguments,
     check_parts,
 )
-from utils.arguments import ScriptParser, add_system_arguments, settings_of
+from utils.arguments import ScriptParser, add_system_arguments, network_settings
 
-# What the recipes have in common, with the choice of the epoch, which the authors lack.
+# The common part of the recipes, with the choice of the epoch, which the authors lack.
 _COMMON: dict[str, Any] = {
     "preset": "baseline",
     "val": 0.15,  # share of the scenes that choose the epoch
@@ -45,7 +45,7 @@ _COMMON: dict[str, Any] = {
     "amp": True,
     "views": 4,  # of each image, where the backbone is frozen
 }
-# Of the authors, docs/baselines.md. AIGCIQA's rate is that of its backbone, A-FINE's that of the stage.
+# The recipes of the authors, see docs/baselines.md. The rate of AIGCIQA depends on the backbone, that of A-FINE on the stage.
 _RECIPES: dict[str, dict[str, Any]] = {
     "dpam": {"optimizer": "adam", "lr": 1e-5, "weight_decay": 1e-5, "batch_size": 12, "epochs": [200], "schedule": "cosine"},
     "delegate_transformer": {
@@ -76,7 +76,7 @@ _RECIPES["fr_aigciqa"] = _RECIPES["nr_aigciqa"]
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineOptions(TrainOptions):
-    """What train_baseline.py is asked to do."""
+    """Options of train_baseline.py."""
 
     stage_epochs: list[int]
     weights: Path | None
@@ -96,13 +96,13 @@ def parse_args() -> BaselineOptions:
     parser = ScriptParser(__doc__, usage)
     add_system_arguments(parser)
     add = parser.groups["data"].add_argument
-    add("--data", type=Path, nargs="+", required=True, metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N for N images")
-    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: those of CF, SCC, PR there are)")
+    add("--data", type=Path, nargs="+", required=True, metavar="PATH", help="HECD, ICQA-2K, CSV; PATH:N takes N images")
+    add("--target", nargs="+", metavar="COL", help="ratings to learn (default: CF, SCC, PR if rated)")
     add("--reference", type=Path, metavar="DIR", help="originals, or a CSV of image and reference")
-    add("--test-data", type=Path, nargs="+", metavar="PATH", help="test on this, train on all of --data")
-    add("--test-target", nargs="+", metavar="COL", help="as --target, in its order")
-    add("--test-reference", type=Path, metavar="DIR", help="as --reference, of what is tested on")
-    add("--test-mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="as --mos-range, of what is tested on")
+    add("--test-data", type=Path, nargs="+", metavar="PATH", help="test on these data, train on all of --data")
+    add("--test-target", nargs="+", metavar="COL", help="--target for --test-data, in the same order")
+    add("--test-reference", type=Path, metavar="DIR", help="--reference for --test-data")
+    add("--test-mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="--mos-range for --test-data")
     add("--test-methods", nargs="+", metavar="NAME", help="colorizers to test on and not to train on")
     parser.replaced(
         ("--label", "--form", "--images", "--test-label", "--test-form", "--test-images"),
@@ -117,26 +117,28 @@ def parse_args() -> BaselineOptions:
     add("--epochs", type=int, nargs="+", metavar="N", help="(by model: 200, 40, 60 100 100, 100, 100)")
     add("--batch-size", type=int, metavar="N", help="images (by model: 12, 16, 32 128 128, 8, 8)")
     add("--lr", type=float, help="learning rate (default: the authors')")
-    add("--backbone-lr", type=float, metavar="LR", help="of start weights; 0 freezes (default: --lr)")
+    add("--backbone-lr", type=float, metavar="LR", help="learning rate of the backbone; 0 freezes (default: --lr)")
     add("--weight-decay", type=float, metavar="W", help="(default: the authors')")
     add("--warmup", type=float, default=0.0, help="share of steps with rising rate (default: 0)")
     add("--clip", type=float, default=0.0, help="largest gradient norm (default: 0, any)")
     add("--best-epoch", action=argparse.BooleanOptionalAction, default=True, help="keep the best epoch, not the last")
-    add("--schedule", choices=("cosine", "constant", "restarts"), metavar="NAME", help="of rates: cosine, constant, restarts")
+    add(
+        "--schedule", choices=("cosine", "constant", "restarts"), metavar="NAME", help="of the rate: cosine, constant, restarts"
+    )
     add("--augment", action=argparse.BooleanOptionalAction, default=True, help="the system's own views")
 
     add_run_arguments(parser)
     add = parser.groups["run"].add_argument
-    add("--cache", type=Path, metavar="DIR", help="of superpixels (default: runs/cache)")
+    add("--cache", type=Path, metavar="DIR", help="folder of superpixels (default: runs/cache)")
     parser.replaced(("--patience", "--optimizer"), "change the recipes at the top of the script")
     parser.set_defaults(**_COMMON)
-    known, _ = parser.parse_known_args()
-    parser.set_defaults(**_RECIPES[known.system])
-    return checked(parser, parser.parse_args())
+    first, _ = parser.parse_known_args()
+    parser.set_defaults(**_RECIPES[first.system])
+    return checked_options(parser, parser.parse_args())
 
 
-def checked(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
-    """Return the arguments as options; refuse those that do not go together."""
+def checked_options(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
+    """Return the arguments as options; refuse arguments that do not go together."""
     elsewhere = args.test_data is not None
     if not elsewhere and (args.test_target or args.test_reference or args.test_mos_range):
         parser.error("--test-target, --test-reference and --test-mos-range go with --test-data")
@@ -158,7 +160,7 @@ def checked(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
         parser.error("--schedule restarts is A-FINE's")
     args.init = args.weights
     try:
-        args.settings = settings_of(args)
+        args.settings = network_settings(args)
     except ValueError as error:
         parser.error(str(error))
     options = BaselineOptions(**vars(args))
@@ -167,7 +169,7 @@ def checked(parser: ScriptParser, args: argparse.Namespace) -> BaselineOptions:
 
 
 if __name__ == "__main__":
-    parse_args()  # help and mistakes end here, before what is slow to load
+    parse_args()  # help and mistakes end here, before the slow imports
 
 import numpy as np
 import pandas as pd
@@ -209,27 +211,27 @@ def load_rated(
     """Read images with ratings and originals.
 
     Returns:
-        One table, and the names of the ratings. Its ``attrs["within scenes"]`` says whether ratings compare within a scene
-        only, as those made of choices do.
+        One table, and the names of the ratings. ``attrs["within scenes"]`` of the table tells whether ratings compare within a
+        scene only, such as those made from choices.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
-        ValueError: If a file cannot be read, or has not the ratings that are wanted.
+        ValueError: If a file cannot be read, or lacks ratings that are wanted.
     """
-    frames, known, within_scenes = [], [], False
+    frames, available, within_scenes = [], [], False
     wanted = dict.fromkeys([*DIMENSIONS, *(name for name in target or () if name not in TEXT_COLUMNS)])
     for named in data:
         source, most = counted(named)
         frame = with_paths(load_dataset(source, mos_range=tuple(mos_range), ratings=list(wanted)))
-        known += [name for name in wanted if name in frame and frame[name].notna().any() and name not in known]
+        available += [name for name in wanted if name in frame and frame[name].notna().any() and name not in available]
         within_scenes = within_scenes or (WITHIN_SCENES in frame and (frame[WITHIN_SCENES] == "1").any())
         frame = with_originals(frame, reference)
         frames.append((str(source), frame if most is None else spread(frame, most)))
-    columns = list(dict.fromkeys(target or known))
-    unknown = [column for column in columns if column not in known]
+    columns = list(dict.fromkeys(target or available))
+    unknown = [column for column in columns if column not in available]
     if unknown:
         sources = ", ".join(source for source, _ in frames)
-        raise ValueError(f"no image in {sources} has a {unknown[0]} rating; there are {', '.join(known) or 'none'}")
+        raise ValueError(f"no image in {sources} has a {unknown[0]} rating; there are {', '.join(available) or 'none'}")
     joined = join_data(frames, columns)
     if reference is not None:
         check_originals(reference, list(joined["path"]), list(joined[REFERENCE]))
@@ -238,10 +240,10 @@ def load_rated(
 
 
 def load_test_data(options: BaselineOptions, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Read the images of ``--test-data``, their ratings under the names that are trained on.
+    """Read the images of ``--test-data``, with their ratings under the names of the training ratings.
 
     Raises:
-        ValueError: If an image of it is among those to train on, or the numbers of ratings differ.
+        ValueError: If a test image is also a training image, or the numbers of ratings differ.
     """
     wanted = options.test_target or columns
     if len(wanted) != len(columns):
@@ -259,21 +261,21 @@ def load_test_data(options: BaselineOptions, frame: pd.DataFrame, columns: list[
             f"{min(shared)}; if it is the same photograph, results are not those of unseen scenes"
         )
     ratings = {column: other[name] for column, name in zip(columns, wanted, strict=True)}
-    # named from where the images to train on lie, for one of those may have the same name
+    # names are relative to the folder of the training images, because one of those may have the same name
     names = [Path(os.path.relpath(path, frame.attrs["root"])).as_posix() for path in other["path"]]
     return rated(other.assign(image=names, **ratings), columns)
 
 
 def leave_out(parts: Parts, methods: list[str]) -> Parts:
-    """Train and validate without some colorizers, test on them alone.
+    """Keep some colorizers in the test part alone, and all others in the other parts.
 
     Raises:
-        ValueError: If one of them has no test image, or nothing is left to train on.
+        ValueError: If a colorizer has no test image, or nothing is left to train on.
     """
-    known = sorted(set(parts["test"]["method"]))
-    absent = [method for method in methods if method not in known]
+    tested = sorted(set(parts["test"]["method"]))
+    absent = [method for method in methods if method not in tested]
     if absent:
-        raise ValueError(f"no test image is by {', '.join(absent)}; they are by {', '.join(known).strip() or 'nobody named'}")
+        raise ValueError(f"no test image is by {', '.join(absent)}; they are by {', '.join(tested).strip() or 'nobody named'}")
     chosen = {}
     for name, part in parts.items():
         theirs = part["method"].isin(methods)
@@ -304,24 +306,24 @@ def make_model(options: BaselineOptions, columns: list[str]) -> Baseline:
 
 
 def train(options: BaselineOptions, start: Baseline, sets: Sets, output: Path | None, record: dict[str, Any]) -> ScoreNet:
-    """Train a network from its start weights: A-FINE in stages, the others at once."""
+    """Train a network from its start weights: A-FINE in stages, other systems at once."""
     if options.system == "afine" and output is not None:
         return fit_stages(options, start, sets, output, record)
-    # the rate of the authors where none is asked for; AIGCIQA's is that of its backbone
+    # the rate of the authors where none is given; that of AIGCIQA depends on the backbone
     options = at_rate(options, start.network.learning_rate if options.lr is None else options.lr)
     return fit(start, make_optimizer(start, options), make_schedule(options), sets, options, output, record)
 
 
 def at_rate(options: BaselineOptions, lr: float) -> BaselineOptions:
-    """Return the options with this rate, for the backbone as well if they name no other."""
+    """Return the options with this rate, also for the backbone if the options give none."""
     return replace(options, lr=lr, backbone_lr=lr if options.backbone_lr is None else options.backbone_lr)
 
 
 def fit_stages(options: BaselineOptions, model: Baseline, sets: Sets, output: Path, record: dict[str, Any]) -> ScoreNet:
-    """Train A-FINE: its stages one after the other, each in a folder of its own, or the first for naturalness alone.
+    """Train the stages of A-FINE one after the other, each in a folder of its own; naturalness alone has only the first.
 
-    1 trains tower and naturalness, 2 the weights of the fidelity, 3 both maps and k. The last two leave the tower alone, so
-    that its moments are kept, where there is room.
+    Stage 1 trains tower and naturalness, stage 2 the weights of the fidelity, stage 3 both maps and k. The last two leave the
+    tower unchanged, so that its moments are kept in memory if there is room.
     """
     device = torch.device(options.device)
     stages = (1, 2, 3) if model.uses_reference else (1,)
@@ -333,17 +335,17 @@ def fit_stages(options: BaselineOptions, model: Baseline, sets: Sets, output: Pa
         model.set_stage(stage)
         model.within_scenes = options.within_scenes
         rate, batch = STAGES[stage]
-        own = at_rate(options, rate if options.lr is None else options.lr)
-        own = replace(own, epochs=options.stage_epochs[stage - 1], batch_size=options.batch_size or batch)
+        staged = at_rate(options, rate if options.lr is None else options.lr)
+        staged = replace(staged, epochs=options.stage_epochs[stage - 1], batch_size=options.batch_size or batch)
         if stage > 1:
-            own = replace(own, backbone_lr=own.lr, augment=False)  # the tower is no part of it in any case
+            staged = replace(staged, backbone_lr=staged.lr, augment=False)  # the tower is not trained in any case
         if stage == 2 and room and isinstance(train_set, OwnViews):
             named = {f"{output.name}_{i}": images for i, images in enumerate((train_set, val_set))}
             moments = [images and encode_moments(options, model.to(device), images, name) for name, images in named.items()]
             sets = dict(zip(("train", "val"), moments, strict=True))
-        print(f"stage {stage} of {len(stages)}: {own.epochs} epochs, rate {own.lr:g}, batches of {own.batch_size}")
-        schedule = make_schedule(own, shape)
-        model = fit(model, make_optimizer(model, own), schedule, sets, own, output / f"stage{stage}", record)
+        print(f"stage {stage} of {len(stages)}: {staged.epochs} epochs, rate {staged.lr:g}, batches of {staged.batch_size}")
+        schedule = make_schedule(staged, shape)
+        model = fit(model, make_optimizer(model, staged), schedule, sets, staged, output / f"stage{stage}", record)
         if stage == 1:
             model.set_stage(1)
             fit_map(model, train_set, device, options.workers)
@@ -360,7 +362,7 @@ def fit_stages(options: BaselineOptions, model: Baseline, sets: Sets, output: Pa
 
 
 def fit_map(model: Baseline, train_set: ImageSet, device: torch.device, workers: int) -> None:
-    """Fit the map of naturalness to the ratings of plain views: others would be other ones after a --resume."""
+    """Fit the map of naturalness to the ratings by plain views, because random views would differ after a --resume."""
     if isinstance(train_set, OwnViews):
         train_set.epoch.fill_(0)
         plain = train_set
@@ -371,7 +373,7 @@ def fit_map(model: Baseline, train_set: ImageSet, device: torch.device, workers:
 
 
 def encode_moments(options: BaselineOptions, model: Baseline, images: OwnViews, name: str) -> FeatureSet:
-    """Return what stages 2 and 3 read of each image and its original, which the tower no longer changes."""
+    """Return the moments of each image and its original, which stages 2 and 3 read in place of the images."""
     frame = pd.DataFrame({"path": images.paths, REFERENCE: images.originals})
     keep = features_folder(options.output, model, frame, [options.seed, []], f"moments_{name}")
     return encode_set(model, images, torch.device(options.device), 1, options.seed, options.workers, keep)
@@ -397,7 +399,7 @@ def main() -> None:
             check_ratings(parts["train"], columns)
         rest, folds = fold_parts(options, frame, parts, columns)
 
-        # Network, and the images as it reads them
+        # Network, and its image sets
         start = make_model(options, columns)
         images = baseline_sets(options, start, [*parts.values(), rest])
         sets = sets_of(images, parts)

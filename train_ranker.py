@@ -1,18 +1,18 @@
-"""Train the ranker that CF, SCC and PR share: which of two colorings of one photograph is the better one?
+"""Train the ranker that CF, SCC and PR share: which of two colorings of one photograph is better?
 
     python train_ranker.py --data runs/recolorings/table.csv runs/colorizations/index.csv --output runs/ranker
-    python train_ranker.py --data data/samples/samples.csv --output runs/try --steps 2          # a check of a minute, CPU
+    python train_ranker.py --data data/samples/samples.csv --output runs/try --steps 2          # a check, one minute on a CPU
     python train_ranker.py --data ... --output runs/dino --backbone vit_small_patch14_dinov2.lvd142m         # from timm's hub
 
 ``--data`` takes tables of images (image, scene, method), paths relative to the table: "original" is the photograph, and
-every other method is worse. Where a table has the columns CF, SCC and PR (tools/make_recolorings.py), images of a scene are
-ranked by these. Tables of the same photographs are one source; every other table is a source of its own (outputs of real
-colorizers beside their photographs). No rating takes part.
+every other method is worse. Where a table has the columns CF, SCC and PR (tools/make_recolorings.py), these levels rank the
+images of a scene. Tables of the same photographs are one source; every other table is a source of its own (outputs of real
+colorizers beside their photographs). No rating is used.
 
-A step looks at a few scenes (training/colorings.py). Images of a scene are compared pair by pair, photographs and their
-colorings between scenes too, and two encodings of one image should rank the same. ``best.pt`` is for ``--ranker`` of
-train_CF.py, train_SCC.py and train_PR.py, which need the same --backbone. Larger networks than the default one (DINOv2, CLIP)
-come from timm's hub, or from a file (--backbone-weights); they were tried with random weights only.
+A step reads a few scenes (training/colorings.py). Images of a scene are compared pair by pair, photographs and their colorings
+between scenes too, and two encodings of one image should rank the same. ``best.pt`` is for ``--ranker`` of train_CF.py,
+train_SCC.py and train_PR.py, which need the same --backbone. Larger networks than the default one (DINOv2, CLIP) come from
+timm's hub, or from a file (--backbone-weights); they were tried with random weights only.
 """
 
 import argparse
@@ -26,24 +26,24 @@ from utils.arguments import ScriptParser
 from utils.choices import DEFAULT_BACKBONE, DIMENSIONS
 
 # The recipe
-MARGIN = 0.2  # levels of two images of a scene that are closer say nothing,
-MARGIN_PHOTOGRAPH = 0.05  # if one is the photograph,
-MARGIN_BETWEEN = 0.4  # and if they are of two scenes
+MARGIN = 0.2  # images of one scene whose levels are closer are not compared
+MARGIN_PHOTOGRAPH = 0.05  # the same if the better one is the photograph
+MARGIN_BETWEEN = 0.4  # the same for images of two scenes
 BETWEEN = 0.25  # weight of a pair of two scenes
 TWINS = 3.0  # weight of the squared difference of two encodings of one image
 WEIGHTS = {"CF": 1.0, "SCC": 0.5, "PR": 1.5}
-HELD_OUT = 20  # of so many photographs one is left out, for tests with planted faults
-FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")  # early stages stay those of ImageNet, which saves 40 % of the time
+HELD_OUT = 20  # one of this many photographs is left out, for tests with planted faults
+FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")  # early stages keep the ImageNet weights, which saves 40 % of the time
 
 
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "%(prog)s --data TABLE [TABLE ...] --output DIR [options]")
     add = parser.groups["data"].add_argument
     add("--data", type=Path, nargs="+", required=True, metavar="TABLE", help="tables with image, scene, method")
-    add("--share", type=float, default=0.15, help="of scenes from each source but the first (default: %(default)s)")
+    add("--share", type=float, default=0.15, help="of the scenes, from each source but the first (default: %(default)s)")
     add = parser.groups["model"].add_argument
     add("--backbone", default=DEFAULT_BACKBONE, help="timm network with maps (default: %(default)s)")
-    add("--backbone-weights", type=Path, metavar="FILE", help="start weights, in place of the packaged ones or of the hub's")
+    add("--backbone-weights", type=Path, metavar="FILE", help="start weights, in place of those of the package or the hub")
     add("--random-init", action="store_true", help="start from random weights")
     add("--size", type=int, default=224, help="side of the image in scoring, in pixels (default: %(default)s)")
     add("--train-size", type=int, default=192, help="side of the crops in training, in pixels (default: %(default)s)")
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     add("--scenes", type=int, default=4, help="scenes per step (default: %(default)s)")
     add("--images", type=int, default=5, help="images per scene (default: %(default)s)")
     add("--lr", type=float, default=1e-3, help="peak learning rate of the head (default: %(default)s)")
-    add("--backbone-lr", type=float, default=3e-4, help="of the backbone (default: %(default)s)")
+    add("--backbone-lr", type=float, default=3e-4, help="peak learning rate of the backbone (default: %(default)s)")
     add("--weight-decay", type=float, default=0.05, help="(default: %(default)s)")
     add("--clip", type=float, default=2.0, help="largest gradient norm (default: %(default)s)")
     add = parser.groups["run"].add_argument
@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_args()  # help and mistakes end here, before what is slow to load
+    parse_args()  # help and mistakes end here, before the slow imports
 
 import numpy as np
 import torch
@@ -86,12 +86,12 @@ from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.distributed import default_device
 from utils.files import give_lock, image_id, take_lock
 
-_EVERY = 100  # steps between two lines on the console and two savings
-_CALIBRATION = 32  # steps' worth of scenes that the bounded ranks are centered on
+_EVERY = 100  # steps between two lines on the console, and between two writes of last.pt
+_CALIBRATION = 32  # batches that the bounded ranks are centered on
 
 
 def held_out(scene: str) -> bool:
-    """Whether a photograph is left out of the training, by its name."""
+    """Tell whether a photograph is left out of the training, by its name."""
     return int(hashlib.md5(scene.encode(), usedforsecurity=False).hexdigest(), 16) % HELD_OUT == 0
 
 
@@ -99,7 +99,7 @@ class Scenes:
     """Random scenes, a batch for each step.
 
     Args:
-        sources: Scenes by name, by source; of the first, the photographs with planted faults, some are held out.
+        sources: Scenes by name, by source. Some scenes of the first source, photographs with planted faults, are held out.
         args: Arguments of the script.
     """
 
@@ -113,7 +113,7 @@ class Scenes:
         self.args = args
 
     def batch(self, step: int, count: int | None = None) -> Batch:
-        """Return the batch of a step, which follows from the seed and its number."""
+        """Return the batch of a step, which depends only on seed and step; ``count`` replaces the number of scenes."""
         args = self.args
         rng = np.random.default_rng([args.seed, step])
         views = []
@@ -124,10 +124,10 @@ class Scenes:
 
 
 def ranking_loss(ranks: Tensor, batch: Batch) -> Tensor:
-    """Logistic loss over the pairs of images of which one is known to be better, and the difference of twins.
+    """Return the logistic loss over pairs of images with a known order, plus the squared difference of twins.
 
     Args:
-        ranks: Of the images of the batch, for CF, SCC and PR, shape (N, 3).
+        ranks: Ranks of the images of the batch, for CF, SCC and PR, shape (N, 3).
         batch: The images.
     """
     same = batch.scene[:, None] == batch.scene[None]
@@ -157,7 +157,7 @@ def calibrate(model: Ranker, scenes: Scenes, device: torch.device) -> None:
 def seen_by_training(sources: dict[str, dict[str, Scene]]) -> Tensor:
     """Return sizes and fingerprints of the images of all sources but the first, shape (N, 2).
 
-    The first holds copies that tools/make_recolorings.py and tools/make_colorizations.py wrote, files that nobody else has.
+    The first source holds copies from tools/make_recolorings.py and tools/make_colorizations.py, files that nobody else has.
     """
     others = list(sources.values())[1:]
     files = {c.path for scenes in others for s in scenes.values() for c in (*s.photographs, *s.colorings)}
@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace, model: Ranker, scenes: Scenes, device: torch.device, last: Path) -> None:
-    """Train in place; what was done so far is in ``last``."""
+    """Train in place; the file ``last`` keeps the state to resume from."""
     for name, parameter in model.backbone.net.named_parameters():
         parameter.requires_grad_(not name.replace("blocks_", "blocks.").startswith(FROZEN))
     trained = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Published systems, one a file, trained and run like our own branches.
+"""Published systems, one per file, trained and run like our own branches.
 
 afine: A-FINE
 aigciqa: NR-AIGCIQA and FR-AIGCIQA
@@ -8,5 +8,5 @@ dpam: DPAM
 loading: weight files of the authors
 images: images and originals as a system reads them
 scorer: the systems behind the interface of our branches
-train: what turns tables into sets to train on
+train: image sets for training
 """

@@ -1,17 +1,17 @@
-"""A-FINE: is an image natural, and how far is it from a reference that need not be perfect itself?
+"""A-FINE: naturalness of an image, and its distance from a reference that need not be perfect.
 
 Reference:
     Chen, Wu, Ma and Zhang, Toward Generalized Image Quality Assessment: Relaxing the Perfect Reference Quality Assumption,
     CVPR 2025, arXiv 2503.11221.
 
-With x the image, y the reference and lower = better everywhere:
+With image x and reference y; lower = better everywhere:
 
     D(x, y) = F(x, y) + lambda N(x),    lambda = exp(s (N(y) - N(x))),    s = softplus(k)
 
 N and F come from two small heads on the features of one CLIP ViT-B/32, each through a logistic map onto (-2, 2). Written from
-the description of the published system; no code of it is used. What differs from it is in docs/baselines.md: positions
-are resized as the grid they are (``position``), the exponent is bounded (``exponent_limit``), images come as a batch,
-and there can be three scores. ``load_official`` goes back to the published behavior.
+the description of the published system, without its code. docs/baselines.md lists the differences: positions are resized as a
+grid (``position``), the exponent is bounded (``exponent_limit``), images form batches, and there can be three scores.
+``load_official`` restores the published behavior.
 """
 
 import math
@@ -55,7 +55,7 @@ _NO_REFERENCE = (
 
 
 class Stage(NamedTuple):
-    """What the authors train with, see ``STAGES``."""
+    """Published values of a training stage, see ``STAGES``."""
 
     rate: float  # highest learning rate
     batch_size: int  # triplets, per GPU
@@ -73,23 +73,23 @@ class AFine(nn.Module):
     """A-FINE with one score or three, each **lower = better**.
 
     Args:
-        outputs: How many scores an image gets. The tower is shared; each has its own heads, maps and k.
-        size: Side of the square that ``preprocess`` makes, in pixels: 512 as the published training batches have it.
-        full_reference: Score D, which needs the reference; else N, the naturalness, which takes none.
+        outputs: Number of scores per image. The tower is shared; each score has its own heads, maps and k.
+        size: Side of the square that ``preprocess`` makes, in pixels: 512 as in the published training.
+        full_reference: Score D, which needs the reference; else N, the naturalness, which takes no reference.
         native: ``preprocess`` keeps the size of an image, as the published scoring does.
-        position: How the position table is made to fit images of other sizes than 7 x 7 patches. "grid": the class row
-            is kept and the grid resized. "sequence": all rows with the class row as one column of numbers, as published.
+        position: How the position table is resized for images of other sizes than 7 x 7 patches. "grid": the class row
+            is kept and the grid resized. "sequence": all rows, with the class row, are resized as one sequence, as published.
         exponent_limit: Largest exponent of lambda; 3 keeps D within 43 of 0, where the scale of 0 to 100 still tells values
-            apart. None for none, as published.
-        width: Of the tower.
-        depth: Blocks of the tower.
-        heads: Of its attention.
+            apart. None for no limit, as published.
+        width: Width of the tower.
+        depth: Number of blocks of the tower.
+        heads: Number of attention heads of the tower.
         patch: Side of a patch in pixels.
         table: Side of the grid of the position table.
-        projected: Numbers that the naturalness head makes of each level.
+        projected: Features that the naturalness head computes from each level.
 
     Attributes:
-        config: All it takes to rebuild the network.
+        config: Everything needed to rebuild the network.
     """
 
     higher_is_better: ClassVar[bool] = False
@@ -141,7 +141,7 @@ class AFine(nn.Module):
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """Bounds of what ``forward`` gives, lower = better: D on the scale of 0 to 100, N between -2 and 2."""
+        """Return the bounds of the scores, lower = better: D on the scale of 0 to 100, N between -2 and 2."""
         return (0.0, 100.0) if self.config["full_reference"] else (-_LIMIT, _LIMIT)
 
     def set_full_reference(self, wanted: bool) -> None:
@@ -170,16 +170,16 @@ class AFine(nn.Module):
     def augment(
         self, image: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """A random view for training: mirrored, turned upside down and transposed, each in one of two cases.
+        """Make a random view for training: mirrored, turned upside down and transposed, each with probability 1/2.
 
         Args:
-            image: As for ``preprocess``.
-            reference: Of the image, likewise, or None; it is turned as the image is.
-            generator: Source of the three random numbers; torch's own if None. One of the same state turns another image of
+            image: Same as in ``preprocess``.
+            reference: Reference of the image in the same form, or None; it is turned like the image.
+            generator: Source of the three random numbers; None for torch's default. The same state turns another image of
                 the triplet the same way.
 
         Returns:
-            Views of the image and of the reference, or None, as of ``preprocess``.
+            Views of the image and of the reference (or None), in the form of ``preprocess``.
         """
         mirror, upside_down, transpose = (torch.rand(3, generator=generator) < 0.5).tolist()
         axes = [axis for axis, turned in ((2, mirror), (1, upside_down)) if turned]
@@ -196,16 +196,16 @@ class AFine(nn.Module):
         """Score images.
 
         Args:
-            rgb: sRGB in [0, 1], shape (B, 3, H, W); or what ``moments`` made of images and references.
-            reference: References of the same form. Of another size they are resized to that of the images.
-            stage: None for the score. A stage of the training, 1 to 3, gives what it ranks by: naturalness before its map
+            rgb: sRGB in [0, 1], shape (B, 3, H, W); or the result of ``moments`` for images and references.
+            reference: References in the same form. References of another size are resized to that of the images.
+            stage: None for the score. A training stage, 1 to 3, returns its ranked quantity: naturalness before its map
                 (which reads no reference), fidelity before its map, or D.
 
         Returns:
-            Lower = better, shape (B, outputs). Without ``stage`` within ``score_range``.
+            Scores, lower = better, shape (B, outputs). Without ``stage`` within ``score_range``.
 
         Raises:
-            ValueError: If D is wanted and there is no reference, if N is wanted and there is one, or if shapes do not fit.
+            ValueError: If D is scored without a reference, N with a reference, or shapes do not fit.
         """
         if stage is not None and stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(map(str, STAGES))} or None, got {stage!r}")
@@ -228,14 +228,14 @@ class AFine(nn.Module):
         return logistic(self.distance(moments), **_HUNDRED)
 
     def moments(self, rgb: Tensor, reference: Tensor | None = None) -> dict[str, Tensor]:
-        """All that the heads read of a batch: statistics of every channel over the positions.
+        """Compute the inputs of the heads: statistics of every channel over the positions.
 
-        With C = 3 + depth * width channels: R, G, B of the image, then each block of the tower after a ReLU. They can be kept
-        while stages 2 and 3 train, which leave the tower alone.
+        There are C = 3 + depth * width channels: R, G, B of the image, then each block of the tower after a ReLU. The
+        statistics can be kept in stages 2 and 3, which freeze the tower.
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, H, W).
-            reference: Likewise, of the same scenes in the same order, or None.
+            reference: References of the same scenes in the same order and form, or None.
 
         Returns:
             ``mean`` and biased ``variance``, shape (B, C); with references also ``reference_mean``, ``reference_variance``
@@ -261,11 +261,11 @@ class AFine(nn.Module):
             center = level.mean(1)
             # Not the mean of squares less the square of the mean: where a channel hardly varies, that is rounding alone.
             deviation = level - center[:, None]
-            found = [center, deviation.square().mean(1)]
+            statistics = [center, deviation.square().mean(1)]
             if reference is None:
-                named = zip(_SCORE_KEYS, found, strict=True)
+                named = zip(_SCORE_KEYS, statistics, strict=True)
             else:
-                (mean_x, mean_y), (variance_x, variance_y) = (x.chunk(2) for x in found)
+                (mean_x, mean_y), (variance_x, variance_y) = (x.chunk(2) for x in statistics)
                 first, second = deviation.chunk(2)
                 values = (mean_x, variance_x, mean_y, variance_y, (first * second).mean(1))
                 named = zip(_SCORE_KEYS + _PAIR_KEYS, values, strict=True)
@@ -274,13 +274,13 @@ class AFine(nn.Module):
         return {key: torch.cat(values, 1) for key, values in parts.items()}
 
     def raw_naturalness(self, moments: Mapping[str, Tensor]) -> Tensor:
-        """n of the images, before its map: any number, lower = more natural, shape (B, outputs)."""
+        """Compute n, naturalness before its map: any number, lower = more natural, shape (B, outputs)."""
         return self.natural(moments["mean"], moments["variance"])
 
     def raw_fidelity(self, moments: Mapping[str, Tensor]) -> Tensor:
-        """F before its map, shape (B, outputs): 0 for equal images, about 1 for such as have nothing in common.
+        """Compute F before its map, shape (B, outputs): 0 for equal images, about 1 for images with nothing in common.
 
-        It can exceed 1, since covariances can be negative.
+        F can exceed 1, since covariances can be negative.
 
         Raises:
             ValueError: If the moments are those of images without references.
@@ -289,7 +289,7 @@ class AFine(nn.Module):
         return self.fidelity(moments)
 
     def distance(self, moments: Mapping[str, Tensor]) -> Tensor:
-        """D(x, y), lower = better, shape (B, outputs).
+        """Compute D(x, y), lower = better, shape (B, outputs).
 
         Raises:
             ValueError: If the moments are those of images without references.
@@ -314,17 +314,17 @@ class AFine(nn.Module):
     # --- Training
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that ``load_backbone`` starts."""
+        """Return the parameters that ``load_backbone`` sets."""
         return list(self.tower.parameters())
 
     def set_stage(self, stage: int) -> list[nn.Parameter]:
-        """Freeze all that a stage of the training leaves alone.
+        """Freeze the parameters that a training stage does not train.
 
         Args:
-            stage: 1 to 3, see ``STAGES``.
+            stage: Stage, 1 to 3, see ``STAGES``.
 
         Returns:
-            The parameters that it trains.
+            The parameters that the stage trains.
         """
         if stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(map(str, STAGES))}, got {stage!r}")
@@ -339,14 +339,14 @@ class AFine(nn.Module):
         return trained
 
     def fit_naturalness_map(self, raw: Tensor, mos: Tensor) -> None:
-        """Give the naturalness map its start values before stage 3, by least squares against ratings.
+        """Fit the start values of the naturalness map before stage 3, by least squares against ratings.
 
-        Also what makes N of use where stage 1 is the whole training. Center and width are bounded by the spread of ``raw``:
-        where that says nothing of the ratings, the curve would else become so flat that all images score alike.
+        The fit is also needed for N if stage 1 is the whole training. Center and width are bounded by the spread of ``raw``:
+        if ``raw`` is unrelated to the ratings, the curve would otherwise be so flat that all images score alike.
 
         Args:
             raw: ``raw_naturalness`` of training images, shape (N, outputs).
-            mos: Their MOS in [-1, 1], higher = better, shape (N, outputs); NaN where there is none.
+            mos: MOS of these images in [-1, 1], higher = better, shape (N, outputs); NaN where there is none.
 
         Raises:
             ValueError: If shapes do not fit, or no curve can be fitted.
@@ -378,12 +378,12 @@ class AFine(nn.Module):
 
         Args:
             state: Content of their file, a dictionary of six groups; or such a dictionary made of their stage files. Groups may
-                be wrapped in ``params`` and names may begin with ``module.``. With several outputs each one gets them.
-            faithful: Score as published from now on: native size, positions as a sequence, exponent without bound.
-            source: Its file, for the report and errors.
+                be wrapped in ``params`` and names may begin with ``module.``. With several outputs each one gets these weights.
+            faithful: From now on score as published: native size, positions as a sequence, exponent without bound.
+            source: The file, for the report and errors.
 
         Returns:
-            What was loaded, and what was not and why.
+            Report on loaded and ignored tensors.
 
         Raises:
             ValueError: If a group or a tensor is absent, unknown or of another shape; names it.
@@ -397,22 +397,24 @@ class AFine(nn.Module):
             )
         copies, ignored = [], {}
         for number in range(self.outputs):
-            for group, own in self._official_view(number).items():
-                found = unwrapped(groups[group], f"{source}, group {group}")
-                unused = _checked(found, own, source, f"A-FINE, group {group}", _UNUSED if group == "finetuned_clip" else ())
+            for group, target in self._official_view(number).items():
+                tensors = unwrapped(groups[group], f"{source}, group {group}")
+                unused = _checked(
+                    tensors, target, source, f"A-FINE, group {group}", _UNUSED if group == "finetuned_clip" else ()
+                )
                 ignored |= {f"{group}.{name}": reason for name, reason in unused.items()}
-                copies += [(f"{group}.{name}", tensor, found[name]) for name, tensor in own.items()]
-        for name, own, value in copies:  # only when all has been checked, so that nothing is loaded by half
+                copies += [(f"{group}.{name}", tensor, tensors[name]) for name, tensor in target.items()]
+        for name, target, value in copies:  # only when all has been checked, so that nothing is loaded by half
             if name.endswith((".mean", ".std")):
-                if not value.is_meta and not torch.allclose(value.float(), own, atol=1e-6):
+                if not value.is_meta and not torch.allclose(value.float(), target, atol=1e-6):
                     raise ValueError(
-                        f"{source}: tensor {name} is {value.flatten().tolist()}, expected {own.flatten().tolist()}"
+                        f"{source}: tensor {name} is {value.flatten().tolist()}, expected {target.flatten().tolist()}"
                     )
                 ignored[name] = "a constant equal to ours"
         with torch.no_grad():
-            for name, own, value in copies:
+            for name, target, value in copies:
                 if name not in ignored:
-                    own.copy_(value)
+                    target.copy_(value)
         if faithful:
             self.config |= {"native": True, "position": "sequence", "exponent_limit": None}
             self.tower.position = "sequence"
@@ -420,14 +422,14 @@ class AFine(nn.Module):
         return LoadReport(source, list(names), ignored)
 
     def to_official(self, output: int = 0, others: Mapping[str, Any] | None = None) -> dict[str, dict[str, Tensor]]:
-        """The weights as the authors' code loads them: six groups of named tensors.
+        """Return the weights in the form of the authors' code: six groups of named tensors.
 
         Args:
-            output: Which of the scores.
-            others: An authors' file or a CLIP state to take from what we do not keep, 153 tensors that no score depends on.
-                Without it they are zeros.
+            output: Number of the score.
+            others: Authors' file or CLIP state with the 153 tensors that no score depends on and that we do not keep; None
+                for zeros.
         """
-        groups = {group: {k: v.clone() for k, v in own.items()} for group, own in self._official_view(output).items()}
+        groups = {group: {k: v.clone() for k, v in tensors.items()} for group, tensors in self._official_view(output).items()}
         clip = groups["finetuned_clip"]
         given = {} if others is None else _openai_names(unwrapped(others, "the state of the others"))
         device = self.k.device
@@ -436,31 +438,31 @@ class AFine(nn.Module):
         return groups
 
     def load_backbone(self, weights: Mapping[str, Any] | str | Path | None = None) -> LoadReport:
-        """Start the tower from a CLIP ViT-B/32; the heads stay as they are.
+        """Start the tower from a CLIP ViT-B/32; the heads are unchanged.
 
         Args:
-            weights: State or file of it as OpenAI (the archive ViT-B-32.pt too), transformers or timm name its tensors, the
-                authors' file, or a checkpoint of this network. None for timm's hub.
+            weights: State or file of CLIP with the tensor names of OpenAI (the archive ViT-B-32.pt too), transformers or timm;
+                the authors' file; or a checkpoint of this network. None for timm's hub.
 
         Returns:
-            What was loaded, and what was not and why.
+            Report on loaded and ignored tensors.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it cannot be read, or a tensor is absent, unknown or of another shape; names it.
-            UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere.
+            ValueError: If the file cannot be read, or a tensor is absent, unknown or of another shape; names the tensor.
+            UnreachableError: If the hub cannot be reached; names the file to download elsewhere.
         """
         source, state = _from_hub() if weights is None else opened(weights, "CLIP ViT-B/32", _read)
-        own = {f"visual.{name}": value for name, value in self.tower.state_dict().items()}
-        found = _openai_names(state)
-        ignored = _checked(found, own, source, "the image side of CLIP ViT-B/32", _UNUSED + _HEADS)
+        target = {f"visual.{name}": value for name, value in self.tower.state_dict().items()}
+        tensors = _openai_names(state)
+        ignored = _checked(tensors, target, source, "the image side of CLIP ViT-B/32", _UNUSED + _HEADS)
         with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(found[name])
-        return LoadReport(source, list(own), ignored, [k for k in self.state_dict() if not k.startswith("tower.")])
+            for name, value in target.items():
+                value.copy_(tensors[name])
+        return LoadReport(source, list(target), ignored, [k for k in self.state_dict() if not k.startswith("tower.")])
 
     def _official_view(self, output: int) -> dict[str, dict[str, Tensor]]:
-        """Our own tensors of one score, without copying, under the authors' names and in their shapes."""
+        """Return views of our tensors of one score, under the authors' names and in their shapes."""
         constants = {"mean": self.k.new_tensor(_CLIP_MEAN), "std": self.k.new_tensor(_CLIP_STD)}
         constants = {name: value.view(1, 3, 1, 1).detach() for name, value in constants.items()}
         head = {f"proj_head.{name}": value for name, value in self.natural.proj_head[output].state_dict().items()}
@@ -484,7 +486,7 @@ class AFine(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """The image side of CLIP ViT, as far as the last block; tensors are named as OpenAI does."""
+    """Image side of CLIP ViT up to the last block; tensors have OpenAI's names."""
 
     def __init__(self, width: int, depth: int, heads: int, patch: int, table: int, position: str) -> None:
         super().__init__()
@@ -496,7 +498,7 @@ class ImageTower(nn.Module):
         self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(Block(width, heads) for _ in range(depth))})
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """What is added to the class token and the patches of an image, shape (1 + rows * columns, width)."""
+        """Return the position embeddings of the class token and the patches, shape (1 + rows * columns, width)."""
         table = self.positional_embedding
         if (rows, columns) == (self.table, self.table):
             return table
@@ -508,10 +510,10 @@ class ImageTower(nn.Module):
         return torch.cat((table[:1], grid[0].flatten(1).T))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """The residual stream after each block.
+        """Compute the residual stream after each block.
 
         Args:
-            pixels: Normalized as CLIP wants it, shape (B, 3, H, W), sides multiples of the patch.
+            pixels: Pixels with CLIP's normalization, shape (B, 3, H, W), sides multiples of the patch.
 
         Returns:
             For each block its patch tokens, negative values set to 0, shape (B, T, width).
@@ -545,7 +547,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with the parameters of torch's ``MultiheadAttention``, whose shortcut in scoring rounds otherwise."""
+    """Self-attention with the parameters of torch's ``MultiheadAttention``, whose fast path in scoring rounds differently."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -564,14 +566,14 @@ class Attention(nn.Module):
 
 
 class QuickGELU(nn.Module):
-    """The GELU of CLIP: z sigmoid(1.702 z)."""
+    """GELU of CLIP: z sigmoid(1.702 z)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
 
 
 class NaturalnessHead(nn.Module):
-    """From the mean and variance of every channel to n, one number for each output, lower = more natural."""
+    """Head that maps mean and variance of every channel to n, one number for each output, lower = more natural."""
 
     def __init__(self, outputs: int, width: int, depth: int, projected: int) -> None:
         super().__init__()
@@ -583,7 +585,7 @@ class NaturalnessHead(nn.Module):
         )
 
     def forward(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Shapes (B, 3 + depth * width) twice to (B, outputs)."""
+        """Map mean and variance, shape (B, 3 + depth * width) each, to (B, outputs)."""
         of_blocks = [x[:, 3:].unflatten(1, (self.depth, -1)) for x in (mean, variance)]
         projected = self.proj_feat(torch.cat(of_blocks, 2)).flatten(1)
         features = torch.cat((mean[:, :3], variance[:, :3], projected), 1)
@@ -591,7 +593,7 @@ class NaturalnessHead(nn.Module):
 
 
 class FidelityHead(nn.Module):
-    """Weighted likeness of the means, and of the deviations from them, of every channel of image and reference."""
+    """Weighted similarity of image and reference, in the mean and the deviations of every channel."""
 
     def __init__(self, outputs: int, channels: int) -> None:
         super().__init__()
@@ -599,7 +601,7 @@ class FidelityHead(nn.Module):
         self.beta = nn.Parameter(0.1 + 0.01 * torch.randn(outputs, channels))
 
     def forward(self, moments: Mapping[str, Tensor]) -> Tensor:
-        """What ``AFine.moments`` gives of a pair, to shape (B, outputs)."""
+        """Map the result of ``AFine.moments`` for a pair to shape (B, outputs)."""
         x, y = moments["mean"], moments["reference_mean"]
         of_means = (2 * x * y + _EPS) / (x.square() + y.square() + _EPS)
         spread = moments["variance"] + moments["reference_variance"]
@@ -628,14 +630,14 @@ class LogisticMap(nn.Module):
         self.width = nn.Parameter(torch.full((outputs,), width))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Shape (B, outputs) in and out."""
+        """Apply the curve; shape (B, outputs) in and out."""
         center = self.center if self.center_bounds is None else self.center.clamp(*self.center_bounds)
         width = self.width if self.width_bounds is None else self.width.clamp(*self.width_bounds)
         return logistic(z, -_LIMIT, _LIMIT, center, width)
 
 
 def logistic(z: Tensor, low: float, high: float, center: Tensor | float, width: Tensor | float) -> Tensor:
-    """Rising logistic curve from ``low`` to ``high``; the sign of ``width`` does not matter."""
+    """Compute a rising logistic curve from ``low`` to ``high``; the sign of ``width`` does not matter."""
     return low + (high - low) * torch.sigmoid((z - center) / (abs(width) + _EPS))
 
 
@@ -648,16 +650,16 @@ def _check_pair(moments: Mapping[str, Tensor]) -> None:
 
 
 def pairwise_loss(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
-    """Fidelity loss of a ranking of pairs; 0 where the probability that the first is better is the label.
+    """Compute the fidelity loss of ranked pairs; 0 where the predicted probability that the first is better equals the label.
 
     Args:
-        first: What the first images are ranked by, lower = better, any shape.
-        second: Likewise of the second images.
-        label: Probability that people put the first one first: 1 better, 0.5 same, 0 worse, or between; NaN where nobody
-            knows, such as against a reference that was not rated. Those are left out.
+        first: Ranked quantity of the first images, lower = better, any shape.
+        second: Ranked quantity of the second images, same shape.
+        label: Probability that people prefer the first image: 1 better, 0.5 same, 0 worse, or between. NaN where it is not
+            known, such as against a reference without rating; these pairs are left out.
 
     Returns:
-        Mean over the known pairs, in [0, 1] but for 1e-4; 0 if there are none.
+        Mean over the known pairs, in [0, 1] up to 1e-4; 0 if there are none.
     """
     known = ~label.isnan()
     label = label.nan_to_num(0.5).to(first.dtype)
@@ -667,14 +669,14 @@ def pairwise_loss(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
 
 
 def triplet_loss(first: Tensor, second: Tensor, labels: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Objective of a batch of triplets: two images and their reference.
+    """Compute the loss of a batch of triplets: two images and their reference.
 
     Args:
-        first: What the first images are ranked by, shape (B, outputs).
-        second: Likewise of the second images.
-        labels: Probabilities, as for ``pairwise_loss``, that the first is better than the second, the first better than the
+        first: Ranked quantity of the first images, shape (B, outputs).
+        second: Ranked quantity of the second images, same shape.
+        labels: Probabilities, as in ``pairwise_loss``, that the first is better than the second, the first better than the
             reference, and the second better than the reference, shape (B, 3), or (B, 3, outputs).
-        reference: What the references are ranked by, in stage 1; None in the others, which compare the two images alone.
+        reference: Ranked quantity of the references in stage 1; None in the other stages, which compare the two images only.
     """
     if labels.ndim == 2:
         labels = labels[..., None].expand(-1, -1, first.shape[1])
@@ -685,14 +687,14 @@ def triplet_loss(first: Tensor, second: Tensor, labels: Tensor, reference: Tenso
 
 
 def batch_loss(pred: Tensor, mos: Tensor, variance: Tensor | None = None, group: Tensor | None = None) -> Tensor:
-    """The same objective for rated images: all pairs of a batch.
+    """Compute the loss of rated images over all pairs of a batch.
 
     Args:
-        pred: What the images are ranked by, lower = better, shape (B, outputs).
+        pred: Ranked quantity of the images, lower = better, shape (B, outputs).
         mos: MOS, higher = better, shape (B, outputs); NaN where there is none.
-        variance: Squared standard error of each MOS, likewise; see ``preference``.
-        group: Scene of each image, shape (B,), to form pairs within scenes only: stages 2 and 3 need it, for a fidelity to
-            one reference does not compare with one to another. None for all pairs.
+        variance: Squared standard error of each MOS, shape (B, outputs); see ``preference``.
+        group: Scene of each image, shape (B,), to form pairs within scenes only; None for all pairs. Stages 2 and 3 need
+            scenes, since fidelities to two references cannot be compared.
     """
     first, second = torch.triu_indices(len(pred), len(pred), 1, device=pred.device)
     if group is not None:
@@ -703,13 +705,13 @@ def batch_loss(pred: Tensor, mos: Tensor, variance: Tensor | None = None, group:
 
 
 def preference(mos: Tensor, other: Tensor, variance: Tensor | None = None, tie: float = 0.0) -> Tensor:
-    """Probability that people put one image before another.
+    """Compute the probability that people prefer one image to another.
 
     Args:
-        mos: MOS of the one, higher = better, any shape; NaN gives NaN.
-        other: MOS of the other.
-        variance: Of the difference, the sum of the squared standard errors. None for a hard label: 1, 0.5 or 0.
-        tie: Differences of at most this much are 0.5.
+        mos: MOS of the first image, higher = better, any shape; NaN gives NaN.
+        other: MOS of the other image.
+        variance: Variance of the difference: the sum of the squared standard errors. None for a hard label: 1, 0.5 or 0.
+        tie: Differences of at most this size give 0.5.
     """
     difference = mos - other
     if variance is None:
@@ -721,7 +723,7 @@ def preference(mos: Tensor, other: Tensor, variance: Tensor | None = None, tie: 
 
 
 def learning_rate(step: int, steps: int, highest: float) -> float:
-    """Cosine that falls to nearly 0 four times over a stage, the later ones from half the height.
+    """Compute the learning rate: a cosine that falls to nearly 0 four times per stage, from half the height after the first.
 
     Args:
         step: From 0 to ``steps``, which may be ``ITERATIONS``.
@@ -775,7 +777,7 @@ _TRANSFORMERS = {
 
 
 def _unused_layout(width: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of CLIP ViT-B/32 that A-FINE does not read, by OpenAI's name."""
+    """Return the shape of every tensor of CLIP ViT-B/32 that A-FINE does not read, by OpenAI's name."""
     text = 512
     layout = {
         "positional_embedding": (77, text),
@@ -802,7 +804,7 @@ def _unused_layout(width: int) -> dict[str, tuple[int, ...]]:
 def _checked(
     found: Mapping[str, Any], own: Mapping[str, Tensor], source: str, what: str, unused: tuple[tuple[str, str], ...]
 ) -> dict[str, str]:
-    """Compare a state with ``own`` but for what is known not to be needed; gives the reasons for that, by name."""
+    """Check a state against ``own``, except for the tensors ``unused``; return the reasons for these, by name."""
     others = [name for name in found if name not in own]
     reasons = {name: reason for name in others for pattern, reason in unused if re.match(pattern, name)}
     check_tensors({name: value for name, value in found.items() if name not in reasons}, own, source, what)
@@ -810,7 +812,7 @@ def _checked(
 
 
 def _openai_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors of a CLIP model under OpenAI's names, those of the image side beginning with ``visual.``"""
+    """Return the tensors of a CLIP model under OpenAI's names; those of the image side begin with ``visual.``"""
     if "finetuned_clip" in state:
         return unwrapped(state["finetuned_clip"], "finetuned_clip")
     if any(name.startswith("tower.") for name in state):  # our own checkpoint
@@ -836,14 +838,14 @@ def _renamed(name: str, table: Mapping[str, str]) -> str:
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same of the spelling of transformers, which keeps queries, keys and values apart."""
+    """Convert the names of transformers, which keeps queries, keys and values apart, to OpenAI's names."""
     named, apart = {}, {}
     for name, value in state.items():
-        found = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
-        if found is None:
+        match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
+        if match is None:
             named[_renamed(name, _TRANSFORMERS)] = value
         else:
-            number, letter, kind = found.groups()
+            number, letter, kind = match.groups()
             apart.setdefault(f"visual.transformer.resblocks.{number}.attn.in_proj_{kind}", {})[letter] = value
     whole = {name: parts for name, parts in apart.items() if len(parts) == 3}  # else the tensor is reported as absent
     return named | {name: torch.cat([parts[letter] for letter in "qkv"]) for name, parts in whole.items()}
@@ -871,15 +873,14 @@ def _read(path: Path, what: str) -> dict[str, Any]:
 
 
 class _Part:
-    """Stands for an object of a TorchScript archive; holds what was stored under it and does nothing."""
+    """Stand-in for an object of a TorchScript archive; it holds the stored members and runs no code."""
 
     def __init__(self, *_: object) -> None:
         pass
 
 
 class _TorchScript(pickle.Unpickler):
-    """The tensors of a TorchScript archive, the form in which OpenAI gives out CLIP. None of the code in it is run, and torch's
-    own reader, which would, is deprecated."""
+    """Reader of the tensors in a TorchScript archive, OpenAI's form of CLIP; it runs no code, unlike torch's reader."""
 
     _TYPES: ClassVar = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "LongStorage": torch.int64}
 
@@ -901,10 +902,10 @@ class _TorchScript(pickle.Unpickler):
         return dict(self._tensors(self.load(), ""))
 
     def _tensors(self, part: _Part, prefix: str) -> list[tuple[str, Tensor]]:
-        found = []
+        tensors = []
         for name, value in vars(part).items():
             if isinstance(value, Tensor):
-                found.append((prefix + name, value))
+                tensors.append((prefix + name, value))
             elif isinstance(value, _Part):
-                found += self._tensors(value, f"{prefix}{name}.")
-        return found
+                tensors += self._tensors(value, f"{prefix}{name}.")
+        return tensors

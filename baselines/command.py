@@ -1,4 +1,4 @@
-"""What train_baseline.py and infer_baseline.py have in common: the weights that a system starts from."""
+"""Start weights of a system, shared by train_baseline.py and infer_baseline.py."""
 
 import argparse
 import json
@@ -9,32 +9,32 @@ import torch
 
 from baselines.scorer import Baseline, official_columns
 from models.loading import build_model
-from utils.arguments import settings_of
-from utils.checkpoint import described, is_own, published_dimension, read_weights, seen_by
+from utils.arguments import network_settings
+from utils.checkpoint import describe_weights, is_own, published_dimension, read_weights, seen_by
 from utils.choices import SYSTEMS
 from utils.files import sha256
 
 
 def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseline:
-    """The network of ``--weights``: a checkpoint of train_baseline.py, or a file of the authors, which is reported.
+    """Load the network of ``--weights``: a checkpoint of train_baseline.py, or a file of the authors, with a printed report.
 
     Args:
-        args: With ``system``, ``weights``, ``set`` and ``naturalness``.
-        columns: Names of the scores; None for those of the file. Of a checkpoint they must be its own.
+        args: Arguments with ``system``, ``weights``, ``set`` and ``naturalness``.
+        columns: Names of the scores; None for those of the file. For a checkpoint they must equal its names.
 
     Returns:
-        In evaluation mode, with ``source``, ``weights_hash`` and ``seen`` as of ``load_model``.
+        The network in evaluation mode, with ``source``, ``weights_hash`` and ``seen`` as set by ``load_model``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, of another system or of other settings.
+        ValueError: If the file is damaged, or belongs to another system or other settings.
     """
-    path, settings = Path(args.weights), settings_of(args)
+    path, settings = Path(args.weights), network_settings(args)
     expected = f"expected a checkpoint of train_baseline.py {args.system}, or a file of its authors (docs/baselines.md)"
     content = _read(path, expected)
     if is_own(content):
         if content.get("preset") != "baseline" or content.get("dimension") != args.system:
-            raise ValueError(f"{path} holds {described(content)}; {expected}")
+            raise ValueError(f"{path} holds {describe_weights(content)}; {expected}")
         model = build_model(content, str(path), dict.fromkeys(SYSTEMS, Baseline))
         if columns is not None and columns != model.columns:
             raise ValueError(f"{path} scores {', '.join(model.columns)}, not {', '.join(columns)}; see --target and --columns")
@@ -45,7 +45,7 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
     else:
         if not isinstance(content, dict) or not content or published_dimension(content) is not None:
-            raise ValueError(f"{path} holds {described(content)}; {expected}")
+            raise ValueError(f"{path} holds {describe_weights(content)}; {expected}")
         model = Baseline(args.system, columns or official_columns(args.system, content), settings)
         asked = {name: model.network.config[name] for name in settings}
         try:
@@ -62,7 +62,7 @@ def load_baseline(args: argparse.Namespace, columns: list[str] | None) -> Baseli
 
 
 def _read(path: Path, expected: str) -> Any:
-    """What a weight file holds; its errors say what is expected of a baseline."""
+    """Read a weight file; errors say what is expected of a baseline."""
     if not path.is_file():
         what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no weights at {path}"
         raise FileNotFoundError(f"{what}; {expected}")
@@ -73,8 +73,8 @@ def _read(path: Path, expected: str) -> Any:
 
 
 def random_baseline(args: argparse.Namespace, columns: list[str], seed: int = 0) -> Baseline:
-    """A network of random weights, the same for the same seed."""
+    """Build a network with random weights, the same for the same seed."""
     torch.manual_seed(seed)
-    model = Baseline(args.system, columns, settings_of(args))
+    model = Baseline(args.system, columns, network_settings(args))
     model.source, model.weights_hash, model.seen = Path(), f"random, seed {seed}", (frozenset(), frozenset())
     return model.eval()

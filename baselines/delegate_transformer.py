@@ -1,14 +1,15 @@
-"""Delegate Transformer: how good are the colors of an image, and the image as a whole, to the eye?
+"""Delegate Transformer: aesthetic quality of the colors of an image, and of the image as a whole.
 
 Paper: He et al., "Thinking Image Color Aesthetics Assessment: Models, Datasets and Benchmarks", ICCV 2023, pp. 21838-21847;
 its backbone is that of Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022. Written from the published
-description, the tensor names of the two official editions (ICAA17K and SPAQ) and facts about their code; no code of theirs is
-used, and weights of theirs load by ``load_official``.
+description, the tensor names of the two official editions (ICAA17K and SPAQ) and facts about their code, without the authors'
+code; ``load_official`` loads their weights.
 
-What differs from the official code, unless asked for by ``reference_mode``, ``gate`` and ``histogram``: reference points come
-from the image alone, not from the mean over its batch; the gate, which cannot learn there, is left out; the soft histogram
-reads bounded values with bins that overlap, so that each value lights one and passes a gradient. ``load_official`` switches all
-three to the official form, with which the official weights were made. docs/baselines.md gives the reasons.
+Three differences from the official code can be switched by ``reference_mode``, ``gate`` and ``histogram``: reference points
+come from the image alone, not from the mean over its batch; the gate, which cannot learn in the official form, is left out; the
+soft histogram reads bounded values with overlapping bins, so that each value activates a bin and passes a gradient.
+``load_official`` switches all three to the official form, in which the official weights were trained. docs/baselines.md gives
+the reasons.
 """
 
 import re
@@ -31,7 +32,7 @@ REFERENCE_MODES = ("per_sample", "running", "batch_mean")
 GATES = ("none", "soft", "hard")
 HISTOGRAMS = ("bounded", "official")
 VIEWS = ("mended", "icaa17k", "spaq")
-START_BACKBONE = "swin_base_patch4_window7_224"  # of timm's hub, none of which has the DAT itself
+START_BACKBONE = "swin_base_patch4_window7_224"  # of timm's hub, since no hub has DAT
 
 _KERNELS = {2: 5, 3: 3}  # of the depthwise convolution before the offsets, by stage
 _REACH = 2.0  # times 1 / side is how far an offset reaches, one place, with the map from -1 to 1
@@ -86,11 +87,11 @@ class WindowAttention(nn.Module):
 
     Args:
         width: Channels.
-        heads: Of the attention.
+        heads: Number of attention heads.
         window: Side of a window, in places.
-        side: Side of the map, in places; whole windows.
-        shifted: Displace the windows by half a window, rounded up. Where the map was joined across its border by this, places
-            from its two ends do not see each other.
+        side: Side of the map, in places; a multiple of the window.
+        shifted: Displace the windows by half a window, rounded up. Places from the two ends of the map that share a window
+            through this do not attend to each other.
     """
 
     def __init__(self, width: int, heads: int, window: int, side: int, shifted: bool) -> None:
@@ -104,7 +105,7 @@ class WindowAttention(nn.Module):
         self.proj_out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (B, C, H, W) in and out."""
+        """Map the features; shape (B, C, H, W) in and out."""
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (2, 3))
         b, c, height, width = x.shape
@@ -124,17 +125,17 @@ class WindowAttention(nn.Module):
 
 
 def relative_positions(window: int) -> Tensor:
-    """Row of the bias table for each pair of places of a window, int64, shape (window^2, window^2)."""
+    """Return the row of the bias table for each pair of places of a window, int64, shape (window^2, window^2)."""
     places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     apart = places[:, None] - places[None] + window - 1
     return apart[..., 0] * (2 * window - 1) + apart[..., 1]
 
 
 def shift_mask(side: int, window: int, shift: int) -> Tensor:
-    """What is added to logits in the windows of a shifted map: -100 between regions that were not neighbors, else 0.
+    """Return the mask to add to logits in the windows of a shifted map: -100 between regions that were not neighbors, else 0.
 
     Returns:
-        Shape (windows, window^2, window^2), windows in reading order.
+        Mask, shape (windows, window^2, window^2), windows in reading order.
     """
     region = (torch.arange(side) >= side - window).long() + (torch.arange(side) >= side - shift).long()
     regions = 3 * region[:, None] + region[None]
@@ -144,14 +145,14 @@ def shift_mask(side: int, window: int, shift: int) -> Tensor:
 
 
 class PlaceMap(nn.Conv2d):
-    """A few numbers for each place, from the image itself or from a mean over images.
+    """Layer with a few values for each place, from the image or from a mean over images.
 
     Args:
-        width: Channels of the map that is read.
-        outputs: Numbers for each place.
+        width: Channels of the input map.
+        outputs: Values for each place.
         side: Side of the map.
-        mode: "per_sample": of each image. "batch_mean": the mean over the batch, in training and scoring. "running": the
-            mean over the batch in training, and in scoring the mean that training kept.
+        mode: "per_sample": values of each image. "batch_mean": the mean over the batch, in training and scoring. "running": the
+            mean over the batch in training, and in scoring the running mean of the training.
     """
 
     def __init__(self, width: int, outputs: int, side: int, mode: str) -> None:
@@ -170,35 +171,35 @@ class PlaceMap(nn.Conv2d):
             self.batches = torch.zeros((), dtype=torch.int64, device=self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (B, C, H, W) to (B, outputs, H, W), float32."""
-        found = super().forward(x).float()
+        """Compute the values of each place, (B, C, H, W) to (B, outputs, H, W), float32."""
+        values = super().forward(x).float()
         if self.mode == "per_sample":
-            return found
+            return values
         if self.mode == "running" and not self.training:
-            return self.running_mean.float().expand_as(found)
-        mean = found.mean(0, keepdim=True)
+            return self.running_mean.float().expand_as(values)
+        mean = values.mean(0, keepdim=True)
         if self.mode == "running":
             with torch.no_grad():
                 self.batches += 1
                 step = (1 / self.batches).clamp(min=_MOMENTUM)  # at first the plain mean, in which the zeros have no part
                 self.running_mean += step * (mean - self.running_mean)
-        return mean.expand_as(found)
+        return mean.expand_as(values)
 
 
 class DeformableAttention(nn.Module):
     """Attention from each place to samples of the map at predicted positions, the delegates.
 
-    A sample lies at a reference point read from the features, moved by an offset of at most one place that each group of
-    channels has of its own. Positions are (y, x) with the map from -1 to 1; samples outside of it are zero.
+    A sample lies at a reference point computed from the features, moved by an offset of at most one place. Each group of
+    channels has its own offsets. Positions are (y, x) with the map from -1 to 1; samples outside of the map are zero.
 
     Args:
         width: Channels.
-        heads: Of the attention.
-        groups: Of channels, each with offsets of its own.
+        heads: Number of attention heads.
+        groups: Number of groups of channels.
         side: Side of the map, in places.
         kernel: Side of the depthwise convolution before the offsets.
-        reference_mode: As for ``PlaceMap``.
-        gate: "none", or whether a place can be switched off, which moves its sample to the middle: "hard" by a step, "soft"
+        reference_mode: Mode of ``PlaceMap``.
+        gate: "none", or a gate that can switch a place off and so move its sample to the middle: "hard" by a step, "soft"
             by a slope that passes a gradient.
     """
 
@@ -222,7 +223,7 @@ class DeformableAttention(nn.Module):
         self.set_modes(reference_mode, gate)
 
     def set_modes(self, reference_mode: str, gate: str) -> None:
-        """Change ``reference_mode`` and ``gate``; a gate that was not there before starts as a new layer does."""
+        """Change ``reference_mode`` and ``gate``; a new gate starts as a new layer does."""
         self.ref_point14.set_mode(reference_mode)
         self.gate = gate
         if gate == "none":
@@ -235,11 +236,11 @@ class DeformableAttention(nn.Module):
             self.ref_gate.set_mode(reference_mode)
 
     def positions(self, x: Tensor, q: Tensor) -> Tensor:
-        """Where each group samples the map, shape (B * groups, H, W, 2) as (y, x), float32.
+        """Compute the sampling positions of each group, shape (B * groups, H, W, 2) as (y, x), float32.
 
         Args:
-            x: The map, shape (B, C, H, W).
-            q: Its queries, of the same shape.
+            x: Map, shape (B, C, H, W).
+            q: Queries of the map, same shape.
         """
         b, c, height, width = x.shape
         offset = self.conv_offset(q.reshape(b * self.groups, c // self.groups, height, width)).float().tanh()
@@ -253,7 +254,7 @@ class DeformableAttention(nn.Module):
         return position.permute(0, 2, 3, 1)
 
     def position_bias(self, position: Tensor) -> Tensor:
-        """The table, at half the way from each sample to each place, shape (B * heads, H * W, samples)."""
+        """Read the table at half the way from each sample to each place, shape (B * heads, H * W, samples)."""
         groups, height, width, _ = position.shape
         each = self.heads // self.groups
         y = (torch.arange(height, device=position.device) + 0.5) * (2 / height) - 1
@@ -266,7 +267,7 @@ class DeformableAttention(nn.Module):
         return bias.reshape(groups * each, height * width, -1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (B, C, H, W) in and out."""
+        """Map the features; shape (B, C, H, W) in and out."""
         b, c, height, width = x.shape
         q = self.proj_q(x)
         position = self.positions(x, q)
@@ -282,7 +283,7 @@ class DeformableAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution: window attention by turns with another attention, each followed by a perceptron."""
+    """Blocks at one resolution: window attention alternates with another attention, each followed by a perceptron."""
 
     def __init__(self, width: int, attentions: list[nn.Module], drop_path: list[float]) -> None:
         super().__init__()
@@ -292,7 +293,7 @@ class Stage(nn.Module):
         self.drop_path = nn.ModuleList(DropPath(rate) for rate in drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (B, C, H, W) in and out."""
+        """Map the features; shape (B, C, H, W) in and out."""
         for i, (attention, perceptron, drop) in enumerate(zip(self.attns, self.mlps, self.drop_path, strict=True)):
             x = x + drop(attention(self.layer_norms[2 * i](x)))
             x = x + drop(perceptron(self.layer_norms[2 * i + 1](x)))
@@ -300,13 +301,13 @@ class Stage(nn.Module):
 
 
 class SoftHistogram(nn.Module):
-    """How near each feature lies to each of six bins between 0 and 1, by triangles that are trained.
+    """Soft histogram: closeness of each feature to each of six bins between 0 and 1, by trained triangles.
 
-    A bin answers ``relu(peak + slope * |gain * z + shift|)``. Peak and gain are 1 and not trained.
+    The value of a bin is ``relu(peak + slope * |gain * z + shift|)``. Peak and gain are 1 and not trained.
 
     Args:
-        kind: "official": triangles of half-width 1/12 on z itself; a value on an edge of bins or outside of [0, 1] lights none.
-            "bounded": triangles of half-width 1/6 on the sigmoid of z; each value lights at least one.
+        kind: "official": triangles of half-width 1/12 on z; a value on an edge of bins or outside of [0, 1] activates no bin.
+            "bounded": triangles of half-width 1/6 on the sigmoid of z; each value activates at least one bin.
     """
 
     def __init__(self, kind: str) -> None:
@@ -319,35 +320,35 @@ class SoftHistogram(nn.Module):
         self.register_buffer("peak", torch.ones(_FEATURES, _BINS))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Features (B, 36) to bins (B, 216), those of a feature side by side."""
+        """Map features (B, 36) to bins (B, 216), with the bins of a feature side by side."""
         if self.kind == "bounded":
             z = z.sigmoid()
         return F.relu(self.peak + self.slope * (self.gain * z[..., None] + self.shift).abs()).flatten(1)
 
 
 class DelegateTransformer(nn.Module):
-    """Scores of an image in (0, 1), higher is better.
+    """Network for scores of an image in (0, 1), higher is better.
 
     The defaults of the architecture are those of the published base configuration; the authors' tiny one is ``width=96,
     depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), groups=(3, 6), drop_path=0.2``.
 
     Args:
-        outputs: Scores of an image. The ICAA17K edition has two, of the image as a whole and of its color; the SPAQ edition
-            has one, of colorfulness.
+        outputs: Number of scores per image. The ICAA17K edition has two, for the whole image and for its color; the SPAQ
+            edition has one, for colorfulness.
         size: Side of the square image, in pixels; a multiple of 32 windows, 224 as published.
         width: Channels of the first stage; they double from stage to stage.
-        depths: Blocks of the four stages.
-        heads: Of the attention in the four stages.
-        groups: Of channels in the deformable attention of the last two stages.
+        depths: Number of blocks of the four stages.
+        heads: Number of attention heads of the four stages.
+        groups: Number of groups of channels in the deformable attention of the last two stages.
         window: Side of a window, in places.
         drop_path: Share of images whose last block is skipped in training; falls linearly to 0 for the first block.
-        reference_mode: Where reference points and gate come from: "per_sample", "running" or "batch_mean" (as published, and
-            then a score depends on the batch).
+        reference_mode: Source of reference points and gate: "per_sample", "running" or "batch_mean" (as published; a score
+            then depends on the batch).
         gate: "none", "soft", or "hard" (the ICAA17K edition).
         histogram: "bounded", or "official" (as published).
 
     Attributes:
-        config: All it takes to rebuild the network.
+        config: Everything needed to rebuild the network.
         score_range: Lowest and highest possible score. The authors' labels, which go to 10, were divided by 10.
 
     Raises:
@@ -425,10 +426,10 @@ class DelegateTransformer(nn.Module):
     # --- Scoring
 
     def features(self, rgb: Tensor) -> Tensor:
-        """The histogram features of sRGB in [0, 1], shape (B, 3, size, size) to (B, 36).
+        """Compute the histogram features of sRGB in [0, 1], shape (B, 3, size, size) to (B, 36).
 
         Raises:
-            ValueError: If the shape is another, or running means are asked for before any training.
+            ValueError: If the shape differs, or running means are needed before any training.
         """
         if tuple(rgb.shape[1:]) != (3, self.size, self.size):
             raise ValueError(f"expected images of shape (B, 3, {self.size}, {self.size}), got {tuple(rgb.shape)}")
@@ -441,17 +442,17 @@ class DelegateTransformer(nn.Module):
         return self.hst_head(self.cls_norm(x).mean((2, 3)))
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Scores in (0, 1), higher is better, of sRGB in [0, 1]: (B, 3, size, size) to (B, outputs)."""
+        """Score sRGB in [0, 1], shape (B, 3, size, size); scores are in (0, 1), higher is better, shape (B, outputs)."""
         return torch.sigmoid(self.class_heads(self.histogram(self.features(rgb))))
 
     def deformable(self) -> list[DeformableAttention]:
-        """The layers of deformable attention, from the first to the last."""
+        """Return the layers of deformable attention, from the first to the last."""
         return [m for m in self.modules() if isinstance(m, DeformableAttention)]
 
     def set_modes(self, reference_mode: str | None = None, gate: str | None = None, histogram: str | None = None) -> None:
-        """Change how the network computes with the weights it has; None leaves a setting as it is.
+        """Change the modes of the network without changing its weights; None leaves a mode unchanged.
 
-        A histogram keeps its trained bins, which fit only the kind they were trained in.
+        A histogram keeps its trained bins, which fit only the kind in which they were trained.
 
         Raises:
             ValueError: If there is no such mode.
@@ -467,7 +468,7 @@ class DelegateTransformer(nn.Module):
     # --- Images
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """An image as it is scored: resized to a square by Pillow, bilinear, whatever its aspect ratio.
+        """Prepare an image for scoring: resize it to a square by Pillow (bilinear), whatever its aspect ratio.
 
         Args:
             image: sRGB, shape (3, H, W), as uint8 or as floating point in [0, 1].
@@ -481,17 +482,16 @@ class DelegateTransformer(nn.Module):
         return unit_range(resized(image, self.size, "bilinear"))
 
     def augment(self, image: Tensor, generator: torch.Generator, view: str = "mended") -> Tensor:
-        """An image as it is trained on: flipped with probability 1/2, cropped at random, and never changed in color.
+        """Prepare an image for training: flipped with probability 1/2, cropped at random, with unchanged colors.
 
         Args:
-            image: As for ``preprocess``.
-            generator: Source of the random numbers, four an image.
-            view: "mended": a crop of a random 87.5 to 100 percent of both sides, so that images are also seen at the scale
-                at which they are scored. "icaa17k": always 87.5 percent (224 of 256 pixels), as published. "spaq": flipped
-                only, as published.
+            image: Same as in ``preprocess``.
+            generator: Source of the random numbers, four per image.
+            view: "mended": a crop of a random 87.5 to 100 percent of both sides, so that training includes the scale of
+                scoring. "icaa17k": always 87.5 percent (224 of 256 pixels), as published. "spaq": flipped only, as published.
 
         Returns:
-            As of ``preprocess``.
+            Same as ``preprocess``.
 
         Raises:
             ValueError: If the image is not as above, or there is no such view.
@@ -519,26 +519,27 @@ class DelegateTransformer(nn.Module):
     # --- Weights
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that start weights are for: all before the head."""
+        """Return the parameters that start weights set: all before the head."""
         head = {id(p) for module in (self.hst_head, self.histogram, self.class_heads) for p in module.parameters()}
         return [p for p in self.parameters() if id(p) not in head]
 
     def load_official(self, state: Mapping[str, Any], source: str = "the state dict") -> LoadReport:
-        """Take over weights of the authors, of either edition, and compute as their code does.
+        """Load weights of the authors, of either edition, and compute as their code does.
 
         Modes become those of the edition: ``batch_mean``, the ``official`` histogram, and the ``hard`` gate of ICAA17K or none.
-        With one output the color score is taken, with more the order is overall, color, and color again for each further one;
-        SPAQ, which has one score, gives it to all. Of a size other than 224 pixels the position tables are resized.
+        With one output the color score is taken; with more, the order is overall, color, and color again for each further
+        output. SPAQ has one score, which all outputs get. For a size other than 224 pixels the position tables are resized.
 
         Args:
             state: Content of the file: tensors by name, also wrapped in ``state_dict`` or ``model``, or named ``module....``
-            source: Its file, for errors and the report.
+            source: The file, for errors and the report.
 
         Returns:
-            What became of each tensor.
+            Report on each tensor.
 
         Raises:
-            ValueError: If a tensor is absent, unknown or of another shape; names one and counts them. Nothing is changed then.
+            ValueError: If a tensor is absent, unknown or of another shape; names one and counts them. The network is then
+                unchanged.
         """
         state = unwrapped(state, source)
         gated = "class_head2.weight" in state or any(".ref_gate." in k for k in state)
@@ -551,8 +552,8 @@ class DelegateTransformer(nn.Module):
         if gated:
             rows = ["class_head2"] if self.outputs == 1 else ["class_head"] + ["class_head2"] * (self.outputs - 1)
         self.set_modes("batch_mean", "hard" if gated else "none", "official")
-        own = self.state_dict()
-        found: dict[str, Tensor] = {}
+        target = self.state_dict()
+        loaded: dict[str, Tensor] = {}
         ignored = {}
         for key, tensor in state.items():
             if key in _UNUSED or _is_rebuilt(key):
@@ -562,10 +563,12 @@ class DelegateTransformer(nn.Module):
                     ignored[key] = "the score of the image as a whole; the one output takes that of color"
             else:
                 name = _HISTOGRAM.get(key, key)
-                found[name] = _fitted(tensor, own[name]) if name.endswith("rpe_table") else tensor.reshape(own[name].shape)
+                loaded[name] = (
+                    _fitted(tensor, target[name]) if name.endswith("rpe_table") else tensor.reshape(target[name].shape)
+                )
         for end in ("weight", "bias"):
-            found[f"class_heads.{end}"] = torch.cat([state[f"{name}.{end}"] for name in rows])
-        self.load_state_dict(found)
+            loaded[f"class_heads.{end}"] = torch.cat([state[f"{name}.{end}"] for name in rows])
+        self.load_state_dict(loaded)
         warnings.warn(
             f"{source}: official weights take reference points from the mean over the batch, so a score depends on what is "
             'scored with it; score images one at a time, or call set_modes(reference_mode="per_sample")',
@@ -574,7 +577,7 @@ class DelegateTransformer(nn.Module):
         return LoadReport(source, [key for key in state if key not in ignored], ignored)
 
     def _unlike(self, key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> str:
-        """What to say of a tensor that is not read because it is known, if it is not what is known."""
+        """Return a note if a tensor that is not read, since its value is known, has another value in the file; else ""."""
         if key == "hist_feature.widths":
             known = state["hist_feature.bin_widths_conv.weight"]
         elif _is_rebuilt(key):
@@ -584,7 +587,7 @@ class DelegateTransformer(nn.Module):
         return "" if tensor.shape != known.shape or torch.equal(tensor.to(known), known) else " (the file's is another)"
 
     def to_official(self) -> dict[str, Tensor]:
-        """The state dict of the authors' code, which computes with it in the official modes; what no score depends on is zero.
+        """Return the state dict for the authors' code, which uses the official modes; unused tensors are zero.
 
         Raises:
             ValueError: If neither edition has these outputs, this gate or this size.
@@ -617,27 +620,27 @@ class DelegateTransformer(nn.Module):
         return {k: v.clone(memory_format=torch.contiguous_format) for k, v in official.items()}
 
     def load_backbone(self, weights: Mapping[str, Any] | str | Path | None = None) -> LoadReport:
-        """Start all before the head from other weights.
+        """Start all parameters before the head from other weights.
 
         Args:
-            weights: A file (.pth, .bin, .safetensors) or its content, of DAT-Base on ImageNet as its authors published it
-                (the authors of the Delegate Transformer started there), of a Delegate Transformer, official or ours, or of a
-                Swin-B of equal widths with timm's names. None for such a Swin-B from timm's hub, since no hub has DAT. Swin
-                gives windows, perceptrons and norms; of its attention where here it is deformable, the projections.
+            weights: File (.pth, .bin, .safetensors) or its content: DAT-Base on ImageNet as published by its authors (the start
+                of the authors of the Delegate Transformer); a Delegate Transformer, official or ours; or a Swin-B of equal
+                widths with timm's names. None for such a Swin-B from timm's hub, since no hub has DAT. Swin sets windows,
+                perceptrons and norms; for deformable attention it sets only the projections.
 
         Returns:
-            What became of each tensor. Reference points, and a gate, keep their start values where the file has none.
+            Report on each tensor. Reference points and gate keep their start values if the file has none.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file cannot be read, lacks a tensor, or has one of another shape; names one and counts them.
-            UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+            UnreachableError: If the hub cannot be reached; names the file to download elsewhere and its flag.
         """
         source, state = _from_hub() if weights is None else opened(weights, "DAT-Base, a Delegate Transformer or Swin-B")
-        own = self.state_dict()
-        body = [k for k in own if not k.startswith(("hst_head.", "histogram.", "class_heads."))]
+        target = self.state_dict()
+        body = [k for k in target if not k.startswith(("hst_head.", "histogram.", "class_heads."))]
         estimates = (".running_mean", ".batches")  # of the data set of the file
-        found: dict[str, Tensor] = {}
+        loaded: dict[str, Tensor] = {}
         ignored: dict[str, str] = {}
         if "layers.0.blocks.0.attn.qkv.weight" in state:
             optional = ("down_projs.", ".rpe_table", ".conv_offset.", ".ref_point14.", ".ref_gate.")
@@ -646,7 +649,7 @@ class DelegateTransformer(nn.Module):
                 if isinstance(parts, str):
                     ignored[key] = parts
                 else:
-                    found |= parts
+                    loaded |= parts
         elif "patch_proj.0.weight" in state:
             optional = (".ref_point14.", ".ref_gate.")
             for key, tensor in state.items():
@@ -657,7 +660,7 @@ class DelegateTransformer(nn.Module):
                 elif ".ref_gate." in key and self.config["gate"] == "none":
                     ignored[key] = "this network has no gate"
                 elif key.startswith(("patch_proj.", "stages.", "down_projs.", "cls_norm.")):
-                    found[key] = tensor
+                    loaded[key] = tensor
                 else:
                     ignored[key] = "of the head"
         else:
@@ -666,13 +669,13 @@ class DelegateTransformer(nn.Module):
                 f"it holds {', '.join(list(state)[:3])} and so on"
             )
         needed = [k for k in body if not k.endswith(estimates) and not any(part in k for part in optional)]
-        found = {k: _fitted(v, own[k]) if k in own and k.endswith("rpe_table") else v for k, v in found.items()}
-        check_tensors(found, {k: own[k] for k in body}, source, "a backbone of this configuration", needed)
-        self.load_state_dict({**own, **found})
-        return LoadReport(source, [k for k in state if k not in ignored], ignored, [k for k in own if k not in found])
+        loaded = {k: _fitted(v, target[k]) if k in target and k.endswith("rpe_table") else v for k, v in loaded.items()}
+        check_tensors(loaded, {k: target[k] for k in body}, source, "a backbone of this configuration", needed)
+        self.load_state_dict({**target, **loaded})
+        return LoadReport(source, [k for k in state if k not in ignored], ignored, [k for k in target if k not in loaded])
 
     def _from_swin(self, key: str, tensor: Tensor) -> dict[str, Tensor] | str:
-        """What a tensor of a Swin transformer is here, by name, or why it is not used."""
+        """Return the tensors that a tensor of a Swin transformer sets here, by name, or the reason why it is not used."""
         outside = {"patch_embed.proj": "patch_proj.0", "patch_embed.norm": "patch_proj.1.norm", "norm": "cls_norm.norm"}
         stem, _, end = key.rpartition(".")
         if stem in outside:
@@ -703,9 +706,9 @@ class DelegateTransformer(nn.Module):
 
 
 def initialize(network: nn.Module) -> None:
-    """Start weights: normal with deviation 0.02, and zero biases.
+    """Set start weights: normal with deviation 0.02, and zero biases.
 
-    The official routine means to set them too, but goes through the parameters where it expects the layers, and does nothing.
+    The official routine was meant to do this, but visits parameters where it expects layers, and has no effect.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -719,16 +722,16 @@ def initialize(network: nn.Module) -> None:
 
 
 def resize_position_table(table: Tensor, side: int) -> Tensor:
-    """A table of relative positions for a map of another side.
+    """Resize a table of relative positions for a map of another side.
 
-    Its ends stay the ends: an entry belongs to a displacement as a share of the map.
+    The ends of the table stay its ends: an entry belongs to a displacement as a share of the map.
 
     Args:
-        table: Shape (heads, 2 H - 1, 2 H - 1).
-        side: Of the map that it is for.
+        table: Table, shape (heads, 2 H - 1, 2 H - 1).
+        side: Side of the new map.
 
     Returns:
-        Shape (heads, 2 side - 1, 2 side - 1); the table itself if that is its shape.
+        Table, shape (heads, 2 side - 1, 2 side - 1); the unchanged table if it has this shape.
     """
     entries = 2 * side - 1
     if tuple(table.shape[1:]) == (entries, entries):
@@ -737,24 +740,24 @@ def resize_position_table(table: Tensor, side: int) -> Tensor:
 
 
 def target_of(mos: Tensor) -> Tensor:
-    """MOS in [-1, 1] as a target in [0, 1]."""
+    """Map MOS in [-1, 1] to targets in [0, 1]."""
     return (mos + 1) / 2
 
 
 def mos_of(pred: Tensor) -> Tensor:
-    """Scores in (0, 1) on the scale of the MOS, (-1, 1)."""
+    """Map scores in (0, 1) to the scale of the MOS, (-1, 1)."""
     return 2 * pred - 1
 
 
 def training_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error, each output with equal weight, as published; a target that is not known (NaN) has no part in it.
+    """Compute the mean squared error, each output with equal weight, as published; unknown targets (NaN) are left out.
 
     Args:
         pred: Scores in (0, 1), shape (B, outputs).
-        target: Ratings in [0, 1], of the same shape: those of ICAA17K and SPAQ divided by 10, or ``target_of`` a MOS.
+        target: Ratings in [0, 1], same shape: those of ICAA17K and SPAQ divided by 10, or ``target_of`` a MOS.
 
     Returns:
-        One number, at least 0; 0 where no target is known.
+        One number, at least 0; 0 if no target is known.
 
     Raises:
         ValueError: If the shapes differ, or a known target is outside [0, 1].
@@ -783,7 +786,7 @@ def _is_rebuilt(key: str) -> bool:
 
 
 def _fitted(table: Tensor, own: Tensor) -> Tensor:
-    """A position table for the map of ``own``; left as it is where it is no square table, for the check of shapes to refuse."""
+    """Resize a position table for the map of ``own``; a table that is not square is unchanged, so that the check refuses it."""
     if table.ndim != 3 or table.shape[1] != table.shape[2]:
         return table
     return resize_position_table(table, (own.shape[1] + 1) // 2)

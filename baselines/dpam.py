@@ -1,14 +1,15 @@
-"""DPAM: how good is an image, seen by a vision transformer that its texture and its superpixels ask?
+"""DPAM: image quality from a vision transformer, with queries from texture and superpixels.
 
 Reference:
     Liang et al., Displays 93, 103357, 2026: dual perception-aware blind image quality assessment.
 
-Written on timm from a description of the published code, where the network is called ``MANIQA``; no line of it is used. Tensors
-have the names of the published state dict. An image is prepared as by OpenCV there: the residual to the last bit, resizing up
-to one level in fewer than one of a thousand values. Superpixels come from scikit-image, so that their borders lie elsewhere.
+Written on timm from a description of the published code, where the network is called ``MANIQA``; no line of that code is used.
+Tensors have the names of the published state dict. Images are prepared as by OpenCV in the published code: the residual is
+equal to the last bit, resizing differs by one level in fewer than one of a thousand values. Superpixels come from scikit-image,
+so that their borders differ.
 
-What differs on purpose: attention and texture are mended, token scores have no lower bound, and small superpixels are filled
-evenly instead of at random. ``faithful_reshape``, ``uint8_texture`` and ``relu_scores`` bring back what was published;
+Deliberate differences: attention and texture are corrected, token scores have no lower bound, and small superpixels are filled
+evenly instead of at random. ``faithful_reshape``, ``uint8_texture`` and ``relu_scores`` restore the published form;
 ``DPAM.load_official`` sets all three. docs/baselines.md gives the reasons.
 """
 
@@ -51,36 +52,36 @@ _UPPER = ((0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2))  # rows and columns of a symme
 
 
 class DPAM(nn.Module):
-    """Quality of an image, higher is better, about 0 to 1.
+    """Network for the quality of an image, higher is better, about 0 to 1.
 
     Args:
-        outputs: Scores of an image.
-        size: Side of the image that the transformer sees, in pixels. Attention layers have a weight for each patch, so
+        outputs: Number of scores per image.
+        size: Side of the input of the transformer, in pixels. Attention layers have a weight for each patch, so
             weights fit one size only.
-        patch: Side of a patch in pixels; at least 4 patches must stand in a row.
-        width: Of a token; the first stage is as wide, the second half as wide.
-        depth: Blocks of the transformer.
-        heads: Attention heads of the transformer.
-        taps: Blocks whose tokens are used, from 0 upward, in rising order. No score depends on later blocks, which are kept
-            for the sake of the published weight files and not trained.
+        patch: Side of a patch in pixels; a row must have at least 4 patches.
+        width: Width of a token; the first stage is as wide, the second half as wide.
+        depth: Number of blocks of the transformer.
+        heads: Number of attention heads of the transformer.
+        taps: Blocks whose tokens are used, from 0 upward, in rising order. No score depends on later blocks; they are kept
+            for the published weight files and not trained.
         pixel_width: Channels of the superpixel branch.
         dropout: Share of the values dropped in training.
         texture: "gray", as published, or "lab": three planes that can tell colorizations of one photograph apart.
-        slic_size: Width and height of the image in which superpixels are sought; None for its own. ``SUPERPIXELS`` has the
-            published choices for it and the next three.
-        region: Side of a superpixel, about, in pixels.
-        superpixels: How many are taken.
-        pixels: How many of each are taken.
-        pixel_form: Hand these pixels to the network, as published, instead of their moments, which carry as much.
+        slic_size: Width and height of the image for the superpixels; None for its original size. ``SUPERPIXELS`` has the
+            published values of ``slic_size`` and the next three arguments.
+        region: Approximate side of a superpixel, in pixels.
+        superpixels: Number of superpixels that are used.
+        pixels: Number of pixels that are used per superpixel.
+        pixel_form: Pass these pixels to the network, as published, instead of their moments, which carry the same information.
         crop: Take a square of ``size`` pixels instead of the whole image, as published for TID2013, KADID-10k and CSIQ:
-            anywhere in training, in the middle in scoring.
+            at random in training, in the middle in scoring.
         faithful_reshape: Shuffle attention as the published code does.
         uint8_texture: Subtract the blurred image modulo 256, as the published code does.
         relu_scores: Cut token scores off at 0, as the published code does.
 
     Attributes:
-        config: All it takes to rebuild the network.
-        score_range: Of the labels it is trained on.
+        config: Everything needed to rebuild the network.
+        score_range: Range of the labels in training.
 
     Raises:
         ValueError: If the settings contradict each other.
@@ -191,18 +192,18 @@ class DPAM(nn.Module):
     # --- From prepared images to scores
 
     def forward(self, rgb: Tensor, texture: Tensor, superpixels: Tensor) -> Tensor:
-        """Score prepared images; the arguments are batches of what ``preprocess`` gives.
+        """Score prepared images; the arguments are batches of the results of ``preprocess``.
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, size, size).
             texture: About [0, 1], shape (B, 3, size, size).
-            superpixels: Of n superpixels the moments, shape (B, n, 9), or P pixels, shape (B, n, P, 3), for any n and P.
+            superpixels: Moments of n superpixels, shape (B, n, 9), or P pixels of each, shape (B, n, P, 3), for any n and P.
 
         Returns:
             Scores, shape (B, outputs).
 
         Raises:
-            ValueError: If a shape is another one.
+            ValueError: If a shape differs.
         """
         for name, x in (("rgb", rgb), ("texture", texture)):
             if x.ndim != 4 or tuple(x.shape[1:]) != (3, self.size, self.size):
@@ -227,15 +228,15 @@ class DPAM(nn.Module):
         return self.weighted_score(x.flatten(2).transpose(1, 2))
 
     def texture_queries(self, texture: Tensor) -> Tensor:
-        """What the texture asks: (B, 3, size, size) to (B, features, positions)."""
+        """Compute the queries of the texture: (B, 3, size, size) to (B, features, positions)."""
         coarse = F.adaptive_avg_pool2d(texture, self.grid)
         return self.t_conv(self.ta["texture_attention"](coarse)).flatten(2)
 
     def superpixel_queries(self, superpixels: Tensor) -> Tensor:
-        """What the superpixels ask, shape (B, features, positions).
+        """Compute the queries of the superpixels, shape (B, features, positions).
 
-        The similarities are resized as if they were an image, although their axes number superpixels: this is the published
-        network, and weights depend on it.
+        The similarities are resized as if they were an image, although their axes number superpixels: the published network
+        does so, and its weights depend on it.
         """
         # Resized before the convolution, which as published comes first: equal, for its kernel is a single weight.
         similarity = self.simi_matrix(superpixels)
@@ -248,33 +249,33 @@ class DPAM(nn.Module):
         return merge(torch.cat((tokens, dynamic(residual["blocks"](x))), 1))
 
     def weighted_score(self, tokens: Tensor) -> Tensor:
-        """Mean of what the tokens say, weighted by how much each counts: (B, positions, D) to (B, outputs)."""
-        said, weight = self.fc_score(tokens).float(), self.fc_weight(tokens).float().sigmoid()
+        """Compute the mean of the token scores, weighted by the token weights: (B, positions, D) to (B, outputs)."""
+        score, weight = self.fc_score(tokens).float(), self.fc_weight(tokens).float().sigmoid()
         if self.config["relu_scores"]:
-            said = said.relu()
-        return (said * weight).sum(1) / weight.sum(1)
+            score = score.relu()
+        return (score * weight).sum(1) / weight.sum(1)
 
     # --- From an image to what the network reads
 
     def preprocess(self, image: Tensor, superpixels: Tensor | None = None) -> dict[str, Tensor]:
-        """Tensors of one image for scoring; the same for the same image.
+        """Prepare the tensors of one image for scoring; deterministic.
 
         Args:
             image: sRGB, shape (3, H, W), uint8 or floating point in [0, 1], which is rounded to 8-bit levels.
-            superpixels: What ``find_superpixels`` gave for the image, if that was kept.
+            superpixels: Result of ``find_superpixels`` for the image, if it was kept.
 
         Returns:
-            ``rgb`` and ``texture``, shape (3, size, size), and ``superpixels``, as ``forward`` takes batches of.
+            ``rgb`` and ``texture``, shape (3, size, size), and ``superpixels``; ``forward`` takes batches of them.
 
         Raises:
-            ValueError: If the image is of another form, or smaller than the crop.
+            ValueError: If the image has another form, or is smaller than the crop.
         """
         levels = _levels(image)
         top, left = self._margin(levels)
         return self._view(levels, top // 2, left // 2, superpixels)
 
     def augment(self, image: Tensor, generator: torch.Generator, superpixels: Tensor | None = None) -> dict[str, Tensor]:
-        """The same for training: flipped at random, and cropped if that was asked for.
+        """Prepare the tensors of one image for training: flipped at random, and cropped if ``crop`` is set.
 
         Superpixels are those of the whole image, unflipped, as published: their colors are the same.
         """
@@ -287,10 +288,10 @@ class DPAM(nn.Module):
         return self._view(levels, top, left, superpixels)
 
     def find_superpixels(self, image: Tensor) -> Tensor:
-        """Colors of the superpixels of an image: the slow part of the preparation, worth keeping.
+        """Compute the colors of the superpixels of an image, the slow part of the preparation, so that they can be kept.
 
         Args:
-            image: As for ``preprocess``.
+            image: Same as in ``preprocess``.
 
         Returns:
             ``superpixels`` of ``preprocess``. They depend on the image and on ``superpixel_key``.
@@ -304,13 +305,13 @@ class DPAM(nn.Module):
 
     @property
     def superpixel_key(self) -> tuple:
-        """Equal for networks with the same superpixels of an image; belongs to the name of whatever keeps them."""
+        """Return a key that is equal for networks with equal superpixels; use it in the name of kept superpixels."""
         size = self.config["slic_size"]
         names = ("region", "superpixels", "pixels", "pixel_form")
         return None if size is None else tuple(size), *(self.config[name] for name in names)
 
     def _margin(self, levels: Tensor) -> tuple[int, int]:
-        """Rows and columns that a crop leaves out."""
+        """Return the numbers of rows and columns that a crop leaves out."""
         if not self.config["crop"]:
             return 0, 0
         height, width = levels.shape[1:]
@@ -331,7 +332,7 @@ class DPAM(nn.Module):
     # --- Weights
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that ``load_backbone`` starts and training changes."""
+        """Return the parameters that ``load_backbone`` sets and training changes."""
         last = self.config["taps"][-1]
         return [parameter for name, parameter in self.vit.named_parameters() if _reaches_score(name, last)]
 
@@ -339,67 +340,67 @@ class DPAM(nn.Module):
         """Load weights of the published code.
 
         Args:
-            state: Content of the file; wrappers and the prefix ``module.`` are taken off. With several outputs each one gets
+            state: Content of the file; wrappers and the prefix ``module.`` are removed. With several outputs each one gets
                 the published score.
-            faithful: Compute as the published code does from now on, with the flaws that its weights were trained with.
+            faithful: From now on compute as the published code does, with the errors that its weights were trained with.
             source: The file, for the report and errors.
 
         Returns:
-            What was loaded: all there is, for no tensor of the published network is without a place here.
+            Report on the loaded tensors: all of the file, since each has a place in this network.
 
         Raises:
-            ValueError: If a tensor is absent, unknown or of another shape, with names and numbers; or if the texture of this
+            ValueError: If a tensor is absent, unknown or of another shape (with names and counts), or if the texture of this
                 network is not the published one.
         """
         if faithful and self.config["texture"] != "gray":
             raise ValueError(f"{source}: the published weights are for gray texture; build the network with texture='gray'")
-        own, found = self.state_dict(), unwrapped(state, source)
-        check_tensors(found, {name: _one_score(name, tensor, 0) for name, tensor in own.items()}, source, "DPAM")
-        self.load_state_dict({name: found[name].expand(own[name].shape) for name in own})
+        target, tensors = self.state_dict(), unwrapped(state, source)
+        check_tensors(tensors, {name: _one_score(name, tensor, 0) for name, tensor in target.items()}, source, "DPAM")
+        self.load_state_dict({name: tensors[name].expand(target[name].shape) for name in target})
         if faithful:
             self.config.update(dict.fromkeys(_FLAGS, True))
-        return LoadReport(source, list(found))
+        return LoadReport(source, list(tensors))
 
     def to_official(self, output: int = 0) -> dict[str, Tensor]:
-        """The state dict that the published code loads strictly.
+        """Return the state dict that the published code loads strictly.
 
         Args:
-            output: Which of the scores.
+            output: Number of the score.
         """
         if not 0 <= output < self.outputs:
             raise ValueError(f"output must be from 0 to {self.outputs - 1}, got {output}")
         return {name: _one_score(name, tensor, output).detach().clone() for name, tensor in self.state_dict().items()}
 
     def load_backbone(self, weights: Mapping[str, Any] | str | Path | None = None) -> LoadReport:
-        """Start the vision transformer from trained weights; all else stays as it is.
+        """Start the vision transformer from trained weights; other parameters are unchanged.
 
         Args:
             weights: State dict of the transformer under timm's names, with or without classifier, or of a whole DPAM; or a
-                file with one. None for the published start from timm's hub.
+                file with one. None for the published start weights from timm's hub.
 
         Returns:
-            What was loaded, and what was not and why.
+            Report on loaded and ignored tensors.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file cannot be read, or lacks a tensor that the score depends on or holds it in another shape.
-            UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+            UnreachableError: If the hub cannot be reached; names the file to download elsewhere and its flag.
         """
-        source, found = self._from_hub() if weights is None else opened(weights, _VIT)
-        if any(name.startswith("vit.") for name in found):
-            found = {name.removeprefix("vit."): tensor for name, tensor in found.items() if name.startswith("vit.")}
-        own = self.vit.state_dict()
-        needed = {name: tensor for name, tensor in own.items() if _reaches_score(name, self.config["taps"][-1])}
-        check_tensors({name: found[name] for name in needed if name in found}, needed, source, "the transformer of DPAM")
-        fitting = {name for name in own if getattr(found.get(name), "shape", None) == own[name].shape}
-        self.vit.load_state_dict({name: found[name] if name in fitting else own[name] for name in own})
+        source, tensors = self._from_hub() if weights is None else opened(weights, _VIT)
+        if any(name.startswith("vit.") for name in tensors):
+            tensors = {name.removeprefix("vit."): tensor for name, tensor in tensors.items() if name.startswith("vit.")}
+        target = self.vit.state_dict()
+        needed = {name: tensor for name, tensor in target.items() if _reaches_score(name, self.config["taps"][-1])}
+        check_tensors({name: tensors[name] for name in needed if name in tensors}, needed, source, "the transformer of DPAM")
+        fitting = {name for name in target if getattr(tensors.get(name), "shape", None) == target[name].shape}
+        self.vit.load_state_dict({name: tensors[name] if name in fitting else target[name] for name in target})
         ignored = {
-            name: "of another shape, and no score depends on it" if name in own else "no part of the network"
-            for name in found
+            name: "of another shape, and no score depends on it" if name in target else "no part of the network"
+            for name in tensors
             if name not in fitting
         }
         fresh = [name for name in self.state_dict() if name not in {f"vit.{part}" for part in fitting}]
-        return LoadReport(source, [name for name in found if name in fitting], ignored, fresh)
+        return LoadReport(source, [name for name in tensors if name in fitting], ignored, fresh)
 
     def _from_hub(self) -> tuple[str, dict[str, Tensor]]:
         published = {"size": 224, "patch": 8, "width": 768, "depth": 12, "heads": 12}
@@ -413,7 +414,7 @@ class DPAM(nn.Module):
 
 
 class SuperpixelSimilarity(nn.Module):
-    """How alike the superpixels of an image are to one another, by mean and spread of learned projections of their colors."""
+    """Similarities between the superpixels of an image, by mean and spread of learned projections of their colors."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -422,13 +423,13 @@ class SuperpixelSimilarity(nn.Module):
         self.similarity_weight_block = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU())
 
     def forward(self, superpixels: Tensor) -> Tensor:
-        """Weighted similarities.
+        """Compute weighted similarities.
 
         Args:
             superpixels: Moments, shape (B, n, 9), or pixels, shape (B, n, P, 3).
 
         Returns:
-            Shape (B, 1, n, n).
+            Similarities, shape (B, 1, n, n).
 
         Raises:
             ValueError: If the shape is neither.
@@ -444,12 +445,12 @@ class SuperpixelSimilarity(nn.Module):
         return similarity * self.similarity_weight_block(similarity)
 
     def _of_pixels(self, pixels: Tensor) -> Tensor:
-        """Mean and unbiased standard deviation of each projection, shape (B, 2 * width, 1, n)."""
+        """Compute mean and unbiased standard deviation of each projection, shape (B, 2 * width, 1, n)."""
         projected = self.pixel_conv(pixels.permute(0, 3, 2, 1))  # (B, width, P, n)
         return torch.cat((projected.mean(2, keepdim=True), projected.std(2, keepdim=True)), 1)
 
     def _of_moments(self, moments: Tensor) -> Tensor:
-        """The same from moments: a projection w has mean w.mu + b and variance w'Cw."""
+        """Compute the result of ``_of_pixels`` from moments: a projection w has mean w.mu + b and variance w'Cw."""
         # Not in half precision: the variance of a projection is a small difference where a superpixel is nearly gray.
         with torch.autocast(moments.device.type, enabled=False):
             moments, weight = moments.float(), self.pixel_conv.weight.float().flatten(1)
@@ -462,12 +463,12 @@ class SuperpixelSimilarity(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention among channels, each of which is a vector of positions.
+    """Attention among channels; each channel is a vector of positions.
 
     Args:
         positions: Length of the vectors.
         dropout: Share of the product dropped in training.
-        shuffles: What the published code shuffles here, "values" or "product".
+        shuffles: Tensor that the published code shuffles here, "values" or "product".
     """
 
     def __init__(self, positions: int, dropout: float, shuffles: str) -> None:
@@ -477,27 +478,27 @@ class ChannelAttention(nn.Module):
         self.shuffles = shuffles
 
     def forward(self, query: Tensor, x: Tensor, faithful: bool) -> Tensor:
-        """What the queries find in x, added to x.
+        """Add the result of attention to x.
 
         Args:
-            query: Shape (B, C, positions).
-            x: Of the same shape.
+            query: Queries, shape (B, C, positions).
+            x: Channels, same shape.
             faithful: Shuffle as the published code does.
 
         Returns:
-            Shape (B, C, positions).
+            Sum, shape (B, C, positions).
         """
         values = self.c_v(x)
         if faithful and self.shuffles == "values":
             values = shuffled(values)
-        found = F.scaled_dot_product_attention(self.c_q(query), self.c_k(x), values)
+        attended = F.scaled_dot_product_attention(self.c_q(query), self.c_k(x), values)
         if faithful and self.shuffles == "product":
-            found = shuffled(found)
-        return self.dropout(found) + x
+            attended = shuffled(attended)
+        return self.dropout(attended) + x
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside an identity; shape (B, channels, H, W) in and out."""
+    """Residual block of two 3 x 3 convolutions; shape (B, channels, H, W) in and out."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -513,7 +514,7 @@ def _residual_blocks(channels: int) -> nn.ModuleDict:
 
 
 class DynamicConvolution(nn.Module):
-    """A 3 x 3 convolution of each channel by itself, with kernels that are made from the features of the image."""
+    """Depthwise 3 x 3 convolution with kernels that are computed from the features of the image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -524,7 +525,7 @@ class DynamicConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (B, channels, H, W) in and out, H and W at least 4."""
+        """Convolve; shape (B, channels, H, W) in and out, H and W at least 4."""
         batch, channels, height, width = x.shape
         summary = self.Block2(F.max_pool2d(self.Block1(F.avg_pool2d(x, 2)), 2)).mean((2, 3), keepdim=True)
         kernels = self.tokernel(summary).view(batch * channels, 1, 3, 3)
@@ -534,7 +535,7 @@ class DynamicConvolution(nn.Module):
 
 
 def shuffled(x: Tensor) -> Tensor:
-    """A transposed matrix read row by row into the shape it had before, shape (B, C, N); the published code does so."""
+    """Transpose a matrix and read it row by row into its old shape, (B, C, N), as the published code does."""
     return x.transpose(1, 2).reshape(x.shape)
 
 
@@ -542,11 +543,11 @@ def shuffled(x: Tensor) -> Tensor:
 
 
 def texture_strips(image: Tensor, color: bool = False, wrap: bool = False) -> Iterator[Tensor]:
-    """What a Gaussian of sigma 2 takes from an image, in strips of rows from top to bottom.
+    """Compute the residual of an image after a Gaussian of sigma 2, in strips of rows from top to bottom.
 
     Args:
         image: sRGB, uint8, shape (3, H, W).
-        color: Of CIELAB instead of gray. Colorizations of one photograph have the same gray.
+        color: Use CIELAB instead of gray. Colorizations of one photograph have the same gray.
         wrap: Subtract 8-bit levels modulo 256, as published: -1 becomes 255. Not for color.
 
     Yields:
@@ -568,13 +569,13 @@ def texture_strips(image: Tensor, color: bool = False, wrap: bool = False) -> It
 
 
 def gray_levels(image: Tensor) -> Tensor:
-    """8-bit gray of 8-bit sRGB as OpenCV has it, (3, H, W) to (1, H, W), int32."""
+    """Convert 8-bit sRGB to 8-bit gray as OpenCV does, (3, H, W) to (1, H, W), int32."""
     red, green, blue = image.int()
     return ((red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2] + (1 << 14)) >> 15)[None]
 
 
 def _reflected(start: int, stop: int, length: int) -> Tensor:
-    """Places start to stop - 1 of a row that is mirrored at its ends, which are not repeated, as often as it takes."""
+    """Return the indices start to stop - 1 of a row that is mirrored at its ends as often as needed, without repeating them."""
     places = torch.arange(start, stop).abs() % max(2 * (length - 1), 1)
     return torch.minimum(places, 2 * (length - 1) - places)
 
@@ -583,14 +584,14 @@ def _reflected(start: int, stop: int, length: int) -> Tensor:
 
 
 def superpixel_labels(image: Tensor, region: int) -> np.ndarray:
-    """Superpixels by SLICO, the variant of SLIC that weighs color by its spread in each superpixel.
+    """Compute superpixels by SLICO, the variant of SLIC that weighs color by its spread in each superpixel.
 
     Args:
         image: sRGB, uint8, shape (3, H, W).
-        region: Side of a superpixel, about, in pixels.
+        region: Approximate side of a superpixel, in pixels.
 
     Returns:
-        Numbers from 0, int, shape (H, W), in the order of the grid they started from. A superpixel need not be connected.
+        Numbers from 0, int, shape (H, W), in the order of the initial grid. A superpixel need not be connected.
 
     Reference:
         Achanta et al., SLIC superpixels compared to state-of-the-art superpixel methods, TPAMI 34, 2012.
@@ -615,26 +616,26 @@ def superpixel_labels(image: Tensor, region: int) -> np.ndarray:
 
 
 def sample_superpixels(image: Tensor, labels: np.ndarray, superpixels: int, pixels: int) -> Tensor:
-    """The same number of pixels from the same number of superpixels, whatever there is.
+    """Sample a fixed number of pixels from each of a fixed number of superpixels.
 
     Args:
         image: sRGB, uint8, shape (3, H, W).
         labels: Number of the superpixel of each pixel, of any origin, shape (H, W).
-        superpixels: How many to take, evenly spaced in the order of their numbers; if there are fewer, evenly spaced ones are
-            taken once more and stand at the end.
-        pixels: How many to take of each, evenly spaced in the order of rows; if there are fewer, each is taken equally often,
-            give or take one.
+        superpixels: Number of superpixels to take, evenly spaced in the order of their numbers; if there are fewer, evenly
+            spaced ones are repeated at the end.
+        pixels: Number of pixels to take from each, evenly spaced in the order of rows; if there are fewer, each is taken
+            equally often, give or take one.
 
     Returns:
-        Blue, green and red in [0, 1], as the published weights want them, shape (superpixels, pixels, 3).
+        Blue, green and red in [0, 1], in the order of the published weights, shape (superpixels, pixels, 3).
     """
     order = np.argsort(labels, axis=None, kind="stable")  # by superpixel, and by rows in each
     sizes = np.unique(labels, return_counts=True)[1]
-    starts, found = np.cumsum(sizes) - sizes, len(sizes)
-    if found >= superpixels:
-        chosen = np.linspace(0, found - 1, superpixels).astype(int)
+    starts, available = np.cumsum(sizes) - sizes, len(sizes)
+    if available >= superpixels:
+        chosen = np.linspace(0, available - 1, superpixels).astype(int)
     else:
-        chosen = np.concatenate((np.arange(found), _even(found, superpixels - found)))
+        chosen = np.concatenate((np.arange(available), _even(available, superpixels - available)))
     places = [
         starts[k] + (np.linspace(0, sizes[k] - 1, pixels).astype(int) if sizes[k] >= pixels else _even(sizes[k], pixels))
         for k in chosen
@@ -644,15 +645,15 @@ def sample_superpixels(image: Tensor, labels: np.ndarray, superpixels: int, pixe
 
 
 def _even(length: int, count: int) -> np.ndarray:
-    """``count`` rising numbers below ``length``, each as often as any other, give or take one."""
+    """Return ``count`` rising numbers below ``length``, each equally often, give or take one."""
     return np.arange(count) * length // count
 
 
 def pixel_moments(pixels: Tensor) -> Tensor:
-    """Means and unbiased covariances of three channels.
+    """Compute means and unbiased covariances of three channels.
 
     Args:
-        pixels: Shape (..., P, 3), P at least 2.
+        pixels: Pixels, shape (..., P, 3), P at least 2.
 
     Returns:
         Three means, then the covariances 00, 01, 02, 11, 12, 22, float32, shape (..., 9).
@@ -691,9 +692,9 @@ def _strips(image: Tensor) -> Iterator[Tensor]:
 
 
 def _resized(strips: Iterator[Tensor], width: int, height: int) -> Tensor:
-    """An image in strips of rows, (C, h, W) each, at another size, (C, height, width).
+    """Resize an image that comes in strips of rows, (C, h, W) each, to (C, height, width).
 
-    Bicubic with a = -0.75 over the four nearest pixels, even where it shrinks, as OpenCV does it.
+    The filter is bicubic with a = -0.75 over the four nearest pixels, also when the image shrinks, as in OpenCV.
     """
     narrow = torch.cat([_bicubic(strip, strip.shape[1], width) for strip in strips], 1)
     return _bicubic(narrow, height, width)
@@ -707,13 +708,13 @@ def _bicubic(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _reaches_score(name: str, last_tap: int) -> bool:
-    """Whether the score depends on a tensor of the transformer."""
+    """Return whether the score depends on a tensor of the transformer."""
     part, _, rest = name.partition(".")
     return part in ("cls_token", "pos_embed", "patch_embed") or (part == "blocks" and int(rest.split(".")[0]) <= last_tap)
 
 
 def _one_score(name: str, tensor: Tensor, output: int) -> Tensor:
-    """A tensor of the network as one with a single score has it."""
+    """Return a tensor of the network for one of its scores, in the shape of a network with a single score."""
     last = name.startswith(("fc_score.3.", "fc_weight.3."))
     return tensor[output : output + 1] if last else tensor
 
@@ -722,15 +723,15 @@ def _one_score(name: str, tensor: Tensor, output: int) -> Tensor:
 
 
 def rating_loss(scores: Tensor, label: Tensor) -> Tensor:
-    """Mean squared error of each score, and the mean of these.
+    """Compute the mean squared error of each score, and the mean of these.
 
     Args:
-        scores: As from the network, shape (B, outputs).
-        label: In [0, 1], mapped there by constants of the data set, not by what a split happens to hold; NaN where nobody
-            rated. Shape (B, outputs).
+        scores: Scores of the network, shape (B, outputs).
+        label: Labels in [0, 1], shape (B, outputs), mapped by constants of the data set, not of a split; NaN where there is
+            no rating.
 
     Returns:
-        At least 0, shape (); a score that nobody rated in this batch does not count.
+        At least 0, shape (); a score without ratings in this batch is left out.
 
     Raises:
         ValueError: If the shapes differ.

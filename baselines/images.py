@@ -1,4 +1,4 @@
-"""Images with their ratings and originals as a published system reads them, and where an original is."""
+"""Images with ratings and originals for published systems, and the search for originals."""
 
 import os
 from collections.abc import Sequence
@@ -19,17 +19,18 @@ from utils.tables import csv_rows
 
 
 class Originals:
-    """Where the originals of images are.
+    """Source of the originals of images.
 
     Args:
-        source: A folder, searched recursively. The original of an image is the file of the same path or of the same name
-            without extension; or else one whose name begins or ends that of the image, apart by "_" or "-", the longest such:
-            the original of BigColor_000000000139.png is 000000000139.jpg. Or a CSV file with the columns image and reference,
-            paths relative to it; an image may also be named as the data or the scored folder name it.
+        source: A folder, searched recursively, or a CSV file. In a folder, the original of an image is the file with the same
+            path or the same name, without extension. Otherwise it is the file with the longest name that begins or ends the
+            name of the image, separated by "_" or "-": the original of BigColor_000000000139.png is 000000000139.jpg. The CSV
+            has the columns image and reference, with paths relative to the CSV; the column image may also hold the names that
+            the data or the scored folder use.
 
     Raises:
         FileNotFoundError: If there is no such folder or file.
-        ValueError: If the CSV cannot be read, or two originals have one name.
+        ValueError: If the CSV cannot be read, or two originals share a name.
     """
 
     def __init__(self, source: Path) -> None:
@@ -60,12 +61,12 @@ class Originals:
                 raise ValueError(f"{source} holds two originals named {stem}: {self.by_stem[stem]}, {images.path(name)}")
 
     def find(self, image: str, scene: str = "", path: Path | None = None) -> Path | None:
-        """The original of an image.
+        """Find the original of an image; return None if there is none.
 
         Args:
-            image: Its path relative to the folder of images.
-            scene: Its scene, whose name an original may have too.
-            path: Where it lies, for a CSV file whose paths are relative to itself.
+            image: Path of the image relative to the folder of images.
+            scene: Scene of the image; an original may be named after it.
+            path: Path of the image, for a CSV file whose paths are relative to itself.
         """
         if image in self.listed:
             return self.listed[image]
@@ -79,29 +80,29 @@ class Originals:
 
 
 def find_originals(source: Path, images: Sequence[str], paths: Sequence[Path], scenes: Sequence[str] = ()) -> dict[str, Path]:
-    """Originals of images by name, those there are.
+    """Find the originals of images; return those that exist, by image.
 
     Args:
-        source: As of ``Originals``.
+        source: Same as in ``Originals``.
         images: Images relative to their folder.
-        paths: Where they lie.
-        scenes: Their scenes, if these are known.
+        paths: Paths of the images.
+        scenes: Scenes of the images, if known.
     """
     originals = Originals(source)
-    found = [originals.find(*one) for one in zip(images, scenes or [""] * len(images), paths, strict=True)]
-    return {image: original for image, original in zip(images, found, strict=True) if original is not None}
+    matches = [originals.find(*one) for one in zip(images, scenes or [""] * len(images), paths, strict=True)]
+    return {image: original for image, original in zip(images, matches, strict=True) if original is not None}
 
 
 def check_originals(source: Path, paths: Sequence[Path | str], originals: Sequence[Path | str]) -> None:
-    """Say how many images have an original, and refuse a source that is of no use.
+    """Print how many images have an original, and refuse a source without use.
 
     Args:
-        source: As of ``Originals``.
+        source: Same as in ``Originals``.
         paths: Images.
-        originals: The original of each; empty where there is none.
+        originals: Original of each image; empty where there is none.
 
     Raises:
-        ValueError: If there is none at all, or the folder is that of the images, each of which would be its own.
+        ValueError: If no image has an original, or the folder is that of the images, so that each would be its own original.
     """
     pairs = [(path, original) for path, original in zip(paths, originals, strict=True) if original]
     print(f"originals: {len(pairs)} of {len(paths)} images have one in {source}")
@@ -116,16 +117,16 @@ def check_originals(source: Path, paths: Sequence[Path | str], originals: Sequen
 
 
 def with_originals(frame: pd.DataFrame, source: Path | None) -> pd.DataFrame:
-    """The table with the original of each image, as the column ``REFERENCE``.
+    """Add the original of each image to a table, as the column ``REFERENCE``.
 
     Args:
-        frame: MOS table with ``path``.
-        source: As of ``Originals``; None takes what the table says: its column ``reference``, or else the image of the scene
+        frame: MOS table with the column ``path``.
+        source: Same as in ``Originals``; None takes the column ``reference`` of the table, or else the image of the scene
             whose method is "original".
     """
     if source is not None:
-        found = find_originals(source, list(frame["image"]), list(frame["path"]), list(frame["scene"]))
-        return frame.assign(**{REFERENCE: [os.path.abspath(found[i]) if i in found else "" for i in frame["image"]]})
+        originals = find_originals(source, list(frame["image"]), list(frame["path"]), list(frame["scene"]))
+        return frame.assign(**{REFERENCE: [os.path.abspath(originals[i]) if i in originals else "" for i in frame["image"]]})
     if "reference" in frame:
         root = frame.attrs["root"]
         return frame.assign(**{REFERENCE: [os.path.abspath(Path(root, r)) if r else "" for r in frame["reference"]]})
@@ -134,18 +135,18 @@ def with_originals(frame: pd.DataFrame, source: Path | None) -> pd.DataFrame:
 
 
 class BaselineImages(OwnViews):
-    """One item is one image as a baseline reads it, its MOS, no sub-scores, and the index.
+    """Data set whose item is one image prepared for a baseline, its MOS, no sub-scores, and the index.
 
-    Superpixels, which take longer than all else, are kept in a folder, one file an image, found again by the path, size and
-    time of change of the image and by their own settings.
+    Superpixels, the slowest step, are kept in a folder with one file per image. The file name depends on path, size and
+    modification time of the image and on the settings of the superpixels.
 
     Args:
-        frame: A MOS table with ``path``, and with ``REFERENCE`` for a system that reads originals.
-        reader: What prepares images, see ``Baseline.reader``.
-        columns: The columns with the MOS.
+        frame: MOS table with ``path``, and with ``REFERENCE`` for a system that reads originals.
+        reader: Network that prepares images, see ``Baseline.reader``.
+        columns: Columns with the MOS.
         scenes: Number of the scene of each image, shape (N,).
-        seed: Of the random views.
-        cache: The folder for superpixels.
+        seed: Seed of the random views.
+        cache: Folder for superpixels.
     """
 
     def __init__(
@@ -171,24 +172,24 @@ class BaselineImages(OwnViews):
         return len(self.paths)
 
     def file(self, index: int) -> Path:
-        """Where the superpixels of an image lie, or will."""
+        """Return the path for the superpixels of an image."""
         return kept_file(self.superpixels, self.paths[index], str(self.reader.network.superpixel_key))
 
     def fill(self) -> int:
-        """Find the superpixels that are not kept yet, see ``make_lacking``."""
+        """Compute the superpixels that are not kept yet, see ``make_lacking``."""
         if self.superpixels is None:
             return 0
         files = [self.file(i) for i in range(len(self))]
         return make_lacking(files, lambda i: self.found_superpixels(i, pixels_of(self.paths[i])), "superpixels")
 
     def found_superpixels(self, index: int, pixels: Tensor) -> Tensor | None:
-        """Of one image, from the folder or anew; None for a system that has none."""
+        """Return the superpixels of an image, from the folder or computed anew; None for a system without superpixels."""
         if self.superpixels is None:
             return None
         return torch.from_numpy(kept(self.file(index), lambda: self.reader.network.find_superpixels(pixels).numpy()))
 
     def inputs(self, index: int) -> Inputs:
-        """The prepared image: plain in epoch 0, else a view that seed, epoch and index decide."""
+        """Prepare an image: unchanged in epoch 0, else a random view that depends on seed, epoch and index only."""
         pixels, epoch = pixels_of(self.paths[index]), int(self.epoch)
         original = pixels_of(Path(self.originals[index])) if self.originals[index] else None
         superpixels = self.found_superpixels(index, pixels)
@@ -203,10 +204,10 @@ class BaselineImages(OwnViews):
         return inputs | {"scene": self.scenes[index]}
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        """Prepared image, MOS (0-dim, or (K,)), an empty tensor, and the index."""
+        """Return the prepared image, MOS (0-dim, or (K,)), an empty tensor, and the index."""
         return self.inputs(index), self.mos[index], torch.empty(0), index
 
 
 def pixels_of(path: Path) -> Tensor:
-    """sRGB of a file, uint8, shape (3, H, W)."""
+    """Read a file as sRGB, uint8, shape (3, H, W)."""
     return torch.from_numpy(read_rgb(path)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""What the published systems do alike with weight files: open, unwrap and compare them, and say what became of each tensor."""
+"""Weight files of the published systems: open, unwrap and compare them, and report on each tensor."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,13 +17,13 @@ _SHOWN = 8  # forms of names in a line of a report
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a file, and of those of the network; ``str`` gives names and counts, a line each.
+    """Report on the tensors of a file and of the network; ``str`` gives names and counts, one line each.
 
     Attributes:
         source: The file, or another origin, in words.
-        loaded: Names in the file, less prefixes, of what the network took.
-        ignored: Why it did not take the others, by such names.
-        fresh: Names in the network of what the file has nothing for, and what stayed as it was.
+        loaded: Names of the loaded tensors in the file, without prefixes.
+        ignored: Reason by name, for tensors of the file that were not loaded.
+        fresh: Names of the network's tensors that the file does not have and that were left unchanged.
     """
 
     source: str
@@ -42,7 +42,7 @@ class LoadReport:
 
 
 def _listing(names: Iterable[str]) -> str:
-    """The first names; such as differ in numbers alone stand together as one form, with its count."""
+    """List the first names; names that differ in numbers only are joined into one form with its count."""
     forms: dict[str, list[str]] = {}
     for name in names:
         forms.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
@@ -51,10 +51,10 @@ def _listing(names: Iterable[str]) -> str:
 
 
 def unwrapped(content: Any, source: str) -> dict[str, Any]:
-    """What a file holds by name, without what training scripts wrap around it or put before names.
+    """Return the tensors of a file by name, without the wrappers and name prefixes of training scripts.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
         source: The file, for the error.
 
     Returns:
@@ -76,16 +76,16 @@ def unwrapped(content: Any, source: str) -> dict[str, Any]:
 def opened(
     weights: Mapping[str, Any] | str | Path, what: str, read: Callable[[Path, str], Mapping[str, Any]] = read_state
 ) -> tuple[str, dict[str, Any]]:
-    """Weights given as a file or as its content: where they come from, in words, and the tensors (or groups) by name.
+    """Open weights given as a file or as its content; return their origin, in words, and the tensors (or groups) by name.
 
     Args:
-        weights: A path, or tensors by name.
-        what: Network that they should be of, for errors.
-        read: Reads a file.
+        weights: Path, or tensors by name.
+        what: Network that the weights should belong to, for errors.
+        read: Function that reads a file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read or holds no tensors by name.
+        ValueError: If the file cannot be read or holds no tensors by name.
     """
     source = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = unwrapped(weights if isinstance(weights, Mapping) else read(Path(weights), what), source)
@@ -93,15 +93,15 @@ def opened(
 
 
 def fetched(source: str, fetch: Callable[[], Mapping[str, Tensor]], advice: str) -> tuple[str, dict[str, Tensor]]:
-    """Weights of a hub, in the form of ``opened``.
+    """Download weights from a hub; return the same as ``opened``.
 
     Args:
-        source: What is fetched, and from where.
-        fetch: Does it.
+        source: Name and origin of the weights.
+        fetch: Function that downloads them.
         advice: Which file to get by other means, beginning with a verb.
 
     Raises:
-        UnreachableError: If it fails, whatever the reason.
+        UnreachableError: If the download fails for any reason.
     """
     try:
         return source, dict(fetch())
@@ -118,14 +118,14 @@ def check_tensors(
     """Check tensors of a file against those of a network, by name and shape.
 
     Args:
-        found: By name, without those that may be ignored.
-        expected: All that may be there.
+        found: Tensors of the file by name, without those that may be ignored.
+        expected: Tensors of the network by name.
         source: The file, for the error.
         what: The network, for the error.
-        needed: Names that must be there; None for all expected ones.
+        needed: Names that the file must have; None for all expected names.
 
     Raises:
-        ValueError: If some are absent, unknown or of another shape; counts them and names the first of each.
+        ValueError: If tensors are absent, unknown or of another shape; counts them and names the first of each.
     """
     needed = list(expected if needed is None else needed)
     absent = [name for name in needed if name not in found]

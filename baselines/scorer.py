@@ -1,7 +1,7 @@
-"""The published systems behind the interface of our own branches, so that the same code trains, scores and stores them.
+"""Published systems behind the interface of our own branches, so that the same code trains, scores and stores them.
 
-Whatever scale a system has of its own, scores here are on that of the MOS: -1 to 1, higher is better, by a fixed linear map.
-They are not cut off there: DPAM and AIGCIQA have no bounds.
+A fixed linear map brings the scores of each system to the scale of the MOS: -1 to 1, higher is better.
+Scores are not clipped to this range: DPAM and AIGCIQA have no bounds.
 """
 
 import inspect
@@ -32,19 +32,19 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Baseline(ScoreNet):
-    """A published system that gives an image one score or several.
+    """Published system that gives an image one score or several.
 
     Args:
         system: One of ``SYSTEMS``.
         columns: Names of the scores.
-        settings: Arguments of the system's own network, all but ``outputs``.
+        settings: Arguments of the system's network, except ``outputs``.
 
     Attributes:
-        dimension: The system, which is what a checkpoint is told by.
-        network: The system's own network, in its own scale.
-        stage: Of the training of A-FINE, 1 to 3, in which ``forward`` gives what is ranked by; None for scores.
-        within_scenes: Whether ratings compare within a scene only, as those of A-FINE's triplets do, so that stage 1 forms no
-            pairs of different scenes either.
+        dimension: Name of the system, by which a checkpoint is recognized.
+        network: The system's network, whose scores are on the system's scale.
+        stage: Training stage of A-FINE, 1 to 3, in which ``forward`` returns the ranked quantity; None for scores.
+        within_scenes: Whether ratings can be compared within a scene only, as those of A-FINE's triplets; then stage 1 also
+            forms no pairs of different scenes.
 
     Raises:
         ValueError: If there is no such system or setting, or a setting is refused.
@@ -78,7 +78,7 @@ class Baseline(ScoreNet):
 
     @property
     def config(self) -> dict[str, Any]:
-        """All it takes to rebuild the network; live, for loading official weights changes settings."""
+        """Return everything needed to rebuild the network; computed anew, since loading official weights changes settings."""
         settings = {name: value for name, value in self.network.config.items() if name != "outputs"}
         if self.dimension == "nr_aigciqa":
             del settings["form"]
@@ -94,23 +94,23 @@ class Baseline(ScoreNet):
 
     @property
     def uses_reference(self) -> bool:
-        """Whether it reads the original beside the image."""
+        """Return whether the system reads the original beside the image."""
         settings = self.network.config
         return settings.get("full_reference", False) or settings.get("form", "nr") != "nr"
 
     @property
     def needs_reference(self) -> bool:
-        """Whether it cannot do without."""
+        """Return whether the system cannot score without the original."""
         return self.uses_reference and self.network.config.get("form") != "partial"
 
     @property
     def ranks_within_scenes(self) -> bool:
-        """Whether it is trained on pairs of one scene, so that batches must hold images of the same."""
+        """Return whether the system is trained on pairs of one scene, so that batches must hold images of the same scene."""
         return self.stage in (2, 3) or (self.stage == 1 and self.within_scenes)
 
     @property
     def scoring_batch(self) -> int:
-        """One where a score depends on the batch, or images of different sizes form none."""
+        """Return 1 if a score depends on the batch or images keep their native size, else 8."""
         settings = self.network.config
         return 1 if settings.get("reference_mode") == "batch_mean" or settings.get("native", False) else 8
 
@@ -121,16 +121,16 @@ class Baseline(ScoreNet):
     # --- Images
 
     def prepare(self, image: ImageInput, reference: ImageInput | None = None, superpixels: Tensor | None = None) -> Inputs:
-        """Tensors of one image for scoring.
+        """Prepare the tensors of one image for scoring.
 
         Args:
-            image: Of any of the forms that ``score`` takes.
-            reference: Its original, likewise; None where there is none.
-            superpixels: Of DPAM, if they were kept.
+            image: Image in any form that ``score`` takes.
+            reference: Original of the image in any such form; None where there is none.
+            superpixels: Superpixels for DPAM, if they were kept.
 
         Raises:
-            ImageReadError: If a path does not lead to a readable image.
-            ValueError: If the image is of another form, or the system needs a reference and there is none.
+            ImageReadError: If a path is no readable image.
+            ValueError: If the image has another form, or the system needs a reference and there is none.
         """
         pixels = to_tensor(image)
         if self.dimension == "dpam":
@@ -139,7 +139,7 @@ class Baseline(ScoreNet):
         return self._paired(self.network.preprocess(pixels), original)
 
     def view(self, image: Tensor, reference: Tensor | None, superpixels: Tensor | None, generator: torch.Generator) -> Inputs:
-        """The same for training, as a random view of the system's own kind; images as tensors (3, H, W)."""
+        """Prepare a random view for training, by the system's augmentation; images are tensors (3, H, W)."""
         if self.dimension == "dpam":
             return self.network.augment(image, generator, superpixels)
         if self.dimension == "delegate_transformer":
@@ -167,15 +167,15 @@ class Baseline(ScoreNet):
         if self.dimension == "afine":
             reference = None if self.stage == 1 else inputs.get("reference")
             return self.network.moments(inputs["rgb"], reference) | passed
-        own = {name: x for name, x in inputs.items() if name != "scene"}
+        views = {name: x for name, x in inputs.items() if name != "scene"}
         if self.dimension.endswith("aigciqa"):
-            return {"features": self.network.features(**own)} | passed
-        return {"own scale": self.network(**own)} | passed
+            return {"features": self.network.features(**views)} | passed
+        return {"own scale": self.network(**views)} | passed
 
     def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
-        """Scores, higher is better, about -1 to 1, shape (B,), or (B, K) with K > 1 columns.
+        """Return scores, higher is better, about -1 to 1, shape (B,), or (B, K) with K > 1 columns.
 
-        In a stage of A-FINE what it ranks by, sign changed, on no scale.
+        In a stage of A-FINE return the ranked quantity with the sign changed, which has no fixed scale.
         """
         if self.dimension == "afine":
             moments = {name: x for name, x in features.items() if name != "scene"}
@@ -191,58 +191,58 @@ class Baseline(ScoreNet):
         return scores[:, 0] if len(self.columns) == 1 else scores
 
     def _ends(self) -> tuple[float, float]:
-        """What the worst and the best MOS are in the system's own scale."""
+        """Return the worst and the best MOS on the system's scale."""
         low, high = self.network.score_range
         return (low, high) if getattr(self.network, "higher_is_better", True) else (high, low)
 
     def on_mos_scale(self, own: Tensor) -> Tensor:
-        """Scores of the system's own scale, from -1 for its worst to 1 for its best."""
+        """Map scores of the system's scale to the MOS: -1 for its worst, 1 for its best."""
         worst, best = self._ends()
         return (2 * own - (worst + best)) / (best - worst)
 
     def on_own_scale(self, score: Tensor) -> Tensor:
-        """The other way round."""
+        """Map MOS to the system's scale, the inverse of ``on_mos_scale``."""
         worst, best = self._ends()
         return ((best - worst) * score + (worst + best)) / 2
 
     def loss(self, pred: Tensor, mos: Tensor, inputs: Inputs, correlation_weight: float = 0.0) -> Tensor:
-        """The system's own objective; what is not rated (NaN) has no part in it.
+        """Compute the system's training loss; missing ratings (NaN) are left out.
 
         Args:
-            pred: As of ``head``.
+            pred: Result of ``head``.
             mos: MOS of the same shape.
-            inputs: What the network was given.
-            correlation_weight: Not used: no published system has such a term.
+            inputs: Inputs of the network.
+            correlation_weight: Not used, since no published system has such a term.
         """
         pred, mos = pred.reshape(len(pred), -1), mos.reshape(len(mos), -1)
         if self.stage is not None:
             return afine.batch_loss(-pred, mos, group=inputs["scene"] if self.ranks_within_scenes else None)
-        own, label = self.on_own_scale(pred), self.on_own_scale(mos)
+        raw, label = self.on_own_scale(pred), self.on_own_scale(mos)
         if self.dimension == "dpam":
-            return dpam.rating_loss(own, label)
+            return dpam.rating_loss(raw, label)
         if self.dimension == "delegate_transformer":
-            return delegate_transformer.training_loss(own, label)
+            return delegate_transformer.training_loss(raw, label)
         if self.dimension == "afine":
             raise ValueError("A-FINE is trained in stages; call set_stage first")
-        return aigciqa.rating_loss(own, label)
+        return aigciqa.rating_loss(raw, label)
 
     @torch.inference_mode()
     def score_columns(self, inputs: Inputs) -> dict[str, float]:
-        """Scores of one prepared image by column; a batch of one, so that company never changes a score."""
+        """Score one prepared image, by column, in a batch of one, so that other images never change a score."""
         features = self.encode({name: x[None].to(self.device) for name, x in inputs.items()})
         values = self.head(features).float().reshape(-1).tolist()
         return dict(zip(self.columns, values, strict=True))
 
     @torch.inference_mode()
     def score(self, images: ImageInput | list[ImageInput], references: ImageInput | list[ImageInput] | None = None) -> Any:
-        """Score images with the network as it stands (evaluation mode).
+        """Score images in evaluation mode.
 
         Args:
-            images: As of ``ScoreNet.score``.
-            references: Original of each image, for a system that compares; None in a list where there is none.
+            images: Same as in ``ScoreNet.score``.
+            references: Original of each image, for a system that reads originals; None in a list where there is none.
 
         Returns:
-            For one image one number, or with several columns a dictionary; for a list a list of these.
+            For one image a number, or with several columns a dictionary; for a list a list of these.
         """
         items, single = as_list(images)
         originals = [None] * len(items) if references is None else [references] if single else list(references)
@@ -250,13 +250,13 @@ class Baseline(ScoreNet):
             raise ValueError(f"{len(items)} images but {len(originals)} references")
         with one_thread():
             rows = [self.score_columns(self.prepare(p, r)) for p, r in zip(items, originals, strict=True)]
-        found = [row if len(row) > 1 else next(iter(row.values())) for row in rows]
-        return found[0] if single else found
+        scores = [row if len(row) > 1 else next(iter(row.values())) for row in rows]
+        return scores[0] if single else scores
 
     # --- Training
 
     def reader(self) -> "Baseline":
-        """A twin without weights that prepares images alike, light enough for every process that reads some."""
+        """Return a copy without weights that prepares images equally and is small enough for every reading process."""
         with torch.device("meta"):
             twin = Baseline(self.dimension, self.columns, self.config["settings"])
         if self.dimension == "afine":
@@ -264,7 +264,7 @@ class Baseline(ScoreNet):
         return twin
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Those that start weights are for; none in stages of A-FINE that leave the tower alone."""
+        """Return the parameters that start weights set; none in stages of A-FINE that freeze the tower."""
         return [] if self.stage in (2, 3) else self.network.pretrained_parameters()
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -272,11 +272,11 @@ class Baseline(ScoreNet):
 
     @property
     def keeps_features(self) -> bool:
-        """Whether what ``encode`` gives can be kept while the pretrained part stays as it is."""
+        """Return whether the result of ``encode`` can be kept while the pretrained part is frozen."""
         return self.dimension in ("afine", "nr_aigciqa", "fr_aigciqa")
 
     def train(self, mode: bool = True) -> "Baseline":
-        """A backbone that is not trained keeps its statistics, too."""
+        """Set the training mode; a frozen backbone also keeps its batch statistics."""
         super().train(mode)
         parameters = self.pretrained_parameters()
         if parameters and not any(parameter.requires_grad for parameter in parameters) and self.dimension.endswith("aigciqa"):
@@ -284,7 +284,7 @@ class Baseline(ScoreNet):
         return self
 
     def set_stage(self, stage: int | None) -> None:
-        """Of the training of A-FINE; None when it is over.
+        """Set the training stage of A-FINE; None after training.
 
         Raises:
             ValueError: If this is another system, or there is no such stage.
@@ -300,12 +300,12 @@ class Baseline(ScoreNet):
     # --- Weights
 
     def start(self, weights: Path | None) -> str:
-        """Start the pretrained part from a file, or from where the authors started; what was loaded, in words.
+        """Start the pretrained part from a file, or from the authors' start weights; return a report in words.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it does not fit.
-            UnreachableError: If the hub cannot be reached; says what to fetch.
+            ValueError: If the file does not fit.
+            UnreachableError: If the hub cannot be reached; names the file to download.
         """
         try:
             return str(self.network.load_backbone(weights))
@@ -314,7 +314,7 @@ class Baseline(ScoreNet):
 
 
 def _check_settings(system: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that the network does not have, or of another kind, which some would only fail of while scoring."""
+    """Refuse unknown settings and wrong types, since some of them would fail only while scoring."""
     known = inspect.signature(_NETWORKS[system]).parameters
     names = [name for name in known if name != "outputs" and not (system == "nr_aigciqa" and name == "form")]
     for name, value in settings.items():
@@ -327,7 +327,7 @@ def _check_settings(system: str, settings: Mapping[str, Any]) -> None:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type; a list does for every sequence."""
+    """Return whether a value is of an annotated type; a list counts as any sequence."""
     if isinstance(kind, UnionType):
         return any(_is_of(value, one) for one in get_args(kind))
     if get_origin(kind) in (tuple, list, Sequence):
@@ -342,7 +342,7 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 
 def official_columns(system: str, content: Mapping[str, Any]) -> list[str]:
-    """Names of the scores that a file of the authors holds."""
+    """Return the names of the scores that a file of the authors holds."""
     if system == "delegate_transformer":
         gated = any("class_head2" in key or ".ref_gate." in key for key in unwrapped(content, system))
         return ["overall", "color"] if gated else ["colorfulness"]

@@ -1,4 +1,4 @@
-"""The images of a data set as a baseline is trained on them."""
+"""Image sets for the training of baselines."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from utils import distributed
 
 
 def baseline_sets(options: TrainOptions, model: Baseline, tables: list[pd.DataFrame]) -> ImageSets:
-    """Return what makes image sets for a published system used as a baseline, see ``image_sets``."""
+    """Return the function that makes image sets for a published system, see ``image_sets``."""
     frame = pd.concat(tables).drop_duplicates("image").sort_values("image", ignore_index=True)
     number = {scene: i for i, scene in enumerate(sorted(set(frame["scene"])))}
     cache = options.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"

@@ -1,14 +1,14 @@
-"""The published systems as baselines: what they cost, and how they agree with people when trained here.
+"""Measure time and memory of the published systems, and their agreement with people when trained here.
 
     python benchmarks/baselines.py cost --write                        # time and memory of each at its published input size
     python benchmarks/baselines.py cost --device cuda --write
     python benchmarks/baselines.py hecd data/HECD --run "NR-AIGCIQA" "ImageNet, EfficientNet-Lite0" runs/bl/nr --write
 
-``cost`` runs infer_baseline.py as a whole process with random weights on made-up photographs of 640 x 480 pixels. Seconds an
+``cost`` runs infer_baseline.py as a whole process with random weights on made-up photographs of 640 x 480 pixels. Seconds per
 image are the difference of two runs, so that the start does not count.
 
-``hecd`` takes runs of train_baseline.py on HECD with three scores: out-of-fold predictions where there are some, else those of
-the test part. It keeps them in benchmarks/hecd_baselines.csv, from which benchmarks/hecd.py makes a table.
+``hecd`` takes runs of train_baseline.py on HECD with three scores: out-of-fold predictions if there are any, else predictions
+for the test split. It stores them in benchmarks/hecd_baselines.csv, from which benchmarks/hecd.py makes a table.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SETTINGS = (
 
 
 def cost(args: argparse.Namespace) -> None:
-    """Time and memory of each system."""
+    """Measure time and memory of each system."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         originals = Path(folder) / "originals"
@@ -58,17 +58,17 @@ def cost(args: argparse.Namespace) -> None:
         for count in (_FEW, _MORE):
             make_images(Path(folder) / str(count), count, 640, 480)
         for system, options, size in SETTINGS:
-            found = []
+            runs = []
             compares = system in ("afine", "fr_aigciqa") and "--naturalness" not in options
             reference = ["--reference", originals] if compares else []
             for count in (_FEW, _MORE):
                 images, output = Path(folder) / str(count), Path(folder) / "scores.csv"
                 command = [sys.executable, ROOT / "infer_baseline.py", system, images, "-o", output, "--overwrite"]
                 command += ["--random-init", "--device", args.device, "--workers", str(args.workers), *options, *reference]
-                found.append(run(command))
-            seconds = (found[1].seconds - found[0].seconds) / (_MORE - _FEW)
+                runs.append(run(command))
+            seconds = (runs[1].seconds - runs[0].seconds) / (_MORE - _FEW)
             shown = " ".join(options).removeprefix("--set ")
-            rows.append(f"| {system} | {shown} | {size} | {seconds:.2f} | {found[1].peak_mib:.0f} |\n")
+            rows.append(f"| {system} | {shown} | {size} | {seconds:.2f} | {runs[1].peak_mib:.0f} |\n")
             print(rows[-1], end="", flush=True)
     if args.write:
         text = _COST.format(at_a_time=args.workers, command=command_line("baselines.py"), machine=machine()) + "".join(rows)
@@ -76,7 +76,7 @@ def cost(args: argparse.Namespace) -> None:
 
 
 def hecd(args: argparse.Namespace) -> None:
-    """Keep the predictions of runs on HECD for benchmarks/hecd.py."""
+    """Store the predictions of runs on HECD for benchmarks/hecd.py."""
     import pandas as pd
 
     from data.hecd import load_hecd
@@ -91,12 +91,12 @@ def hecd(args: argparse.Namespace) -> None:
     for name, backbone, folder in args.run:
         folder = Path(folder)
         left_out = (folder / "oof.csv").is_file()
-        found = pd.read_csv(folder / ("oof.csv" if left_out else "test.csv"))
-        found["image"] = [Path(image).name for image in found["image"]]
-        unknown = [image for image in found["image"] if image not in rated]
+        predictions = pd.read_csv(folder / ("oof.csv" if left_out else "test.csv"))
+        predictions["image"] = [Path(image).name for image in predictions["image"]]
+        unknown = [image for image in predictions["image"] if image not in rated]
         if unknown:
             raise ValueError(f"{folder} holds predictions for {unknown[0]}, which is not in HECD")
-        rows = found[["image", *DIMENSIONS]].assign(system=name)[["system", "image", *DIMENSIONS]]
+        rows = predictions[["image", *DIMENSIONS]].assign(system=name)[["system", "image", *DIMENSIONS]]
         kept = pd.concat([kept[kept["system"] != name], rows])
         checkpoint = read_checkpoint(folder / "best.pt")
         origins[name] = {

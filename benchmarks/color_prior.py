@@ -1,12 +1,12 @@
-"""How well the color prior knows photographs, and whether its map finds planted color changes: benchmarks/color_prior.md.
+"""Measure how well the color prior fits photographs, and whether its map finds planted color changes (color_prior.md).
 
     python benchmarks/color_prior.py COCO128 --hecd data/HECD --report runs/prior/report.json --write
 
-COCO128 has ``images`` and ``polygons`` (YOLO instance polygons), photographs that the prior was not trained on. In each, the
-hue of its most colorful object of a fair size is turned, with nothing else changed, and the map is asked for the place:
-the area under the ROC curve of its cells, object against the rest of the image. 0.5 is chance; what an untouched object
-reaches is in the first row, for colorful things are more surprising than walls as they are. On HECD, surprise is set against
-the ratings of the outputs of real colorizers, with no rating used. ``report.json`` is of tools/train_color_prior.py.
+COCO128 has ``images`` and ``polygons`` (YOLO instance polygons) of photographs that the prior was not trained on. In each, the
+hue of the most colorful object of a fair size is turned, without other changes. The measure is the area under the ROC curve of
+the map's cells, object against the rest of the image. 0.5 is chance; the first row gives the area for untouched objects, since
+colorful things are more surprising than walls anyway. On HECD, surprise is compared with the ratings of outputs of real
+colorizers; it uses no rating. ``report.json`` comes from tools/train_color_prior.py.
 """
 
 import argparse
@@ -62,7 +62,7 @@ _DRAWS = 1000
 
 
 def most_colorful(objects: list, lab: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """Mask and mean chroma of the most colorful object of a fair size; None if there is none."""
+    """Return mask and mean chroma of the most colorful object of a fair size; None if there is none."""
     best = None
     for thing in objects:
         mask = object_mask(thing, *lab.shape[1:])
@@ -74,7 +74,7 @@ def most_colorful(objects: list, lab: np.ndarray) -> tuple[np.ndarray, float] | 
 
 
 def turned(lab: np.ndarray, mask: np.ndarray, degrees: float) -> np.ndarray:
-    """The image with the hue of the masked pixels turned, uint8, shape (H, W, 3)."""
+    """Turn the hue of the masked pixels; return the image, uint8, shape (H, W, 3)."""
     angle = np.deg2rad(degrees)
     rotation = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))), np.float32)
     changed = lab.copy()
@@ -83,16 +83,16 @@ def turned(lab: np.ndarray, mask: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def area_under_curve(values: np.ndarray, inside: np.ndarray) -> float:
-    """Probability that a place inside has the higher value than one outside, ties half."""
+    """Return the probability that a place inside has a higher value than a place outside; ties count half."""
     count, rest = inside.sum(), (~inside).sum()
     return float((rankdata(values)[inside].sum() - count * (count + 1) / 2) / (count * rest))
 
 
 @torch.inference_mode()
 def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """What may tell that a color is wrong, for each cell of an image, shape (h, w) each; the first is the map."""
+    """Compute measures of wrong color for each cell of an image, shape (h, w) each; the first one is the map."""
     log_prior, lab = net.predict_prior(net.prepare(pixels)["rgb"][None])
-    compared = dict(zip(COMPARISONS, net.prior.compare(log_prior, lab)[0].numpy(), strict=True))
+    compared = dict(zip(COMPARISONS, net.prior.compare_pixels(log_prior, lab)[0].numpy(), strict=True))
     return {
         MAP: net.prior.excess(log_prior, lab)[0].numpy(),
         "surprise less entropy": compared["surprise over entropy"],
@@ -102,7 +102,7 @@ def measures(net: ColorPriorNet, pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
-    """Area under the curve of each image and turn: columns image, chroma, turn and the measures."""
+    """Compute the area under the curve of each image and turn: columns image, chroma, turn and the measures."""
     images = list_images(root / "images")
     labels = ObjectLabels(root / "polygons")
     rng = np.random.default_rng(0)
@@ -122,43 +122,43 @@ def planted(net: ColorPriorNet, root: Path) -> pd.DataFrame:
             continue
         sign = rng.choice((-1, 1))
         for turn in TURNS:
-            found = measures(net, turned(lab, mask, sign * turn) if turn else pixels)
-            areas = {measure: area_under_curve(values[used], inside) for measure, values in found.items()}
+            maps = measures(net, turned(lab, mask, sign * turn) if turn else pixels)
+            areas = {measure: area_under_curve(values[used], inside) for measure, values in maps.items()}
             rows.append({"image": name, "chroma": chroma, "turn": turn} | areas)
     return pd.DataFrame(rows)
 
 
 def interval_of_mean(values: pd.Series) -> str:
-    """Mean over images, with the 95 % interval of a bootstrap over them."""
+    """Format the mean over images, with the 95 % interval of a bootstrap over images."""
     draws = np.random.default_rng(0).choice(values.to_numpy(), (_DRAWS, len(values))).mean(1)
     low, high = np.percentile(draws, (2.5, 97.5))
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def of_measures(found: pd.DataFrame) -> pd.DataFrame:
-    """The measures beside each other, on chromatic objects."""
-    chromatic = found[found["chroma"] >= CHROMATIC]
-    names = [column for column in found if column not in ("image", "chroma", "turn")]
+def of_measures(areas: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that compares the measures, on chromatic objects."""
+    chromatic = areas[areas["chroma"] >= CHROMATIC]
+    names = [column for column in areas if column not in ("image", "chroma", "turn")]
     return pd.DataFrame(
         {"measure": name} | {f"{t} degrees": interval_of_mean(chromatic[name][chromatic["turn"] == t]) for t in (0, 90, 180)}
         for name in names
     )
 
 
-def curve(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean area under the curve by turn and chroma, with the number of images."""
-    bands = pd.cut(found["chroma"], CHROMAS, right=False)
-    table = found.groupby(["turn", bands], observed=False)[MAP].mean().unstack()
-    counts = found[found["turn"] == 0].groupby(bands[found["turn"] == 0], observed=False).size()
+def curve(areas: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean area under the curve by turn and chroma, with the number of images."""
+    bands = pd.cut(areas["chroma"], CHROMAS, right=False)
+    table = areas.groupby(["turn", bands], observed=False)[MAP].mean().unstack()
+    counts = areas[areas["turn"] == 0].groupby(bands[areas["turn"] == 0], observed=False).size()
     table.columns = [f"chroma {b.left:g} to {b.right:g} (n = {counts[b]})".replace(" to inf", " and up") for b in table.columns]
-    chromatic = found[found["chroma"] >= CHROMATIC]
+    chromatic = areas[areas["chroma"] >= CHROMATIC]
     cells = {turn: interval_of_mean(part[MAP]) for turn, part in chromatic.groupby("turn")}
     table[f"chroma {CHROMATIC} and up (n = {chromatic['image'].nunique()})"] = pd.Series(cells)
     return table.rename_axis("turn of hue, degrees").reset_index()
 
 
 def against_people(net: ColorPriorNet, root: Path) -> pd.DataFrame:
-    """SRCC of surprise, its sign changed, with the SCC ratings of HECD."""
+    """Compute SRCC of surprise, with the sign changed, and the SCC ratings of HECD."""
     frame = load_hecd(root)
     frame = frame[frame["SCC"].notna() & (frame["method"] != "original")].reset_index(drop=True)
     scores: dict[str, list[float]] = {"mean of the image": [], "90th percentile of the image": []}
@@ -177,7 +177,7 @@ def against_people(net: ColorPriorNet, root: Path) -> pd.DataFrame:
 
 
 def known(report: dict) -> str:
-    """Cross-entropies and calibration that tools/train_color_prior.py measured, as Markdown."""
+    """Format cross-entropies and calibration, measured by tools/train_color_prior.py, as Markdown."""
     parts = [f"{report['photographs']['train']:,} photographs to train, {report['photographs']['calibration']} to calibrate:\n"]
     parts.append(f"```\n{report['command']}\n```\n")
     for part, title in (("test", "A random share of the photographs, held out"), ("apart", "Held out as a whole (COCO)")):
@@ -209,12 +209,12 @@ def main() -> None:
             "the four nearest (soft, what is trained). *Unconditional* knows how often colors occur, *lightness* the same by "
             f"20 bands of L.\n\n{known(json.loads(args.report.read_text()))}"
         )
-    found = planted(net, args.coco)
-    measured = of_measures(found)
+    areas = planted(net, args.coco)
+    measured = of_measures(areas)
     page += (
         "\n## Planted changes of hue\n\nArea under the ROC curve of the surprise of the map's cells, object against the rest, "
         f"mean over images; in brackets the 95 % interval of a bootstrap over them.\n\n"
-        f"{curve(found).to_markdown(index=False, floatfmt='.3f')}\n\n"
+        f"{curve(areas).to_markdown(index=False, floatfmt='.3f')}\n\n"
         f"Other measures of the same cells, objects of chroma {CHROMATIC} and up. The map's was chosen among them on these "
         f"photographs, which flatters it a little.\n\n{measured.to_markdown(index=False)}\n"
     )

@@ -1,17 +1,17 @@
-"""Agreement on the outputs of real colorizers: does the photograph score above the output, and which output is best?
+"""Measure agreement on the outputs of real colorizers: does the photograph score above the output, and which output is best?
 
     python benchmarks/colorizers.py COLORIZERS/* --hecd data/HECD --write
 
-Each folder has an ``index.csv`` (image, scene, method). Where it has a method "original", the page says in how many scenes the
-photograph scores above the output, as it is and with the chroma of the output scaled to that of its photograph, which
-leaves nothing for colorfulness to tell; and the area under the ROC curve over all scenes. Where it has a number that people
-gave (votes, typicality) or that another network gave (PR_published), the page says how the scores agree with it. HECD's
-colorizers come from benchmarks/hecd_predictions.csv, which were made leaving one scene out. Of 100 photographs and 100 outputs
-it says how far encoding and size move a score.
+Each folder has an ``index.csv`` (image, scene, method). For a folder with a method "original", the page gives the share of
+scenes in which the photograph scores above the output, and the area under the ROC curve over all scenes. Outputs are used
+unchanged, and with their chroma scaled to that of the photograph, so that colorfulness cannot tell them apart. For a folder
+with a value by people (votes, typicality) or by another network (PR_published), the page gives the agreement of the scores with
+it. Scores of HECD's colorizers come from benchmarks/hecd_predictions.csv, made by leaving one scene out. For 100 photographs
+and 100 outputs the page also gives the effect of encoding and size on a score.
 
-A folder that the shipped weights were trained on says nothing of them: ``--left-out NAME=WEIGHTS`` scores the folder of that
+A folder in the training data of the shipped weights cannot test them: ``--left-out NAME=WEIGHTS`` scores the folder of that
 name by the CF.pt, SCC.pt and PR.pt in WEIGHTS, trained without it. ``--scores NAME=CSV`` adds another metric from a file with
-the columns image (FOLDER/FILE) and score. In brackets stands the 95 % interval of a bootstrap over scenes.
+the columns image (FOLDER/FILE) and score. Brackets hold the 95 % interval of a bootstrap over scenes.
 """
 
 import argparse
@@ -72,23 +72,23 @@ _HECD_COLORIZERS = ("O", "L", "I", "Z", "P")
 
 
 def named(words: list[str], flag: str) -> dict[str, Path]:
-    """The parts of ``NAME=PATH``.
+    """Parse words of the form ``NAME=PATH``; return the paths by name.
 
     Raises:
-        ValueError: If one has another form.
+        ValueError: If a word has another form.
     """
-    found = dict(word.partition("=")[::2] for word in words)
-    wrong = [name for name, path in found.items() if not path]
+    paths = dict(word.partition("=")[::2] for word in words)
+    wrong = [name for name, path in paths.items() if not path]
     if wrong:
         raise ValueError(f"{flag} {wrong[0]}: expected NAME=PATH")
-    return {name: Path(path) for name, path in found.items()}
+    return {name: Path(path) for name, path in paths.items()}
 
 
 def read_index(folder: Path) -> pd.DataFrame:
-    """The images of a folder: ``image``, ``scene``, ``method``, and what else its index says; ``folder`` is its name.
+    """Read the index of a folder: ``image``, ``scene``, ``method``, further columns, and ``folder``, its name.
 
     Raises:
-        FileNotFoundError: If it has no index.
+        FileNotFoundError: If the folder has no index.
         ValueError: If a column is missing.
     """
     path = folder / "index.csv"
@@ -102,7 +102,7 @@ def read_index(folder: Path) -> pd.DataFrame:
 
 
 def matched(rgb: np.ndarray, mean: float) -> np.ndarray:
-    """An image with its chroma multiplied so that its mean is that of the photograph, up to the gamut.
+    """Scale the chroma of an image so that its mean equals that of the photograph, up to the gamut.
 
     Args:
         rgb: 8-bit sRGB, shape (H, W, 3).
@@ -114,7 +114,7 @@ def matched(rgb: np.ndarray, mean: float) -> np.ndarray:
 
 
 class Judges:
-    """Everything that gives an image a number: the three networks and the rulers.
+    """All measures of an image: the three networks and simple measures.
 
     Args:
         weights: Folder with CF.pt, SCC.pt and PR.pt.
@@ -131,7 +131,7 @@ class Judges:
 
 
 def score(table: pd.DataFrame, judges: Judges) -> pd.DataFrame:
-    """The table with a column for each judge, and the same of chroma-matched outputs as ``... matched``."""
+    """Add a column for each judge to the table, and a column ``... matched`` for chroma-matched outputs."""
     photographs = table[table["method"] == "original"].set_index("scene")["path"].to_dict()
 
     def work(row: tuple[str, str, str]) -> dict[str, float]:
@@ -152,7 +152,7 @@ def score(table: pd.DataFrame, judges: Judges) -> pd.DataFrame:
 
 
 def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.nanmean) -> str:
-    """A statistic of one value per scene, with the 95 % interval of a bootstrap over scenes."""
+    """Format a statistic of one value per scene, with the 95 % interval of a bootstrap over scenes."""
     rng = np.random.default_rng(0)
     draws = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(_DRAWS)]
     low, high = np.nanpercentile(draws, (2.5, 97.5))
@@ -160,20 +160,20 @@ def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.n
 
 
 def wins(photographs: pd.Series, outputs: pd.Series) -> str:
-    """In which share of scenes the photograph scores above the output; a tie counts half."""
+    """Format the share of scenes in which the photograph scores above the output; a tie counts half."""
     both = pd.concat([photographs.rename("a"), outputs.rename("b")], axis=1, join="inner").dropna()
     return interval(np.where(both["a"] == both["b"], 0.5, both["a"] > both["b"])) if len(both) else ""
 
 
 def auc(pairs: np.ndarray) -> float:
-    """Area under the ROC curve of photographs, ``pairs[:, 0]``, over outputs, ``pairs[:, 1]``, of all scenes."""
+    """Return the area under the ROC curve of photographs, ``pairs[:, 0]``, over outputs, ``pairs[:, 1]``, of all scenes."""
     a, b = pairs.T
     below = np.searchsorted(np.sort(b), a, "left") + np.searchsorted(np.sort(b), a, "right")
     return float(below.mean() / 2 / len(b))
 
 
 def original_over_output(table: pd.DataFrame, names: list[str]) -> list[dict[str, str]]:
-    """Rows of the page for one folder with photographs: a row for each method and way of comparing."""
+    """Return rows of the page for one folder with photographs, one per method and way of comparing."""
     photographs = table[table["method"] == "original"].set_index("scene")
     rows = []
     for method, part in table[table["method"] != "original"].groupby("method"):
@@ -191,7 +191,7 @@ def original_over_output(table: pd.DataFrame, names: list[str]) -> list[dict[str
 
 
 def human_rows(table: pd.DataFrame, names: list[str], column: str) -> list[dict[str, str]]:
-    """Rows of the page for one folder with a number for each image."""
+    """Return rows of the page for one folder with a number for each image."""
     rows = []
     about = {"source": table["folder"].iloc[0], "images": len(table), "scenes": table["scene"].nunique()}
     groups = [part for _, part in table.groupby("scene")]
@@ -214,7 +214,7 @@ def human_rows(table: pd.DataFrame, names: list[str], column: str) -> list[dict[
 
 
 def hecd_rows(root: Path, names: list[str]) -> list[dict[str, str]]:
-    """Rows of HECD: its colorizers and all of its recolorings, by networks that have not seen the scene."""
+    """Return the rows of HECD: its colorizers and all its recolorings, by networks that have not seen the scene."""
     frame = load_hecd(root)
     saved = pd.read_csv(Path(__file__).parent / "hecd_predictions.csv", dtype={"scene": str}).set_index("image")
     files = [Path(image).name for image in frame["image"]]
@@ -249,7 +249,7 @@ def hecd_rows(root: Path, names: list[str]) -> list[dict[str, str]]:
 
 
 def stability(paths: Sequence[str], judges: Judges, kind: str) -> list[dict[str, str]]:
-    """Rows of how far the scores move when an image is stored as JPEG instead, or has twice the size instead of half."""
+    """Return rows on the change of scores if an image is stored as JPEG instead, or has twice the size instead of half."""
 
     def work(path: str) -> tuple[dict[str, float], ...]:
         image = Image.fromarray(read_rgb(path))
@@ -273,7 +273,7 @@ def stability(paths: Sequence[str], judges: Judges, kind: str) -> list[dict[str,
 
 
 def add_scores(table: pd.DataFrame, files: dict[str, Path]) -> pd.DataFrame:
-    """The table with a column for each other metric, NaN where its file has no such image."""
+    """Add a column for each other metric to the table, NaN where its file lacks the image."""
     for name, file in files.items():
         scores = pd.read_csv(file).set_index("image")["score"]
         table[name] = scores.reindex(table["folder"] + "/" + table["image"]).to_numpy()

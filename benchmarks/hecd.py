@@ -1,13 +1,13 @@
-"""Agreement with people on HECD, leaving one scene out: the numbers of the README.
+"""Measure agreement with people on HECD, leaving one scene out: the numbers of the README.
 
     python benchmarks/hecd.py data/HECD runs/recolorings/table.csv \
         --cf runs/cf_stage1/best.pt --scc runs/scc_stage1/best.pt --pr runs/pr_stage1/best.pt \
         --ranker runs/ranker/best.pt --labels runs/recolorings/labels
 
 The three start networks (stage 1 of weights/README.md) have not seen HECD. For every scene the heads of CF, SCC and PR are
-trained on the other scenes by the recipe of the shipped weights (stage 2), PR on sub-scores of networks that have not seen
-their scene either (folds within the training scenes), and the scene is scored. ``--labels`` are the objects that SCC reads.
-``--write`` makes benchmarks/hecd.md and benchmarks/hecd_predictions.csv.
+trained on the other scenes by the recipe of the shipped weights (stage 2), then the scene is scored. PR is trained on
+sub-scores of networks that have not seen the image's scene (folds within the training scenes). ``--labels`` are the objects for
+SCC. ``--write`` makes benchmarks/hecd.md and benchmarks/hecd_predictions.csv.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(f"--{dimension.lower()}", type=Path, help=f"start network of {dimension}")
     parser.add_argument("--ranker", type=Path, help="ranker that scores beside the heads (default: none)")
     parser.add_argument("--ranking", type=float, default=0.3, metavar="W", help="its weight (default: %(default)s)")
-    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the images, as of train_SCC.py")
+    parser.add_argument("--labels", nargs="+", metavar="DIR", help="objects of the images, same as train_SCC.py --labels")
     parser.add_argument("--reuse", action="store_true", help="make the table from benchmarks/hecd_predictions.csv")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="write the Markdown table and the predictions")
@@ -76,7 +76,7 @@ RECOLORINGS = {"CF": 1500, "SCC": 300}  # images beside HECD
 INNER_FOLDS = 5
 BOOTSTRAP = 1000  # draws of scenes, with replacement
 _COLORIZERS = ("O", "L", "I", "Z", "P")
-_FEW_SCENES = 10  # with fewer, nothing is said of the outputs of colorizers, six a scene
+_FEW_SCENES = 10  # with fewer, there is no row for the outputs of colorizers, six per scene
 
 
 def recipe(dimension: str) -> TrainOptions:
@@ -86,18 +86,18 @@ def recipe(dimension: str) -> TrainOptions:
 
 
 def train_head(model: ScoreNet, train_set: FeatureSet, options: TrainOptions) -> ScoreNet:
-    """Train the head of a network without validation; nothing is written."""
+    """Train the head of a network without validation and without writing files."""
     sets = {"train": train_set, "val": None}
     return fit(model, make_optimizer(model, options), make_schedule(options), sets, options, None, {})
 
 
 class Experiment:
-    """Start networks, encoded images and ratings: all that one left-out scene needs.
+    """Start networks, encoded images and ratings for the training without one scene.
 
     Args:
         starts: Start network of each branch.
-        features: Encoded images of each branch, rows as of ``frame``.
-        frame: HECD (which has a ``kind``) and recolorings (which have none).
+        features: Encoded images of each branch, same rows as ``frame``.
+        frame: HECD (which has a ``kind``) and recolorings (which have no ``kind``).
     """
 
     def __init__(self, starts: dict[str, ScoreNet], features: dict[str, FeatureSet], frame: pd.DataFrame) -> None:
@@ -107,7 +107,7 @@ class Experiment:
     def train_and_predict(
         self, dimension: str, train: np.ndarray, held: np.ndarray, scores: np.ndarray | None = None
     ) -> np.ndarray:
-        """Train a head on the rated images among ``train`` and predict the images ``held``; both are row numbers."""
+        """Train a head on the rated images among rows ``train``, then predict rows ``held``."""
         mos = self.frame[dimension].to_numpy(np.float32)
         rows = train[np.isfinite(mos[train])]
         if dimension in RECOLORINGS:
@@ -122,7 +122,7 @@ class Experiment:
         return predict(train_head(model, train_set, recipe(dimension)), held_set, torch.device("cpu")).numpy()
 
     def leave_out(self, scene: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of a scene, and their CF, SCC and PR by networks trained on all others, shape (N, 3)."""
+        """Return the rows of a scene, and CF, SCC and PR by networks trained on all other scenes, shape (N, 3)."""
         outside = (self.frame["scene"] == scene).to_numpy()
         train, held = np.flatnonzero(~outside), np.flatnonzero(outside)
         scores = np.full((len(self.frame), 2), np.nan)
@@ -140,7 +140,7 @@ _experiment: Experiment
 
 
 def load_experiment(path: str) -> None:
-    """Read what ``main`` has prepared; each process computes on one thread."""
+    """Load the experiment that ``main`` has prepared; each process computes on one thread."""
     global _experiment
     torch.set_num_threads(1)
     _experiment = torch.load(path, weights_only=False)  # written a moment ago by this program
@@ -151,7 +151,7 @@ def leave_out(scene: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(pred: np.ndarray, mos: np.ndarray, scenes: np.ndarray) -> list[str]:
-    """SRCC pooled and within scene, each with the 95 % interval of a bootstrap that draws scenes."""
+    """Format SRCC pooled and within scene, each with the 95 % interval of a bootstrap over scenes."""
     rows = [np.flatnonzero(scenes == scene) for scene in sorted(set(scenes))]
     within = np.array([correlations(pred[r], mos[r])["SRCC"] for r in rows])
     rng = np.random.default_rng(0)
@@ -171,7 +171,7 @@ def interval(pred: np.ndarray, mos: np.ndarray, scenes: np.ndarray) -> list[str]
 
 
 def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
-    """Agreement by dimension and kind of image; the untouched originals are left out throughout.
+    """Return a table of agreement by dimension and kind of image, without the untouched originals.
 
     Args:
         frame: HECD.
@@ -202,11 +202,11 @@ def table(frame: pd.DataFrame, predictions: np.ndarray) -> pd.DataFrame:
 
 
 def baselines(frame: pd.DataFrame, folder: Path) -> str:
-    """What benchmarks/baselines.py kept of the published systems, as a section of the page; empty if there is nothing.
+    """Return the section on the published systems, from the file of benchmarks/baselines.py; empty without the file.
 
     Args:
         frame: HECD.
-        folder: Where it is kept.
+        folder: Folder of the file.
     """
     if not (folder / "hecd_baselines.csv").is_file():
         return ""
@@ -217,11 +217,13 @@ def baselines(frame: pd.DataFrame, folder: Path) -> str:
     for system, part in kept.groupby("system"):
         scores = part.set_index("image").reindex(names)[["CF", "SCC", "PR"]].to_numpy()
         there = np.isfinite(scores).all(1)
-        found = table(frame[there].reset_index(drop=True), scores[there])
+        agreement = table(frame[there].reset_index(drop=True), scores[there])
         origin = origins[system]
-        found = found[found["images"] == "all recolorings"] if frame["scene"][there].nunique() < _FEW_SCENES else found
+        agreement = (
+            agreement[agreement["images"] == "all recolorings"] if frame["scene"][there].nunique() < _FEW_SCENES else agreement
+        )
         about = {"system": system, "backbone": origin["backbone"], "scenes": frame["scene"][there].nunique()}
-        rows.append(found.drop(columns=["PLCC pooled", "RMSE"]).assign(**about))
+        rows.append(agreement.drop(columns=["PLCC pooled", "RMSE"]).assign(**about))
         commands.append(f"- {system}: `{origin['command']}`; {origin['tested']}, torch {origin['torch']}\n")
     columns = ["system", "backbone", "scenes", "dimension", "images", "n", "SRCC pooled", "SRCC within scene"]
     return (
@@ -234,7 +236,7 @@ def baselines(frame: pd.DataFrame, folder: Path) -> str:
 
 
 def predict_all(args: argparse.Namespace) -> tuple[pd.DataFrame, np.ndarray]:
-    """HECD, and the three scores of each image by networks that have not seen its scene."""
+    """Return HECD, and the three scores of each image by networks that have not seen its scene."""
     frame = load_data([args.hecd, Path(f"{args.recolorings}:{max(RECOLORINGS.values())}")], "PR", (-1, 1))
     starts, features = {}, {}
     for dimension in ("CF", "SCC", "PR"):

@@ -1,8 +1,8 @@
-"""Other people's measures of a colored image: colorfulness, PSNR, SSIM, MS-SSIM, CIEDE2000, and packages with weights.
+"""Published measures of a colored image: colorfulness, PSNR, SSIM, MS-SSIM, CIEDE2000, and packages with weights.
 
 No-reference metrics take one batch, full-reference metrics a batch and its originals, both sRGB in [0, 1] of shape
-(B, 3, H, W), and give one value per image, shape (B,). None of them was made to say how natural colors look; how well each
-does is in benchmarks/hecd_metrics.md. Colorfulness, chroma and entropy are computed here, PSNR, SSIM and CIEDE2000 by
+(B, 3, H, W), and return one value per image, shape (B,). None was made to measure how natural colors look; their agreement with
+people is in benchmarks/hecd_metrics.md. Colorfulness, chroma and entropy are computed here, PSNR, SSIM and CIEDE2000 by
 scikit-image. MS-SSIM, LPIPS, DISTS and the metrics of pyiqa come from packages of requirements-metrics.txt.
 """
 
@@ -45,20 +45,20 @@ def _require_images(rgb: Tensor, reference: Tensor | None = None) -> None:
 
 
 def mean_chroma(rgb: Tensor) -> Tensor:
-    """Mean CIELAB chroma.
+    """Compute the mean CIELAB chroma.
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
 
     Returns:
-        From 0, which is gray, to 134, in CIELAB units, shape (B,). More is not better.
+        From 0 (gray) to 134, in CIELAB units, shape (B,). Higher is not better.
     """
     _require_images(rgb)
     return chroma(rgb_to_lab(rgb)).mean((1, 2, 3))
 
 
 def ab_entropy(rgb: Tensor) -> Tensor:
-    """How many colors there are, regardless of lightness: entropy of the histogram of a and b.
+    """Compute the entropy of the histogram of a and b, a measure of the number of colors regardless of lightness.
 
     The bins are squares of 10 CIELAB units, one of them centered on gray.
 
@@ -66,7 +66,7 @@ def ab_entropy(rgb: Tensor) -> Tensor:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
 
     Returns:
-        From 0, where all colors are in one bin, to log2(23 * 23) = 9.05, in bits, shape (B,). More is not better.
+        From 0 (all colors in one bin) to log2(23 * 23) = 9.05, in bits, shape (B,). Higher is not better.
     """
     _require_images(rgb)
     half = _ENTROPY_BINS // 2
@@ -80,13 +80,13 @@ def ab_entropy(rgb: Tensor) -> Tensor:
 
 
 def planes(rgb: Tensor, space: str) -> Tensor:
-    """What PSNR, SSIM and MS-SSIM compare, all for a data range of 1.
+    """Compute the planes that PSNR, SSIM and MS-SSIM compare, with a data range of 1.
 
     - "RGB": sRGB.
     - "ab": a and b of CIELAB, +128 and divided by 255 as in its 8-bit form; SSIM depends on the offset.
-    - "hue-chroma": chroma divided by 128, then the cosine and the sine of the hue, as the angle itself has a seam at pi. Gray
-      has no hue, and that of nearly gray is noise. So both are multiplied by C / sqrt(C^2 + 5^2), for the chroma C, which
-      is 0 at gray and almost 1 for vivid colors, and then brought from [-1, 1] to [0, 1].
+    - "hue-chroma": chroma divided by 128, then the cosine and the sine of the hue, since the angle has a seam at pi. Gray has
+      no hue, and the hue of nearly gray colors is noise. Cosine and sine are therefore multiplied by C / sqrt(C^2 + 5^2) for
+      the chroma C, a factor that is 0 at gray and almost 1 for vivid colors, and then mapped from [-1, 1] to [0, 1].
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
@@ -96,7 +96,7 @@ def planes(rgb: Tensor, space: str) -> Tensor:
         About [0, 1], shape (B, C, H, W) with 3, 2 and 3 planes.
 
     Raises:
-        ValueError: If the space is another one, or ``rgb`` is not floating point of shape (B, 3, H, W).
+        ValueError: If the space is unknown, or ``rgb`` is not floating point of shape (B, 3, H, W).
     """
     _require_images(rgb)
     if space not in SPACES:
@@ -224,17 +224,17 @@ def _require_side(rgb: Tensor, side: int, name: str) -> None:
 
 
 class MetricUnavailable(RuntimeError):
-    """A metric whose package or weights are absent. The message is one line that says which, and what to do."""
+    """Absence of a metric's package or weights. The message is one line that names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class PackagedMetric:
-    """A metric of another package.
+    """Metric of another package.
 
     Attributes:
-        function: Takes sRGB in [0, 1], shape (B, 3, H, W), and the originals, likewise, which it may not need; gives (B,).
-        needs_reference: Whether it looks at the originals.
-        lower_is_better: As its package says.
+        function: Takes sRGB in [0, 1], shape (B, 3, H, W), and the originals, same shape, which it may ignore; returns (B,).
+        needs_reference: Whether the metric reads the originals.
+        lower_is_better: Direction that its package states.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -243,15 +243,15 @@ class PackagedMetric:
 
 
 def packaged_metric(name: str) -> PackagedMetric:
-    """A metric with learned weights, from its own package, which downloads them on first use.
+    """Load a metric with learned weights from its package, which downloads them on first use.
 
     Args:
         name: "LPIPS" (of the package lpips, on AlexNet; Zhang et al., CVPR 2018), "DISTS" (of DISTS-pytorch; Ding et al.,
-            IEEE TPAMI 2020) or "pyiqa:NAME", where NAME is of the catalog of pyiqa (``pyiqa.list_models()``).
+            IEEE TPAMI 2020) or "pyiqa:NAME", with a NAME from the catalog of pyiqa (``pyiqa.list_models()``).
 
     Raises:
-        MetricUnavailable: If the package is not installed, or it cannot set the metric up: for want of its weights, mostly.
-        ValueError: If the name is none of these.
+        MetricUnavailable: If the package is not installed, or cannot set the metric up, usually because weights are missing.
+        ValueError: If the name is unknown.
     """
     package, _, model = name.partition(":")
     makers = {
@@ -270,7 +270,7 @@ def packaged_metric(name: str) -> PackagedMetric:
         advice = f"{distribution} is installed, but needs {error.name}" if lacks else f"pip install {distribution}"
         raise MetricUnavailable(f"{name}: skipped, {_line(error)}; {advice}") from error
     except Exception as error:  # each package fails in its own ways when it cannot download: OSError, RuntimeError, ...
-        raise MetricUnavailable(f"{name}: skipped, cannot be set up, mostly for want of weights: {_line(error)}") from error
+        raise MetricUnavailable(f"{name}: skipped, cannot be set up, mostly for lack of weights: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -78,8 +78,8 @@ def draw_maps(output: Path) -> None:
         for axis, panel, title in zip(row, panels(pixels, findings.surprise), titles, strict=True):
             axis.imshow(panel)
             axis.set_title(title, fontsize=8)
-        said = short_reason(findings.region) if findings.region else "no surprising region"
-        row[1].text(0.5, -0.05, textwrap.fill(said, 62), transform=row[1].transAxes, ha="center", va="top", fontsize=6.5)
+        reason = short_reason(findings.region) if findings.region else "no surprising region"
+        row[1].text(0.5, -0.05, textwrap.fill(reason, 62), transform=row[1].transAxes, ha="center", va="top", fontsize=6.5)
     scale = figure.add_axes((0.35, -0.025, 0.3, 0.012))
     scale.imshow(scale_colors(256)[None], aspect="auto", extent=(0, 1, 0, 1))
     positions = scale_positions()

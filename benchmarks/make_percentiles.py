@@ -1,4 +1,4 @@
-"""Measure how the shipped weights score real photographs, for the percentiles of reports.
+"""Measure the scores of real photographs with the shipped weights, for the percentiles of reports.
 
 python benchmarks/make_percentiles.py PHOTOS... --note "what the photographs are"     # writes weights/percentiles.json
 """

@@ -1,4 +1,4 @@
-"""What the speed and memory benchmarks share: made-up photographs, timed processes, facts about the machine."""
+"""Helpers of the speed and memory benchmarks: made-up photographs, timed processes, facts about the machine."""
 
 import os
 import platform
@@ -22,13 +22,13 @@ _CELL = 800  # pixels a sample photograph is wide in a large image; at most twic
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished process took.
+    """Time and memory of a finished process.
 
     Attributes:
         seconds: Wall time from start to exit.
         cpu_seconds: User and system time, with the processes it started.
-        other_seconds: CPU time that the rest of the machine used meanwhile; NaN where /proc/stat is missing.
-        peak_mib: Largest resident memory, of the largest process if it started more.
+        other_seconds: CPU time of other processes in the same time; NaN where /proc/stat is missing.
+        peak_mib: Largest resident memory, of the largest process if there were several.
     """
 
     seconds: float
@@ -68,10 +68,10 @@ def make_images(folder: Path, count: int, width: int, height: int, quality: int 
 def run(command: Sequence[str | Path]) -> Run:
     """Run a command in the repository and measure it.
 
-    Linux counts the memory of the caller at that moment into the peak of the process. So call this before importing torch.
+    Linux counts the memory of the caller at the start into the peak of the process. So call this before importing torch.
 
     Raises:
-        RuntimeError: If it fails, with the end of what it printed.
+        RuntimeError: If the command fails, with the end of its output.
     """
     other = _busy_seconds()
     start = time.perf_counter()
@@ -96,9 +96,9 @@ def infer_command(
     """Return the command of infer_PR.py for all three scores on the CPU, with a fresh output.
 
     Args:
-        images: What to score.
-        output: The score file of PR.
-        published: Folder with what benchmarks/weights.py writes, for the published preset; None for the shipped weights.
+        images: Images to score.
+        output: Score file of PR.
+        published: Folder with the files of benchmarks/weights.py, for the published preset; None for the shipped weights.
         precision: Arithmetic of the published networks.
     """
     command: list[str | Path] = [sys.executable, ROOT / "infer_PR.py", images, "-o", output, "--overwrite", "--device", "cpu"]
@@ -114,10 +114,10 @@ def write_section(path: Path, top: str, title: str, text: str) -> None:
     """Write a section of a Markdown page; the others stay as they are.
 
     Args:
-        path: The page; made if it is not there.
-        top: What the page begins with, up to its first section.
-        title: Of the section. One of this title is replaced, a new one comes last.
-        text: What the section says.
+        path: The page; created if it does not exist.
+        top: Beginning of the page, up to its first section.
+        title: Title of the section. A section of this title is replaced, a new one comes last.
+        text: Text of the section.
     """
     sections: dict[str, str] = {}
     if path.exists():
@@ -129,18 +129,18 @@ def write_section(path: Path, top: str, title: str, text: str) -> None:
 
 
 def command_line(script: str, named: Mapping[str, str] | None = None) -> str:
-    """The command of this run, as typed in the folder of the repository.
+    """Return the command of this run, as typed in the folder of the repository.
 
     Args:
-        script: A file in benchmarks/.
-        named: What stands for arguments that only this machine has, such as folders of images.
+        script: File in benchmarks/.
+        named: Placeholders by argument, for arguments that only this machine has, such as folders of images.
     """
     arguments = [(named or {}).get(argument, argument) for argument in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{script}", *arguments])
 
 
 def bfloat16_support() -> str:
-    """Whether the CPU has instructions for bfloat16, in words."""
+    """Say whether the CPU has instructions for bfloat16."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -150,12 +150,12 @@ def bfloat16_support() -> str:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:
-    """CPU, cores and versions in one line."""
+    """Return CPU, cores and versions in one line."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -165,7 +165,7 @@ def machine() -> str:
 
 
 def _busy_seconds() -> float:
-    """CPU time that all processes have used since the machine started."""
+    """Return the CPU time of all processes since the machine started."""
     try:
         ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:

@@ -1,18 +1,18 @@
-"""How much memory scoring large images takes, and training the published CF network, on the CPU.
+"""Measure the memory for scoring large images, and for training the published CF network, on the CPU.
 
     python benchmarks/memory.py                       # 8 JPEGs of 12 megapixels; exit status 1 if it takes more than allowed
     python benchmarks/memory.py --huge --write        # with one of 100 megapixels, and a row in memory.md
-    python benchmarks/memory.py --train 1600 --write  # a data set of 1,600 training images, of which 24 are used
+    python benchmarks/memory.py --train 1600 --write  # a data set of 1,600 training images; 24 of them are used
     python benchmarks/memory.py --train 1600 --limit 24 96 1600    # more of them, up to the whole epoch (an hour)
 
-The peak of scoring depends on how many images are worked on at a time, by default one per core.
+The peak of scoring depends on the number of images in work at a time, by default one per core.
 
 For training, train_CF.py runs as a whole process, one epoch at the published batch size, with and without recomputation of
-activations: steps, the test images, and the checkpoints with the state of the optimizer, which is all that takes memory. It
-reads images itself (``--workers 0``), so that no memory is in other processes, and starts from random weights, which changes
-neither memory nor time. A step takes 20 to 30 seconds on two cores, so ``--limit`` keeps a run short. What more images could
-add is then not in the peak, so the table also gives the peak with all images of the data set in memory at once. That is more
-than a run should reach, for the cache of resized images is on disk and only those of a step are read.
+activations. The run includes everything that takes memory: steps, test images, and checkpoints with the state of the optimizer.
+The process reads images itself (``--workers 0``), so that no memory is in other processes. It starts from random weights, which
+changes neither memory nor time. A step takes 20 to 30 seconds on two cores, so ``--limit`` keeps a run short. The peak then
+lacks the memory of further images, so the table also gives the peak with all images of the data set in memory at once. A real
+run should need less, since the cache of resized images is on disk and only those of a step are read.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--huge", action="store_true", help="one of 100 megapixels as well")
     parser.add_argument("--workers", type=int, default=cores(), help="images worked on at a time (default: one per core)")
     parser.add_argument("--limit-mb", type=float, default=1500, help="allowed peak in MiB (default: %(default)s)")
-    parser.add_argument("--train", type=int, metavar="N", help="of training, with N images made of those of the stand-in")
-    parser.add_argument("--batch-size", type=int, default=12, help="of training, as published (default: %(default)s)")
+    parser.add_argument("--train", type=int, metavar="N", help="measure training, with N images made from the stand-in")
+    parser.add_argument("--batch-size", type=int, default=12, help="images per training step (default: %(default)s)")
     parser.add_argument("--limit", type=int, nargs="+", default=[24], help="images to train on (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="write a section of benchmarks/memory.md")
     parser.limits["train"] = (1, 10**6)
@@ -88,16 +88,16 @@ def score(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Training:
-    """What one run of train_CF.py took.
+    """Time and memory of one run of train_CF.py.
 
     Attributes:
         checkpointed: Whether activations were recomputed.
-        images: Training images of the data set.
-        used: Those that were trained on.
-        steps: Optimizer steps.
-        process: The whole process.
-        epoch_seconds: Of the epoch alone.
-        cached_bytes: Of a resized image on disk, on average.
+        images: Number of training images of the data set.
+        used: Number of images that were trained on.
+        steps: Number of optimizer steps.
+        process: Time and memory of the whole process.
+        epoch_seconds: Time of the epoch alone.
+        cached_bytes: Mean size of a resized image on disk.
     """
 
     checkpointed: bool
@@ -110,14 +110,14 @@ class Training:
 
     @property
     def most_mib(self) -> float:
-        """The peak, had the images that were not used been in memory as well."""
+        """Return the peak if unused images were in memory as well."""
         return self.process.peak_mib + (self.images - self.used) * self.cached_bytes / (1 << 20)
 
 
 def enlarge(data: Path, count: int) -> None:
     """Replace the training images of a data set in the layout of ICQA-2K by ``count`` others, always the same.
 
-    They are mirrored cuts of those that were there, five a scene, with the ratings of the images they were cut from. Labels
+    The new images are mirrored cuts of the old ones, five per scene, with the ratings of the images they were cut from. Labels
     of objects are not made.
     """
     folder = data / TRAIN
@@ -144,7 +144,7 @@ def enlarge(data: Path, count: int) -> None:
 
 
 def training_command(data: Path, folder: Path, batch_size: int, limit: int, checkpointed: bool) -> list[str | Path]:
-    """train_CF.py for one epoch; its output and its cache go to ``folder``."""
+    """Return the command of train_CF.py for one epoch; its output and its cache go to ``folder``."""
     command: list[str | Path] = [sys.executable, ROOT / "train_CF.py", "--preset", "published", "--data", data]
     command += ["--output", folder / "output", "--cache", folder / "cache", "--random-init", "--batch-size", str(batch_size)]
     command += ["--epochs", "1", "--folds", "0"]
@@ -168,7 +168,7 @@ def train(data: Path, images: int, batch_size: int, limit: int, checkpointed: bo
 
 
 def table(trainings: list[Training], batch_size: int) -> str:
-    """The results in Markdown."""
+    """Format the results in Markdown."""
     lines = [
         "| `--checkpoint-activations` | images used | peak MiB | MiB with all in memory | s per epoch | s per step "
         "| CPU s of others |",
@@ -197,7 +197,7 @@ def table(trainings: list[Training], batch_size: int) -> str:
 
 
 def measure_training(args: argparse.Namespace) -> None:
-    """Train on images made of those of the stand-in, with and without recomputation."""
+    """Measure training on images made from those of the stand-in, with and without recomputation."""
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
         run([sys.executable, ROOT / "tools" / "make_icqa2k_standin.py", data])

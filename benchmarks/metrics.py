@@ -1,12 +1,12 @@
-"""How well other metrics agree with people on HECD, beside our networks, and the values that the authors of HECD published.
+"""Measure the agreement of other metrics with people on HECD, beside our networks and the values published for HECD.
 
     python benchmarks/metrics.py data/HECD --write
 
-Every recoloring is scored by the metrics of benchmarks/image_metrics.py; a metric that has a reference gets the photograph
-``SCENE_gt.jpg``, for recolorings of the white-balanced version too, as the authors did. ``--write`` makes
+Every recoloring is scored by the metrics of benchmarks/image_metrics.py. A full-reference metric gets the photograph
+``SCENE_gt.jpg``, also for recolorings of the white-balanced version, as the authors did. ``--write`` makes
 benchmarks/hecd_metrics.md and, with the value of every image, benchmarks/hecd_metrics.csv; ``--reuse`` takes that file
-instead of the images. Metrics with learned weights (``--packages``) need packages that are not among our requirements and
-download their weights; one that cannot be had is skipped with a line that says why.
+instead of the images. Metrics with learned weights (``--packages``) need packages outside of our requirements, which
+download their weights. A metric that is not available is skipped with a line that gives the reason.
 """
 
 import argparse
@@ -125,12 +125,12 @@ we have no images.
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the table.
+    """Metric of the table.
 
     Attributes:
-        function: Takes sRGB in [0, 1], shape (B, 3, H, W), and the originals, likewise; gives (B,).
-        needs_reference: Whether it looks at the originals.
-        lower_is_better: Whether the table shows it with the other sign.
+        function: Takes sRGB in [0, 1], shape (B, 3, H, W), and the originals, same shape; returns (B,).
+        needs_reference: Whether the metric reads the originals.
+        lower_is_better: Whether the table shows the metric with the other sign.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -139,18 +139,18 @@ class Metric:
 
 
 def own_metrics() -> dict[str, Metric]:
-    """The metrics that need no weights, by name."""
-    found = {
+    """Return the metrics without weights, by name."""
+    metrics = {
         "colorfulness": Metric(lambda rgb, _: colorfulness(rgb), False),
         "mean chroma": Metric(lambda rgb, _: image_metrics.mean_chroma(rgb), False),
         "entropy of ab": Metric(lambda rgb, _: image_metrics.ab_entropy(rgb), False),
     }
     for name, function in (("PSNR", image_metrics.psnr), ("SSIM", image_metrics.ssim), ("MS-SSIM", image_metrics.ms_ssim)):
         for space in SPACES:
-            found[f"{name} {space}"] = Metric(lambda rgb, gt, f=function, s=space: f(rgb, gt, s), True)
-    found["PSNR a"] = Metric(_psnr_of_a, True)
-    found["CIEDE2000"] = Metric(image_metrics.ciede2000, True, lower_is_better=True)
-    return found
+            metrics[f"{name} {space}"] = Metric(lambda rgb, gt, f=function, s=space: f(rgb, gt, s), True)
+    metrics["PSNR a"] = Metric(_psnr_of_a, True)
+    metrics["CIEDE2000"] = Metric(image_metrics.ciede2000, True, lower_is_better=True)
+    return metrics
 
 
 def _psnr_of_a(rgb: Tensor, reference: Tensor) -> Tensor:
@@ -158,36 +158,36 @@ def _psnr_of_a(rgb: Tensor, reference: Tensor) -> Tensor:
 
 
 def packaged_metrics(names: list[str]) -> tuple[dict[str, PackagedMetric], list[str]]:
-    """The metrics of other packages that can be had, by name, and a line on each other one."""
-    found, skipped = {}, []
+    """Return the available metrics of other packages, by name, and one line per unavailable metric."""
+    available, skipped = {}, []
     for name in names:
         try:
-            found[name] = packaged_metric(name)
+            available[name] = packaged_metric(name)
         except MetricUnavailable as error:
             skipped.append(str(error))
             print(error, file=sys.stderr)
-    return found, skipped
+    return available, skipped
 
 
 def versions(packaged: Iterable[str]) -> dict[str, str]:
-    """Of torch and of the packages that these metrics come from."""
+    """Return the versions of torch and of the packages of these metrics."""
     packages = {"LPIPS": "lpips", "DISTS": "DISTS-pytorch", "pyiqa": "pyiqa"}
     used = dict.fromkeys(["scikit-image", "piq", *(packages[name.partition(":")[0]] for name in packaged)])
     return {"torch": str(torch.__version__)} | {package: version(package) for package in used}
 
 
 def measure(frame: pd.DataFrame, metrics: dict[str, Metric]) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Every metric of every image, and the median CPU milliseconds that an image takes, without its reading.
+    """Compute every metric of every image, and the median CPU time per image in milliseconds, without reading.
 
     Args:
         frame: HECD.
-        metrics: By name.
+        metrics: Metrics by name.
 
     Returns:
-        The values, with the index of ``frame`` and a column for each metric, rounded to ``DIGITS``; the times by metric.
+        Values, with the index of ``frame`` and one column per metric, rounded to ``DIGITS``; and times by metric.
 
     Raises:
-        ValueError: If a scene has not one photograph; then there is nothing to compare its recolorings with.
+        ValueError: If a scene does not have exactly one photograph to compare its recolorings with.
     """
     root = Path(frame.attrs["root"])
     values = pd.DataFrame(np.nan, index=frame.index, columns=list(metrics))
@@ -216,25 +216,25 @@ def _as_tensor(path: Path) -> Tensor:
 
 
 def scene_srcc(values: np.ndarray, mos: np.ndarray) -> float:
-    """SRCC among the versions of a scene; of ranks, since PSNR of the photograph itself is infinite."""
+    """Compute SRCC among the versions of a scene, on ranks, since PSNR of the photograph is infinite."""
     return srcc(rankdata(values), mos)
 
 
 def authors_table(frame: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
-    """SRCC by scene among all versions, the photograph with them, as of HECD's authors, beside what they published."""
+    """Return SRCC by scene among all versions with the photograph, as HECD's authors did, beside their published values."""
     rows = []
     for scene, members in frame.groupby("scene"):
         row = {"scene": scene, "n": len(members)}
         for name in _PER_SCENE:
-            found = scene_srcc(values.loc[members.index, name].to_numpy(), members["PR"].to_numpy())
+            value = scene_srcc(values.loc[members.index, name].to_numpy(), members["PR"].to_numpy())
             published = PUBLISHED.get(name, {}).get(scene)
-            row[name] = f"{found:.3f}" if published is None else f"{found:.3f} ({published:.3f})"
+            row[name] = f"{value:.3f}" if published is None else f"{value:.3f} ({published:.3f})"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def largest_difference(frame: pd.DataFrame, values: pd.DataFrame) -> float:
-    """Of our values from the published ones; NaN where none of those scenes is there."""
+    """Return the largest difference between our values and the published ones; NaN if we have none of these scenes."""
     differences = [
         abs(scene_srcc(values.loc[members.index, name].to_numpy(), members["PR"].to_numpy()) - PUBLISHED[name][scene])
         for scene, members in frame.groupby("scene")
@@ -245,27 +245,27 @@ def largest_difference(frame: pd.DataFrame, values: pd.DataFrame) -> float:
 
 
 def agreement_row(frame: pd.DataFrame, pred: np.ndarray, order: np.ndarray | None = None) -> dict[str, str]:
-    """SRCC with PR, pooled and within scene, on all recolorings and on the outputs of real colorizers, with intervals."""
+    """Return SRCC with PR, pooled and within scene, on all recolorings and on outputs of real colorizers, with intervals."""
     row = {}
     for label, chosen in (
         ("recolorings", (frame["method"] != "original").to_numpy()),
         ("colorizers", frame["kind"].isin(_COLORIZERS).to_numpy()),
     ):
         mos, scenes = frame["PR"].to_numpy(float)[chosen], frame["scene"].to_numpy(str)[chosen]
-        found = measure_agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
+        measured = measure_agreement(pred[chosen], mos, scenes, BOOTSTRAP, 0, None if order is None else order[chosen])
         for metric, heading in (("SRCC", "pooled"), ("within-scene SRCC", "within scene")):
-            value, low, high = found.set_index("metric").loc[metric, ["value", "low", "high"]]
+            value, low, high = measured.set_index("metric").loc[metric, ["value", "low", "high"]]
             row[f"{label}, {heading}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"
     return row
 
 
 def main_table(frame: pd.DataFrame, values: pd.DataFrame, origin: dict, networks: pd.DataFrame) -> pd.DataFrame:
-    """Every predictor: the metrics, our networks, and the method mean.
+    """Return a table of all predictors: the metrics, our networks, and the method mean.
 
     Args:
         frame: HECD.
-        values: Of :func:`measure`.
-        origin: What is known of each metric under "metrics": "reference", "lower is better" and "ms".
+        values: Values of :func:`measure`.
+        origin: Facts on each metric under "metrics": "reference", "lower is better" and "ms".
         networks: CF, SCC and PR of each image by networks that have not seen its scene, with the index of ``frame``.
     """
     rows = []

@@ -1,15 +1,15 @@
-"""How far can the scores be trusted on HECD: noise, images needed to tell two colorizers apart, and worst failures.
+"""Measure how far the scores can be trusted on HECD: noise, images needed to tell two colorizers apart, worst failures.
 
     python benchmarks/power.py                    # prints the section of docs/reading_scores.md that holds numbers
     python benchmarks/power.py --write            # and puts it there, between the two markers; writes weights/method_bias.json
 
-Takes the predictions of benchmarks/hecd_predictions.csv, by networks that have not seen the scene, HECD's MOS and raw ratings,
-and weights/percentiles.json.
+Inputs: the predictions of benchmarks/hecd_predictions.csv, by networks that have not seen the scene; HECD's MOS and raw
+ratings; weights/percentiles.json.
 
 The model of two colorizers, on n photographs each: predicted difference = slope * d + bias + scene noise, with d the difference
-of their mean MOS over all photographs. Slope and spread of the bias are components of (co)variance between HECD's methods; the
-scene noise is drawn from HECD's own differences of two methods, each pair's mean over the scenes taken off. People are the same
-with a slope of 1 and no bias. A study succeeds if the 95 % interval of Student's t lies on the side of 0 that d is on.
+of their mean MOS over all photographs. Slope and spread of the bias are components of (co)variance between HECD's methods. The
+scene noise is drawn from HECD's differences of two methods, less the mean of each pair over the scenes. The model of people has
+a slope of 1 and no bias. A study succeeds if the 95 % interval of Student's t lies on the same side of 0 as d.
 """
 
 import argparse
@@ -58,7 +58,7 @@ BEGIN, END = "<!-- benchmarks/power.py: begin -->", "<!-- benchmarks/power.py: e
 LEVELS = (0.75, 0.90)  # share of pairs that people order as the scores do
 EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, np.inf)  # of differences of PR
 DIFFERENCES = (0.05, 0.1, 0.2, 0.4)  # of mean MOS
-LEAST_PAIRS = 10  # beyond a threshold, lest a few decide
+LEAST_PAIRS = 10  # beyond a threshold, so that a few pairs do not decide
 POWER = 0.8
 FEW_RATERS = 5
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -106,8 +106,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def load(hecd: Path) -> pd.DataFrame:
-    """HECD: image (file name), scene, method, kind, MOS as CF, SCC, PR, predictions as pred_CF and so on, and the standard
-    error ``se`` of the MOS by its raters, with their number ``n``; NaN for originals, shown with every recoloring."""
+    """Load HECD: image (file name), scene, method, kind, MOS as CF, SCC, PR, predictions as pred_CF and so on, and the standard
+    error ``se`` of the MOS with the number ``n`` of its raters; NaN for originals, which were shown with every recoloring."""
     frame = load_hecd(hecd)
     frame["image"] = [Path(name).name for name in frame["image"]]
     saved = pd.read_csv(ROOT / "benchmarks" / "hecd_predictions.csv").set_index("image")
@@ -126,12 +126,12 @@ def load(hecd: Path) -> pd.DataFrame:
 
 
 def groups(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The images that numbers are given for."""
+    """Return the groups of images in the tables, by name."""
     return {"all": frame, "colorizers": frame[frame["kind"].isin(list(COLORIZERS))]}
 
 
 def codes(scenes: pd.Series) -> np.ndarray:
-    """Number of each image's scene, shape (N,)."""
+    """Return the number of each image's scene, shape (N,)."""
     return np.unique(scenes, return_inverse=True)[1]
 
 
@@ -139,7 +139,7 @@ def codes(scenes: pd.Series) -> np.ndarray:
 
 
 def within_scene_fit(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Line of MOS on predictions with an intercept for each scene.
+    """Fit a line of MOS on predictions with an intercept for each scene.
 
     Args:
         pred: Predictions, shape (N,).
@@ -158,7 +158,7 @@ def within_scene_fit(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, count
 
 
 def share_right(size: np.ndarray, right: np.ndarray, edges: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Share of pairs ordered as people do, by the size of the predicted difference, and the number of pairs.
+    """Compute the share of pairs ordered as people do, by the size of the predicted difference, and the number of pairs.
 
     Args:
         size: Predicted difference of each pair, at least 0, shape (P,).
@@ -174,14 +174,14 @@ def share_right(size: np.ndarray, right: np.ndarray, edges: Sequence[float]) -> 
 
 
 def steepness(size: np.ndarray, right: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Logistic curve of the share of right pairs by the size of the difference, by maximum likelihood: 1 / (1 + exp(-b size)).
+    """Fit a logistic curve of the share of right pairs by the size of the difference, by maximum likelihood.
 
-    It has no constant, for a difference of 0 says nothing. The slope of the likelihood falls with b, so its root is read from
-    its values on a grid, which are sums over scenes.
+    The curve 1 / (1 + exp(-b size)) has no constant, since a difference of 0 is no information. The slope of the likelihood
+    falls with b, so its root is read from its values on a grid, which are sums over scenes.
 
     Args:
         size: Predicted difference of each pair, at least 0, shape (P,).
-        right: As of :func:`share_right`, shape (P,).
+        right: Same as in :func:`share_right`, shape (P,).
         scene: Number of the scene of each pair, shape (P,).
         counts: How often each scene occurs, shape (R, K).
 
@@ -191,12 +191,12 @@ def steepness(size: np.ndarray, right: np.ndarray, scene: np.ndarray, counts: np
     gradient = np.stack(
         [np.bincount(scene, size * (right - 1 / (1 + np.exp(-b * size))), counts.shape[1]) for b in _STEEPNESS], axis=1
     )
-    found = [np.interp(0.0, -row, _STEEPNESS, left=0.0) for row in counts @ gradient]
-    return np.array(found)
+    roots = [np.interp(0.0, -row, _STEEPNESS, left=0.0) for row in counts @ gradient]
+    return np.array(roots)
 
 
 def pair_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How large a difference must be until people agree with its sign; and the shares behind the rows of PR."""
+    """Return the table of differences at which people agree with the sign, and the shares behind the rows of PR."""
     rows, bins = [], []
     for dimension, (name, images), clear in itertools.product(("PR", "CF", "SCC"), groups(frame).items(), (False, True)):
         if clear and dimension != "PR":
@@ -224,25 +224,26 @@ def pair_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.DataFrame(bins)
 
 
-def reached(found: np.ndarray, size: np.ndarray, right: np.ndarray, level: float) -> str:
-    """A threshold and its interval in words, "none" where it is not reached.
+def reached(thresholds: np.ndarray, size: np.ndarray, right: np.ndarray, level: float) -> str:
+    """Format a threshold and its interval, "none" where it is not reached.
 
     Args:
-        found: Where the curve reaches the level, followed by the same of the resamples.
+        thresholds: Difference at which the curve reaches the level, followed by those of the resamples.
         size: Predicted difference of each pair, shape (P,).
-        right: As of :func:`share_right`, shape (P,).
-        level: It counts as reached if this share of the pairs beyond it, of which there must be ``LEAST_PAIRS``, is right.
+        right: Same as in :func:`share_right`, shape (P,).
+        level: Share of right pairs. The threshold is reached if at least ``LEAST_PAIRS`` pairs lie beyond it and this share of
+            them is right.
     """
     low, high = (
-        decimals(x) if x <= size.max() else "none" for x in np.quantile(found[1:], (0.025, 0.975), method="inverted_cdf")
+        decimals(x) if x <= size.max() else "none" for x in np.quantile(thresholds[1:], (0.025, 0.975), method="inverted_cdf")
     )
-    beyond = right[size >= found[0]]
-    value = decimals(found[0]) if len(beyond) >= LEAST_PAIRS and beyond.mean() >= level else "none"
+    beyond = right[size >= thresholds[0]]
+    value = decimals(thresholds[0]) if len(beyond) >= LEAST_PAIRS and beyond.mean() >= level else "none"
     return value if value == low == high else f"{value} [{low}, {high}]"
 
 
 def noise_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Spread of the MOS around the line that predictions give within a scene, beside the noise of people."""
+    """Return the table of the spread of MOS around the line on predictions within a scene, beside the noise of people."""
     rows = []
     for dimension, (name, images) in itertools.product(("PR", "CF", "SCC"), groups(frame).items()):
         images = images[images[dimension].notna()]
@@ -267,32 +268,32 @@ def noise_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def with_interval(found: np.ndarray) -> str:
-    """The first value with the 95 % interval of the others."""
-    low, high = np.percentile(found[1:], (2.5, 97.5))
-    return f"{decimals(found[0])} [{decimals(low)}, {decimals(high)}]"
+def with_interval(values: np.ndarray) -> str:
+    """Format the first value with the 95 % interval of the others."""
+    low, high = np.percentile(values[1:], (2.5, 97.5))
+    return f"{decimals(values[0])} [{decimals(low)}, {decimals(high)}]"
 
 
 # --- power
 
 
 class Components(NamedTuple):
-    """What the mean prediction of a method makes of its mean MOS, over the photographs of which HECD has a few."""
+    """Relation of the mean prediction of a method to its mean MOS, over all photographs; HECD has a sample of these."""
 
     slope: float  # of predictions on MOS, between methods
     bias: float  # variance between methods of what the line leaves; an estimate that may come out below 0
-    mos: float  # variance between methods of the MOS, likewise
+    mos: float  # variance between methods of the MOS
 
 
 def components(mos: np.ndarray, pred: np.ndarray) -> Components:
-    """Components of (co)variance between methods, by the analysis of variance with one image of each method and scene.
+    """Estimate components of (co)variance between methods, by the analysis of variance with one image per method and scene.
 
-    Means of few scenes are noisy, which would flatten a line through them: what method and scene do not explain, divided by the
-    number of scenes, is taken off the (co)variance of the means.
+    Means of few scenes are noisy, which would flatten a line through them. The residual (co)variance, not explained by method
+    and scene, is therefore divided by the number of scenes and subtracted from the (co)variance of the means.
 
     Args:
         mos: Mean opinion scores, shape (methods, scenes).
-        pred: Predictions, likewise.
+        pred: Predictions, same shape.
     """
     methods, scenes = mos.shape
     rest = [x - x.mean(1, keepdims=True) - x.mean(0) + x.mean() for x in (mos, pred)]
@@ -303,7 +304,7 @@ def components(mos: np.ndarray, pred: np.ndarray) -> Components:
 
 
 def jackknife(mos: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """95 % interval of each of the components, leaving out one scene at a time, shape (3, 2)."""
+    """Compute the 95 % interval of each component, leaving out one scene at a time, shape (3, 2)."""
     scenes = mos.shape[1]
     left = np.array([components(np.delete(mos, k, 1), np.delete(pred, k, 1)) for k in range(scenes)])
     half = stats.t.ppf(0.975, scenes - 1) * np.sqrt(scenes - 1) * left.std(0)
@@ -311,13 +312,13 @@ def jackknife(mos: np.ndarray, pred: np.ndarray) -> np.ndarray:
 
 
 def paired_noise(values: np.ndarray) -> np.ndarray:
-    """Differences of two methods by scene, each pair's mean taken off and scaled back to the variance of independent scenes.
+    """Compute differences of two methods by scene, less the mean of each pair, scaled to the variance of independent scenes.
 
     Args:
-        values: Shape (methods, scenes).
+        values: Values, shape (methods, scenes).
 
     Returns:
-        Shape (pairs of methods, scenes), every pair both ways round.
+        Differences, shape (pairs of methods, scenes), every pair both ways round.
     """
     first, second = np.triu_indices(len(values), 1)
     steps = values[first] - values[second]
@@ -329,16 +330,16 @@ def paired_noise(values: np.ndarray) -> np.ndarray:
 def study_power(
     n: int, effect: float, noise: np.ndarray, bias: float = 0.0, extra: float = 0.0, studies: int = STUDIES, seed: int = 0
 ) -> float:
-    """Share of simulated studies whose 95 % interval of the mean difference lies above 0.
+    """Compute the share of simulated studies whose 95 % interval of the mean difference lies above 0.
 
     Args:
         n: Scenes in a study, at least 2, drawn with replacement.
         effect: Expected difference, above 0.
-        noise: Differences by scene with the mean 0, a row for each pair of methods, one of which a study draws; shape (J, K).
-        bias: Standard deviation between studies of what does not average out.
+        noise: Differences by scene with the mean 0, one row per pair of methods, shape (J, K); a study draws one row.
+        bias: Standard deviation between studies of the bias, which does not average out over scenes.
         extra: Standard deviation of normal noise that is added to each scene's difference.
-        studies: How many.
-        seed: Of the draws.
+        studies: Number of studies.
+        seed: Seed of the draws.
     """
     rng = np.random.default_rng(seed)
     rows = noise[rng.integers(0, len(noise), studies)]
@@ -353,7 +354,7 @@ def study_power(
 
 
 def scenes_needed(effect: float, noise: np.ndarray, bias: float = 0.0, extra: float = 0.0, power: float = POWER) -> float:
-    """Least number of scenes at which the share of :func:`study_power` is reached; infinity if not with 100,000."""
+    """Find the least number of scenes at which :func:`study_power` reaches ``power``; infinity above 100,000."""
     if effect <= 0 or study_power(MOST_SCENES, effect, noise, bias, extra) < power:
         return np.inf
     low, high = 2, 3  # with 2 scenes an interval may have the width 0 by chance: two draws of one scene
@@ -369,35 +370,38 @@ def scenes_needed(effect: float, noise: np.ndarray, bias: float = 0.0, extra: fl
 
 
 def grid(images: pd.DataFrame, column: str) -> np.ndarray:
-    """Values by method and scene, shape (methods, scenes)."""
+    """Return a column by method and scene, shape (methods, scenes)."""
     return images.pivot(index="method", columns="scene", values=column).to_numpy(float)
 
 
 def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Scenes that a comparison of two colorizers takes, and what is to be said of the model."""
+    """Return the table of scenes that a comparison of two colorizers needs, and a text on the model."""
     mos, pred = grid(frame, "PR"), grid(frame, "pred_PR")
-    found, intervals = components(mos, pred), jackknife(mos, pred)
-    bias = np.sqrt(2 * max(found.bias, 0))
-    own = groups(frame)["colorizers"]
-    rater = np.sqrt(np.mean(own["se"] ** 2) * own["n"].mean())
-    noise, human = paired_noise(grid(own, "pred_PR")), paired_noise(grid(own, "PR"))
-    few = np.sqrt(2 * rater**2 * (1 / FEW_RATERS - 1 / own["n"].mean()))
+    model, intervals = components(mos, pred), jackknife(mos, pred)
+    bias = np.sqrt(2 * max(model.bias, 0))
+    colorizers = groups(frame)["colorizers"]
+    rater = np.sqrt(np.mean(colorizers["se"] ** 2) * colorizers["n"].mean())
+    noise, human = paired_noise(grid(colorizers, "pred_PR")), paired_noise(grid(colorizers, "PR"))
+    few = np.sqrt(2 * rater**2 * (1 / FEW_RATERS - 1 / colorizers["n"].mean()))
     rows = []
     for d in DIFFERENCES:
         row: dict[str, str] = {"d": f"{d:g}"}
         for name, sd in (("scores, no bias", 0.0), ("scores, with bias", bias)):
-            value, low, high = (scenes_needed(s * d, noise, sd) for s in (found.slope, *intervals[0][::-1]))
+            value, low, high = (scenes_needed(s * d, noise, sd) for s in (model.slope, *intervals[0][::-1]))
             row[name] = f"{number(value)} [{number(low)}, {number(high)}]" if number(low) != number(high) else number(value)
-        row["right side, endless scenes"] = percent(stats.norm.cdf(found.slope * d / bias) if bias else 1.0)
-        row[f"people, {own['n'].mean():.0f} raters"] = number(scenes_needed(d, human))
+        row["right side, endless scenes"] = percent(stats.norm.cdf(model.slope * d / bias) if bias else 1.0)
+        row[f"people, {colorizers['n'].mean():.0f} raters"] = number(scenes_needed(d, human))
         row[f"people, {FEW_RATERS} raters"] = number(scenes_needed(d, human, extra=few))
         rows.append(row)
-    six, six_interval = components(grid(own, "PR"), grid(own, "pred_PR")), jackknife(grid(own, "PR"), grid(own, "pred_PR"))
+    six, six_interval = (
+        components(grid(colorizers, "PR"), grid(colorizers, "pred_PR")),
+        jackknife(grid(colorizers, "PR"), grid(colorizers, "pred_PR")),
+    )
     bias_low, bias_high = np.sqrt(np.maximum(intervals[1] * 2, 0))
-    means = own.groupby("method")["PR"].mean()
+    means = colorizers.groupby("method")["PR"].mean()
     (low, high), (six_low, six_high) = intervals[0], six_interval[0]
     text = (
-        f"Slope {found.slope:.2f} [{low:.2f}, {high:.2f}] and bias of a pair {bias:.3f} [{bias_low:.3f}, {bias_high:.3f}] "
+        f"Slope {model.slope:.2f} [{low:.2f}, {high:.2f}] and bias of a pair {bias:.3f} [{bias_low:.3f}, {bias_high:.3f}] "
         f"(standard deviation) come from HECD's {len(mos)} methods, intervals by a jackknife over scenes; the "
         f"{len(means)} colorizers alone give a slope of {six.slope:.1f} [{six_low:.1f}, {six_high:.1f}], too wide to use. "
         f"Scene noise of a difference, from the colorizers: scores {rms(noise):.2f}, MOS {rms(human):.2f}. "
@@ -408,19 +412,19 @@ def power_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def bias_table(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Bias of a pair of methods by dimension, for the verdicts of the report: its standard deviation, and the interval."""
-    found = {}
+    """Return standard deviation and interval of the bias of a pair of methods by dimension, for the report."""
+    biases = {}
     for dimension in DIMENSIONS:
         rated = frame[frame[dimension].notna()]
         mos, pred = grid(rated, dimension), grid(rated, f"pred_{dimension}")
         spread = [components(mos, pred).bias, *jackknife(mos, pred)[1]]
         sd, low, high = (round(float(x), 4) for x in np.sqrt(2 * np.maximum(spread, 0)))
-        found[dimension] = {"sd": sd, "low": low, "high": high, "methods": len(mos), "scenes": mos.shape[1]}
-    return found
+        biases[dimension] = {"sd": sd, "low": low, "high": high, "methods": len(mos), "scenes": mos.shape[1]}
+    return biases
 
 
 def bias_text(biases: dict[str, dict[str, float]]) -> str:
-    """What the report makes of the bias."""
+    """Return a text on the use of the bias in the report."""
     words = ", ".join(f"{b['sd']:.3f} [{b['low']:.3f}, {b['high']:.3f}] in {d}" for d, b in biases.items())
     return (
         f"The same estimate by dimension, each on the methods that stand in for it: {words}. The report of `--report` and of "
@@ -431,7 +435,7 @@ def bias_text(biases: dict[str, dict[str, float]]) -> str:
 
 
 def rms(values: np.ndarray) -> float:
-    """Standard deviation of paired noise, whose every row has the mean 0."""
+    """Return the standard deviation of paired noise; every row has the mean 0."""
     return float(np.sqrt(np.mean(values**2)))
 
 
@@ -440,7 +444,7 @@ def number(n: float) -> str:
 
 
 def check_text(frame: pd.DataFrame) -> str:
-    """Without a model: pairs of methods on HECD's own scenes, by the interval of the score and by that of people."""
+    """Return a text on pairs of methods on HECD's scenes, by the intervals of scores and of people, without a model."""
     parts = []
     for name, images in groups(frame).items():
         scores, people = (_intervals(grid(images, column)) for column in ("pred_PR", "PR"))
@@ -454,7 +458,7 @@ def check_text(frame: pd.DataFrame) -> str:
 
 
 def _intervals(values: np.ndarray) -> np.ndarray:
-    """Side of 0 on which the 95 % interval of each pair's mean difference lies, 0 if it holds 0, shape (pairs,)."""
+    """Return the sign of the 95 % interval of each pair's mean difference, 0 if it holds 0, shape (pairs,)."""
     first, second = np.triu_indices(len(values), 1)
     steps = values[first] - values[second]
     n = steps.shape[1]
@@ -466,44 +470,44 @@ def _intervals(values: np.ndarray) -> np.ndarray:
 
 
 def percentile_text(path: Path) -> str:
-    """Table of the percentiles of photographs, or the command that makes the file."""
+    """Return the table of the percentiles of photographs, or the command that makes the file."""
     if not path.is_file():
         return (
             "Not measured yet: `python benchmarks/make_percentiles.py PHOTOS... --note TEXT` writes weights/percentiles.json."
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    levels = [found["levels"].index(level) for level in PERCENTILES]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    levels = [record["levels"].index(level) for level in PERCENTILES]
     table = pd.DataFrame(
-        [{"score": d} | {f"{found['levels'][k]} %": f"{found[d][k]:.2f}" for k in levels} for d in ("PR", "CF", "SCC")]
+        [{"score": d} | {f"{record['levels'][k]} %": f"{record[d][k]:.2f}" for k in levels} for d in ("PR", "CF", "SCC")]
     )
-    lowest = found["PR"][levels[0]]
+    lowest = record["PR"][levels[0]]
     return f"{markdown(table)}\n" + wrap(
-        f"{found['count']:,} photographs, shipped weights. {percent(PERCENTILES[0] / 100)} of real photographs have a PR below "
-        f"{lowest:.2f}: a low score alone condemns no image. The photographs: {found['photos']}"
+        f"{record['count']:,} photographs, shipped weights. {percent(PERCENTILES[0] / 100)} of real photographs have a PR "
+        f"below {lowest:.2f}: a low score alone condemns no image. The photographs: {record['photos']}"
     )
 
 
 def kind_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """What each kind is rated and scored, and the kinds that lie off the line through all images."""
+    """Return a table of mean ratings and scores by kind, and a text on the kinds off the line through all images."""
     slope, offset = np.polyfit(frame["pred_PR"], frame["PR"], 1)
     frame = frame.assign(residual=frame["PR"] - offset - slope * frame["pred_PR"])
     rows: list[dict[str, object]] = []
     off: dict[bool, list[str]] = {True: [], False: []}  # above 0 or below
     for kind, words in KINDS.items():
-        own = frame[frame["kind"] == kind]
-        sums, sizes = own.groupby("scene")["residual"].sum().to_numpy(), own.groupby("scene").size().to_numpy()
+        images = frame[frame["kind"] == kind]
+        sums, sizes = images.groupby("scene")["residual"].sum().to_numpy(), images.groupby("scene").size().to_numpy()
         counts = np.vstack([np.ones(len(sums)), draw_scenes(len(sums), RESAMPLES, 0)])
         residual = (counts @ sums) / (counts @ sizes)
         low, high = np.percentile(residual[1:], (2.5, 97.5))
         if low > 0 or high < 0:
             off[bool(low > 0)].append(words)
-        within = within_scene_srcc(own["pred_PR"].to_numpy(), own["PR"].to_numpy(), own["scene"].to_numpy())
+        within = within_scene_srcc(images["pred_PR"].to_numpy(), images["PR"].to_numpy(), images["scene"].to_numpy())
         rows.append(
             {
                 "kind": f"{kind if len(kind) == 1 else 'A'}: {words}",
-                "n": len(own),
-                "mean MOS": decimals(own["PR"].mean()),
-                "mean PR": decimals(own["pred_PR"].mean()),
+                "n": len(images),
+                "mean MOS": decimals(images["PR"].mean()),
+                "mean PR": decimals(images["pred_PR"].mean()),
                 "residual": with_interval(residual),
                 "SRCC within scene": "" if np.isnan(within) else f"{within:.2f}",
             }
@@ -513,7 +517,7 @@ def kind_table(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def worst_table(frame: pd.DataFrame, count: int = WORST) -> pd.DataFrame:
-    """Images whose ranks by people and by PR differ most; rank 1 is the best."""
+    """Return the images whose ranks by people and by PR differ most; rank 1 is the best."""
     ranks = frame[["PR", "pred_PR"]].rank(ascending=False)
     order = (ranks["PR"] - ranks["pred_PR"]).abs().sort_values(ascending=False, kind="stable").index[:count]
     return pd.DataFrame(
@@ -533,28 +537,28 @@ def worst_table(frame: pd.DataFrame, count: int = WORST) -> pd.DataFrame:
 
 
 def scene_text(frame: pd.DataFrame) -> str:
-    """The network beside a predictor that knows only which change was made, and what that says of scores of two scenes.
+    """Return a text that compares the network with a predictor that knows only which change was made, between scenes.
 
     Args:
-        frame: With the originals, as evaluate.py compares the two.
+        frame: HECD with the originals, as in evaluate.py.
     """
     recolored = frame[frame["method"] != "original"]
-    found = []
+    results = []
     for images in (recolored, frame):
         mos, scene = images["PR"].to_numpy(), images["scene"].to_numpy()
         known = method_means(images, "PR")[METHOD_COLUMNS[1]].to_numpy()
         for pred in (images["pred_PR"].to_numpy(), known):
-            found.append((srcc(pred, mos), within_scene_srcc(pred, mos, scene)))
+            results.append((srcc(pred, mos), within_scene_srcc(pred, mos, scene)))
     means = recolored.groupby("scene")[["pred_PR", "PR"]].mean()
     shares = [means[column].var(ddof=0) / recolored[column].var(ddof=0) for column in ("pred_PR", "PR")]
     together = plcc(means["pred_PR"].to_numpy(), means["PR"].to_numpy())
     table = pd.DataFrame(
         {
             "SRCC with people": ["PR", "mean MOS of the same change in the other scenes"],
-            "pooled": [f"{pooled:.3f}" for pooled, _ in found[:2]],
-            "pooled, with the originals": [f"{pooled:.3f}" for pooled, _ in found[2:]],
-            "within scene": [f"{within:.3f}" for _, within in found[:2]],
-            "within scene, with the originals": [f"{within:.3f}" for _, within in found[2:]],
+            "pooled": [f"{pooled:.3f}" for pooled, _ in results[:2]],
+            "pooled, with the originals": [f"{pooled:.3f}" for pooled, _ in results[2:]],
+            "within scene": [f"{within:.3f}" for _, within in results[:2]],
+            "within scene, with the originals": [f"{within:.3f}" for _, within in results[2:]],
         }
     )
     mos, scene = recolored["PR"].to_numpy(), codes(recolored["scene"])
@@ -575,7 +579,7 @@ def scene_text(frame: pd.DataFrame) -> str:
 
 
 def section(frame: pd.DataFrame, percentiles: Path) -> str:
-    """All of the page that holds numbers."""
+    """Return the part of the page that holds numbers."""
     everything, frame = frame, frame[frame["method"] != "original"].reset_index(drop=True)
     pairs, bins = pair_table(frame)
     kinds, off = kind_table(frame)
@@ -653,7 +657,7 @@ The {WORST} images of {len(frame)} whose ranks by people and by PR differ most, 
 
 
 def replace_between(page: str, text: str) -> str:
-    """The page with ``text`` between the two markers, in place of what was there.
+    """Replace the part of a page between the two markers by ``text``.
 
     Raises:
         ValueError: If the page does not have each marker once, in order.

@@ -1,11 +1,11 @@
-"""What scoring in bfloat16 does to the scores of the published networks, on photographs.
+"""Measure the effect of bfloat16 on the scores of the published networks, on photographs.
 
     python benchmarks/precision.py PHOTOS --write                  # 200 photographs: a section of precision.md
     python benchmarks/precision.py PHOTOS --device cuda --write    # the same on a GPU
 
-Every photograph is scored twice as infer_PR.py does it, in float32 and in bfloat16, PR reading the CF and SCC of its own
-precision. Weights, objects and color prior are made up (benchmarks/weights.py), so what it says of a trained network is only
-how large the rounding is, not how far the scores of that network lie apart.
+Every photograph is scored twice as in infer_PR.py, in float32 and in bfloat16; PR reads the CF and SCC of the same precision.
+Weights, objects and color prior are made up (benchmarks/weights.py). For a trained network the result only shows the size of
+the rounding, not the spread of its scores.
 """
 
 import argparse
@@ -61,14 +61,14 @@ Scores = dict[str, dict[str, float]]  # by photograph, by dimension
 
 
 def evenly(names: list[str], count: int) -> list[str]:
-    """At most ``count`` of the names, evenly spaced."""
+    """Return at most ``count`` of the names, evenly spaced."""
     if len(names) <= count:
         return names
     return [names[row] for row in np.linspace(0, len(names) - 1, count).round().astype(int)]
 
 
 def score(photos: dict[str, Path], precision: str, labels: ObjectLabels, device: str) -> tuple[Scores, str]:
-    """Scores of the photographs, and the reasons why others have none, one a line."""
+    """Score the photographs; return the scores, and the reasons why photographs have no score, one per line."""
     branches = {dimension: from_published(made_up_weights(dimension)).to(device) for dimension in NETWORKS}
     for branch in branches.values():
         branch.set_precision(precision)
@@ -81,7 +81,7 @@ def score(photos: dict[str, Path], precision: str, labels: ObjectLabels, device:
 
 
 def compare(exact: np.ndarray, rounded: np.ndarray) -> dict[str, float]:
-    """How far scores in bfloat16 are from those in float32.
+    """Compare scores in bfloat16 with scores in float32.
 
     Args:
         exact: Scores in float32, shape (N,).
@@ -101,7 +101,7 @@ def compare(exact: np.ndarray, rounded: np.ndarray) -> dict[str, float]:
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """What ``compare`` gives for each dimension, in Markdown."""
+    """Format the result of ``compare`` for each dimension in Markdown."""
     lines = [
         "| dimension | SRCC | largest difference | mean difference | spread of the scores |",
         "| --- | --- | --- | --- | --- |",
@@ -112,7 +112,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 
 def hardware(device: str) -> str:
-    """What computes, and whether it has instructions for bfloat16."""
+    """Name the device, and say whether it has instructions for bfloat16."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return f"{machine()}; {bfloat16_support()}"

@@ -1,14 +1,14 @@
-"""What the color priors are worth to SCC: the same training with a part of them taken away or spoiled.
+"""Measure the contribution of the color priors to SCC: the same training with a part of them removed or spoiled.
 
     python benchmarks/prior_ablation.py data/HECD runs/recolorings/table.csv --labels benchmarks/hecd_objects \
         runs/recolorings/labels --write
 
 Each row trains SCC heads from scratch on HECD with one scene left out (and on some of the recolorings), and is measured on the
-scenes left out. What is spoiled is spoiled in training and in testing alike, so that a row tells what the network can still
-make of the rest. Once with the difference of backbone features of image and gray version beside the comparisons, once
-without it, since that global path can replace much. The objects of nine of the fifteen scenes are boxes that we drew on the
-originals (benchmarks/hecd_objects); the other scenes show nothing of COCO's 80 categories. ``--write`` makes
-benchmarks/prior_ablation.md of all results so far, which are kept in benchmarks/prior_ablation.json.
+left-out scenes. A part is spoiled in training and in testing alike, so that a row shows what the network can do with the rest.
+Each row is measured with and without the difference of backbone features of image and gray version, since this global path can
+replace much. The objects of nine of the fifteen scenes are boxes that we drew on the originals (benchmarks/hecd_objects); the
+other scenes show no object of COCO's 80 categories. ``--write`` makes benchmarks/prior_ablation.md from all results so far,
+which are kept in benchmarks/prior_ablation.json.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("hecd", type=Path, help="the HECD folder")
     parser.add_argument("recolorings", type=Path, help="table of tools/make_recolorings.py")
     parser.add_argument("--labels", nargs="+", required=True, metavar="DIR", help="objects of the images")
-    parser.add_argument("--prior", default=str(SHIPPED / "SCC.pt"), help="of tools/train_color_prior.py")
-    parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="of tools/build_color_prior.py")
+    parser.add_argument("--prior", default=str(SHIPPED / "SCC.pt"), help="prior of tools/train_color_prior.py")
+    parser.add_argument("--object-prior", default=str(SHIPPED / "object_prior.npz"), help="prior of tools/build_color_prior.py")
     parser.add_argument(
         "--paths", nargs="+", choices=PATHS, default=PATHS, help="with or without the global path (default: both)"
     )
@@ -98,12 +98,12 @@ _OF_PIXELS = [i for i, n in enumerate(OBJECT_COMPARISONS) if n.split(",")[0] in 
 
 
 class Encoded:
-    """All images as the network reads them, by row of the table.
+    """Inputs of the network for all images, by row of the table.
 
     Args:
-        model: The network, with its priors.
-        frame: The images.
-        args: With the labels.
+        model: Network with its priors.
+        frame: Images.
+        args: Arguments with the labels.
     """
 
     def __init__(self, model: SemanticConsistencyNet, frame: pd.DataFrame, args: argparse.Namespace) -> None:
@@ -114,16 +114,16 @@ class Encoded:
         rgb, maps, effects = [], [], []
         with torch.inference_mode():
             for inputs, _, _, _ in tqdm(loader, desc="reading"):
-                seen = model.backbone_maps(inputs)
+                backbone_maps = model.backbone_maps(inputs)
                 rgb.append((inputs["rgb"] * 255).round().to(torch.uint8))
-                maps.append([m.half() for m in model.prior.semantics(seen[1])])
-                effects.append(color_effect(seen))
+                maps.append([m.half() for m in model.prior.semantics(backbone_maps[1])])
+                effects.append(color_effect(backbone_maps))
         self.rgb, self.effects = torch.cat(rgb), torch.cat(effects)
         self.maps = [torch.cat(level) for level in zip(*maps, strict=True)]
 
     @torch.inference_mode()
     def features(self, row: str, path: str) -> Inputs:
-        """Features of all images for one row of a table, with or without the global path."""
+        """Compute the features of all images for one row of a table, with or without the global path."""
         model = self.model
         spoiled = {"shuffled priors": lambda p: p.shuffled(SEED), "unconditional priors": ObjectPrior.unconditional}
         whole = model.object_prior
@@ -144,25 +144,25 @@ class Encoded:
             log_prior = model.prior(shown, lab)
             if row == "unconditional priors":
                 log_prior = model.prior.log_marginal[None, :, None, None].expand_as(log_prior)
-            cells = model.prior.compare(log_prior, lab)
+            cells = model.prior.compare_pixels(log_prior, lab)
             if "only" in row and row != "dense prior only":
                 cells = torch.zeros_like(cells)
-            found = collate_objects([objects(int(i), x) for i, x in zip(rows, rgb, strict=True)])
+            objects_batch = collate_objects([objects(int(i), x) for i, x in zip(rows, rgb, strict=True)])
             if row == "dense prior only":
-                found = {k: torch.zeros_like(v) for k, v in found.items()}
+                objects_batch = {k: torch.zeros_like(v) for k, v in objects_batch.items()}
             if row.startswith("prior-only"):
-                found["objects"][..., _OF_PIXELS] = 0
+                objects_batch["objects"][..., _OF_PIXELS] = 0
             scene, effect = maps[-1], self.effects[rows]
             parts.append(
                 {
                     "cells": cells,
                     "scene": scene,
                     "global": torch.zeros_like(effect) if row == "pixels in gray" or path == "without" else effect,
-                    "objects": torch.cat((found["objects"], pooled(cells, found["object_cells"])), 2),
+                    "objects": torch.cat((objects_batch["objects"], pooled(cells, objects_batch["object_cells"])), 2),
                     "object_scene": pooled(
-                        scene, torch.nn.functional.adaptive_avg_pool2d(found["object_cells"], scene.shape[-2:])
+                        scene, torch.nn.functional.adaptive_avg_pool2d(objects_batch["object_cells"], scene.shape[-2:])
                     ),
-                    "present": found["present"],
+                    "present": objects_batch["present"],
                 }
             )
         model.object_prior = whole
@@ -177,14 +177,14 @@ _work: dict
 
 
 def load_work(path: str) -> None:
-    """Read what ``main`` has prepared; each process computes on one thread."""
+    """Load the work that ``main`` has prepared; each process computes on one thread."""
     global _work
     torch.set_num_threads(1)
     _work = torch.load(path, weights_only=False, mmap=True)  # written a moment ago by this program
 
 
 def leave_out(scene: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a scene, and their SCC by a network trained on all others."""
+    """Return the rows of a scene, and their SCC by a network trained on all other scenes."""
     frame, mos = _work["frame"], _work["mos"].numpy()
     outside = (frame["scene"] == scene).to_numpy()
     known = np.isfinite(mos)
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def leave_one_out(features: Inputs, encoded: Encoded, workers: int) -> np.ndarray:
-    """SCC of every rated image by a network that has not seen its scene, shape (N,); NaN for the recolorings."""
+    """Compute SCC of every rated image by a network that has not seen its scene, shape (N,); NaN for the recolorings."""
     frame, model = encoded.frame, encoded.model
     predictions = np.full(len(frame), np.nan)
     with tempfile.TemporaryDirectory() as folder:
@@ -238,7 +238,7 @@ def leave_one_out(features: Inputs, encoded: Encoded, workers: int) -> np.ndarra
 
 
 def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
-    """All results as Markdown."""
+    """Format all results as Markdown."""
     parts = [
         "# What the color priors are worth to SCC\n",
         "SRCC with the ratings of the SCC part of HECD, one scene left out, made by\n\n"

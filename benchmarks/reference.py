@@ -1,6 +1,6 @@
 """The work of the published ICQA-Net scripts in plain PyTorch: the yardstick of benchmarks/throughput.py.
 
-    python benchmarks/reference.py FOLDER                   # CF, SCC and PR, a process each, one after another
+    python benchmarks/reference.py FOLDER                   # CF, SCC and PR, one process each, one after another
     python benchmarks/reference.py FOLDER --part CF         # one of them, in this process
     python benchmarks/reference.py FOLDER --weights DIR     # with CF.pth, SCC.pth and PR.pth of this folder
 
@@ -12,8 +12,8 @@ As published, every part decodes every image itself and scores it in a batch of 
 - PR: the same resize and normalization, ResNet-50, a small network on CF and SCC.
 
 Without ``--weights`` the weights are random numbers, and the scores mean nothing. Nothing is downloaded. Where this program
-and the published ones differ, this one does less: CIELAB in torch in place of scikit-image, timm in place of transformers and
-without its unused pooler, no label files, all slots for objects empty, and 0 as CF and SCC in place of files with them.
+differs from the published ones, it does less work: CIELAB in torch in place of scikit-image, timm in place of transformers and
+without its unused pooler, no label files, empty slots for objects, and 0 as CF and SCC in place of score files.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PARTS = ("CF", "SCC", "PR")
 
 
 def score_folder(paths: list[Path], part: str, weights: Path | None = None) -> list[float]:
-    """Score images by one part. Libraries are imported here, by the part that needs them, for start-up is measured too.
+    """Score images by one part. Libraries are imported here, by the part that needs them, since start-up is measured too.
 
     Args:
         paths: The images.
@@ -56,7 +56,7 @@ def score_folder(paths: list[Path], part: str, weights: Path | None = None) -> l
 
 
 def cf_branch():
-    """CF: a module that takes a Pillow image."""
+    """Build CF: a module that takes a Pillow image."""
     from functools import partial
 
     import numpy as np
@@ -90,7 +90,7 @@ def cf_branch():
 
 
 def with_timm_names(state: dict) -> dict:
-    """The content of a published CF.pth under the names of ``cf_branch``."""
+    """Rename the content of a published CF.pth to the names of ``cf_branch``."""
     from models.published import vit_to_timm
 
     vit = vit_to_timm({k.removeprefix("vit."): v for k, v in state.items() if k.startswith("vit.")})
@@ -98,7 +98,7 @@ def with_timm_names(state: dict) -> dict:
 
 
 def scc_branch():
-    """SCC: a module that takes a Pillow image."""
+    """Build SCC: a module that takes a Pillow image."""
     import torch
     from PIL import Image
     from torch import Tensor, nn
@@ -125,7 +125,7 @@ def scc_branch():
 
 
 def pr_branch():
-    """PR: a module that takes a Pillow image."""
+    """Build PR: a module that takes a Pillow image."""
     import torch
     from PIL import Image
     from torch import Tensor, nn
@@ -147,14 +147,14 @@ def pr_branch():
 
 
 def preparation():
-    """From a Pillow image to what a residual network reads."""
+    """Build the transform from a Pillow image to the input of a residual network."""
     from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
     return Compose([Resize((224, 224)), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
 
 
 def residual_network(name: str):
-    """A residual network of torchvision without its classifier, numbered as published."""
+    """Build a residual network of torchvision without its classifier, numbered as published."""
     import torchvision
     from torch import nn
 
@@ -164,7 +164,7 @@ def residual_network(name: str):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="a folder of JPEGs")
-    parser.add_argument("--part", choices=(*PARTS, "all"), default="all", help="(default: all, a process each)")
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all", help="(default: all, one process each)")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="CF.pth, SCC.pth, PR.pth (default: random numbers)")
     args = parser.parse_args()
     paths = sorted(args.images.glob("*.jpg"))

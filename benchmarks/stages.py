@@ -1,7 +1,7 @@
-"""What limits the rate of scoring: reading alone, preprocessing alone, the networks alone, and all three one after another.
+"""Rates of the stages of scoring: reading alone, preprocessing alone, the networks alone, and all three one after another.
 
-Each stage runs on as many threads as infer_PR.py uses, over images that wait for it in memory. Another engine than torch is
-measured by a class with the methods of :class:`TorchEngine`.
+Each stage runs on as many threads as infer_PR.py uses, over images in memory. To measure another engine than torch, write a
+class with the methods of :class:`TorchEngine`.
 """
 
 import math
@@ -19,7 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.batches import BatchedNetworks, PreparedImage
+from inference.graph import Graph, GraphEngine
 from inference.networks import Networks
+from inference.resize import resize
 from inference.scorer import GPU_THREADS, Scorer, core_count, worker_count
 from models import load_model
 from models.base import Inputs, ScoreNet
@@ -38,12 +40,12 @@ Prepared = dict[tuple, Inputs] | PreparedImage  # by the input_key of the networ
 
 
 class TorchEngine:
-    """The networks of infer_PR.py, and the stages of its work on one image.
+    """Networks of infer_PR.py, and the stages of its work on one image.
 
     Args:
         branches: Networks by dimension, in evaluation mode.
-        device: Where to run.
-        labels: The objects of the images, for a published SCC network.
+        device: Device of the networks.
+        labels: Objects of the images, for a published SCC network.
         precision: Arithmetic of the networks.
     """
 
@@ -96,7 +98,7 @@ class TorchEngine:
         """Do all of the work on one image.
 
         Raises:
-            RuntimeError: If it has no score.
+            RuntimeError: If the image has no score.
         """
         row = self._scorer(path, {}, name)
         if row.error or row.errors:
@@ -106,7 +108,7 @@ class TorchEngine:
     def operations(self, pixels: np.ndarray, name: str) -> int:
         """Return the floating point operations of the networks on one image.
 
-        A multiplication and an addition are two. Those of matrix products, convolutions and attention count, others do not.
+        A multiplication and an addition count as two. Only matrix products, convolutions and attention are counted.
         """
         # Not fused, for the counter knows no fused attention of a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -137,15 +139,30 @@ class TorchEngine:
         return rate
 
 
+class GraphStages(TorchEngine):
+    """The graph that infer_PR.py runs on a CPU, for the shipped weights."""
+
+    def __init__(self) -> None:
+        super().__init__({dimension: load_model(dimension) for dimension in DIMENSIONS})
+        self._graph = Graph()
+        self._scorer = Scorer(GraphEngine(self._graph, DIMENSIONS))
+
+    def prepare(self, pixels: np.ndarray, name: str) -> Any:
+        return resize(pixels, self._graph.size)
+
+    def forward(self, prepared: Any, name: str) -> dict[str, float]:
+        return self._graph.run(prepared)
+
+
 @dataclass(frozen=True)
 class Rates:
-    """What :func:`measure` found.
+    """Result of :func:`measure`.
 
     Attributes:
-        images_per_second: By stage, and of the pipeline.
-        operations: Of the networks on one image.
+        images_per_second: Rate by stage, and of the pipeline.
+        operations: Operations of the networks on one image.
         peak: Operations per second of a large matrix product.
-        workers: Threads.
+        workers: Number of threads.
     """
 
     images_per_second: dict[str, float]
@@ -183,12 +200,12 @@ def measure(engine: TorchEngine, images: ImageList) -> Rates:
         PIPELINE: (engine.score, list(zip(paths, images.names, strict=True))),
     }
     rounds = [{stage: rate(*of_stage, engine.workers) for stage, of_stage in stages.items()} for _ in range(_ROUNDS)]
-    found = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
-    return Rates(found, engine.operations(pixels[0], images.names[0]), engine.matrix_peak(), engine.workers)
+    rates = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
+    return Rates(rates, engine.operations(pixels[0], images.names[0]), engine.matrix_peak(), engine.workers)
 
 
 def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> float:
-    """Return the calls per second on so many threads, in passes over all items until a second has gone."""
+    """Return the calls per second on ``workers`` threads, in passes over all items for at least one second."""
     items = list(items) * math.ceil(_LEAST_ITEMS * workers / len(items))
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda item: work(*item), items[: 2 * workers]))  # the first call of a thread is slower
@@ -199,7 +216,7 @@ def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> floa
 
 
 def measure_folder(folder: Path, preset: str, device: str, precision: str, files: Path) -> Rates:
-    """Measure the engine that infer_PR.py uses for a preset; ``files`` are those of the published one."""
+    """Measure the engine of infer_PR.py for a preset; ``files`` is the folder of files for the published preset."""
     if preset == "compact":
-        return measure(TorchEngine.of_compact(device, precision), list_images(folder))
+        return measure(GraphStages() if device == "cpu" else TorchEngine.of_compact(device, precision), list_images(folder))
     return measure(TorchEngine.of_published(files, device, precision), list_images(folder))

@@ -1,4 +1,4 @@
-"""How fast infer_PR.py scores a folder, and what limits it.
+"""Measure the speed of infer_PR.py on a folder, and the stage that limits it.
 
     python benchmarks/throughput.py --write                # 100 JPEGs of 640x480, three pairs of runs, compact networks
     python benchmarks/throughput.py --preset published --precision float32 bfloat16 --write
@@ -7,11 +7,11 @@
 
 Two things are measured, and ``--write`` puts them into a section of throughput.md per precision:
 
-- On the CPU, whole processes, start-up included, beside the published way of scoring (benchmarks/reference.py). They run in
-  turns, so that a slow spell of the machine meets both. Let nothing else run beside them: the CPU time of other processes is
-  shown for that reason.
+- On the CPU, whole processes, including start-up, beside the published way of scoring (benchmarks/reference.py). The programs
+  run alternately, so that a slow phase of the machine affects both. Run nothing else at the same time; the table shows the CPU
+  time of other processes.
 - In this process, images per second of reading, of preprocessing and of the networks alone, and of the pipeline of the three
-  (benchmarks/stages.py); beside it the share of the peak, which is a large matrix product on the same device.
+  (benchmarks/stages.py); also the share of the peak, which is a large matrix product on the same device.
 
 The published networks get made-up weights, labels and color prior (benchmarks/weights.py); the reference reads the same
 weights.
@@ -52,7 +52,7 @@ the layout and size of the published ones; their images have 0 to 10 objects, wh
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("--count", type=int, default=100, help="images (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each program, in turns (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each program, alternately (default: %(default)s)")
     parser.add_argument("--preset", choices=("compact", "published"), default="compact", help="(default: %(default)s)")
     parser.add_argument(
         "--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="of the published preset; on a GPU, of both"
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def speed_table(runs: Mapping[str, Sequence[Run]], count: int) -> str:
-    """Return what the processes took, in Markdown: the runs of each program by its name."""
+    """Format time and memory of the processes in Markdown; ``runs`` holds the runs of each program by name."""
     lines = [
         "| | median s | s per run | images per s | CPU s | peak MiB | CPU s of other processes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -84,7 +84,7 @@ def speed_table(runs: Mapping[str, Sequence[Run]], count: int) -> str:
 
 
 def ratio(ours: Sequence[Run], reference: Sequence[Run]) -> str:
-    """Say how many times as fast; runs of one turn are a pair."""
+    """Say how many times as fast ours is as the reference; the runs of one turn form a pair."""
     ratios = [theirs.seconds / own.seconds for own, theirs in zip(ours, reference, strict=True)]
     return (
         f"infer_PR.py is **{statistics.median(ratios):.1f} times** as fast "
@@ -93,13 +93,13 @@ def ratio(ours: Sequence[Run], reference: Sequence[Run]) -> str:
 
 
 def time_processes(commands: dict[str, list[str | Path]], folder: Path, one: Path, turns: int) -> dict[str, list[Run]]:
-    """Run each program on a folder, in turns, after one untimed run on a single image that brings files into memory.
+    """Run each program on a folder, alternately, after one untimed run on a single image that brings files into memory.
 
     Args:
-        commands: By name of the program; the folder takes the place of the word ``IMAGES``.
-        folder: The images.
-        one: A folder with one image.
-        turns: Runs of each program.
+        commands: Command by name of the program; the folder replaces the word ``IMAGES``.
+        folder: Folder of the images.
+        one: Folder with one image.
+        turns: Number of runs of each program.
     """
 
     def of(name: str, images: Path) -> Run:

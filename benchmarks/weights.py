@@ -2,9 +2,9 @@
 
     python benchmarks/weights.py FOLDER IMAGES    # CF.pth, SCC.pth, PR.pth, color_.json and labels/ for these images
 
-The files have the layout and the size of the published ones, which are not ours to ship. All numbers follow from formulas, so
-none depends on a version of NumPy or torch, or on the machine, and anybody can compute what a network makes of them: the tests
-compare with what the published code made of the same. Scores differ from image to image; beyond that they mean nothing.
+The files have the layout and the size of the published ones, which are not ours to ship. All numbers follow from formulas and
+depend neither on a version of NumPy or torch nor on the machine, so the scores of a network with them can be reproduced: the
+tests compare them with the scores of the published code. Scores differ from image to image; beyond that they mean nothing.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from utils.arguments import ScriptParser
 
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
-    parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("images", type=Path, help="what the labels are made up for")
+    parser.add_argument("folder", type=Path, help="folder for the files")
+    parser.add_argument("images", type=Path, help="images that get made-up labels")
     return parser.parse_args()
 
 
@@ -61,8 +61,8 @@ def _noise(name: str, start: int, stop: int) -> np.ndarray:
 def made_up_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the weights of one tensor of a published file, by its name and shape.
 
-    Weights of linear layers, convolutions and embeddings have a variance of 1 by the number of inputs, those of norms lie
-    around 1, as running variances do; all else is small.
+    Weights of linear layers, convolutions and embeddings have a variance of 1 over the number of inputs. Weights of norms and
+    running variances are about 1; all other numbers are small.
     """
     kind = name.rpartition(".")[2]
     if kind == "num_batches_tracked":
@@ -112,7 +112,7 @@ def label_lines(number: int, objects: int) -> list[str]:
 
 
 def write_labels(folder: Path, names: Iterable[str]) -> None:
-    """Write a label file for each image: 0 to 10 boxes in turn."""
+    """Write a label file for each image, with 0 to 10 boxes in rotation."""
     for number, name in enumerate(names):
         file = (folder / name).with_suffix(".txt")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """CIN25: ratings of 25 photographs, each as it is and colorized by three methods, one row per rating.
 
-We have not had this data set: nothing is downloaded. The rows ``scene_id, image_path, method, score, user_id`` are as we know
-them from descriptions; the analysis script of its authors skips the first row of ``Results_raw_all.csv`` and has scores from 1
-to 5. That its people judged naturalness, which is PR, is our reading.
+We have not had this data set: nothing is downloaded. We know the rows ``scene_id, image_path, method, score, user_id`` from
+descriptions; the analysis script of its authors skips the first row of ``Results_raw_all.csv`` and has scores from 1 to 5. We
+take the question that people answered as one of naturalness, which is PR.
 """
 
 import math
@@ -24,7 +24,7 @@ _DIMENSION = "PR"
 
 
 def load_cin25(path: Path | str, mos_range: tuple[float, float] = CIN25_RANGE, root: Path | str | None = None) -> pd.DataFrame:
-    """The ratings as a MOS table; the images need not be there.
+    """Read the ratings as a MOS table; the images need not be there.
 
     Args:
         path: The file of ratings: UTF-8, comma separated, with a header or without.
@@ -32,9 +32,9 @@ def load_cin25(path: Path | str, mos_range: tuple[float, float] = CIN25_RANGE, r
         root: Folder that ``image_path`` is relative to; the folder of the file if None.
 
     Returns:
-        One row per image, sorted by ``image``, with ``scene`` and ``method``. ``PR`` is the mean over its people, in [-1, 1],
-        higher is better; who rated an image more than once counts once, with the mean. ``PR_se`` is its standard error, NaN
-        where one person rated; ``CF`` and ``SCC`` are NaN. ``attrs`` holds "root" and "name".
+        One row per image, sorted by ``image``, with ``scene`` and ``method``. ``PR`` is the mean over people, in [-1, 1],
+        higher is better; a person who rated an image more than once counts once, with the mean. ``PR_se`` is the standard error
+        of ``PR``, NaN where one person rated; ``CF`` and ``SCC`` are NaN. ``attrs`` holds "root" and "name".
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -64,7 +64,7 @@ def load_cin25(path: Path | str, mos_range: tuple[float, float] = CIN25_RANGE, r
 
 
 def _read(path: Path, mos_range: tuple[float, float]) -> list[tuple[str, str, str, float, str]]:
-    """Scene, image, method, score in [-1, 1] and user of every row."""
+    """Read scene, image, method, score in [-1, 1] and user of every row."""
     if not path.is_file():
         raise FileNotFoundError(f"no ratings {path}; expected the rows of CIN25, {', '.join(COLUMNS)}")
     rows = []
@@ -93,7 +93,7 @@ def _read(path: Path, mos_range: tuple[float, float]) -> list[tuple[str, str, st
 
 
 def _is_header(cells: list[str]) -> bool:
-    """Whether the first row names the columns: neither a score nor an image is in its place."""
+    """Tell whether the first row names the columns: it has no number for a score and no image file for an image."""
     try:
         float(cells[3])
     except ValueError:

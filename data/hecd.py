@@ -1,7 +1,7 @@
-"""HECD: how natural people found recolored photographs, image by image.
+"""HECD: ratings of how natural recolored photographs look, image by image.
 
 Paper: Mullery and Whelan, "Human vs Objective Evaluation of Colourisation Performance", arXiv 2204.05200, 2022.
-Files: https://github.com/seanmullery/HECD. Download them and print what was found (about 1,300 images):
+Files: https://github.com/seanmullery/HECD. Download them and print the counts (about 1,300 images):
 
     python data/hecd.py data/HECD
 """
@@ -20,20 +20,20 @@ HECD_COMMIT = "ae9d8810093ee63977aa1c40c17781c778f5beab"  # of 2023-11-11
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Download HECD and print what was found.")
+    parser = argparse.ArgumentParser(description="Download HECD and print the counts.")
     parser.add_argument("target", type=Path, help="folder for the dataset, for example data/HECD")
     parser.add_argument("--commit", help=f"full hash to fetch (default: {HECD_COMMIT}, of 2023-11-11)")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    parse_args()  # help and mistakes end here, before what is slow to load
+    parse_args()  # help and mistakes end here, before the slow imports
 
 import numpy as np
 import pandas as pd
 
 # The 990 z-scores we have (15 of the 20 scenes) lie in [-1.77, 1.34]. A fixed factor, unlike a fitted one, gives the
-# same MOS whichever scenes are at hand; what would pass +-1 is clipped.
+# same MOS for any set of scenes; values beyond +-1 are clipped.
 MOS_PER_Z = 0.5
 
 _RATINGS = "mean_zscores.csv"
@@ -53,11 +53,10 @@ _STEM = re.compile(r"(?P<scene>\d+)(?P<base>A?)(?:(?P<letter>[BCDFGOLIZP])_(?P<n
 
 
 def load_hecd(root: Path | str) -> pd.DataFrame:
-    """The HECD images with their ratings as a MOS table.
+    """Read the HECD images with their ratings as a MOS table.
 
-    People rated HECD for naturalness only. That is PR; for CF and SCC it is a stand-in, used where the image differs
-    from a natural photograph in the matter that the dimension asks about: CF where chroma or the color plane was
-    changed, SCC where the hue of a segment was changed, and both for originals and for colorizers.
+    People rated HECD for naturalness only, which is PR. The same rating stands in for CF where chroma or the color plane was
+    changed, for SCC where the hue of a segment was changed, and for both in originals and outputs of colorizers.
 
     Args:
         root: Folder with ``mean_zscores.csv`` and the images, each directly in it or anywhere below.
@@ -82,13 +81,13 @@ def load_hecd(root: Path | str) -> pd.DataFrame:
     table = _read_ratings(ratings)
     files = _find_images(root, set(table["file"]))
 
-    found = table["file"].isin(list(files))
-    has_images = found.groupby(table["scene"]).transform("any")
+    is_there = table["file"].isin(list(files))
+    has_images = is_there.groupby(table["scene"]).transform("any")
     if not has_images.any():
         raise FileNotFoundError(
             f"none of the {len(table)} images listed in {ratings} lies in {root} or below, e.g. {table['file'].iloc[0]}"
         )
-    missing = table.loc[has_images & ~found, "file"]
+    missing = table.loc[has_images & ~is_there, "file"]
     if len(missing):
         count = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
         raise FileNotFoundError(
@@ -115,17 +114,17 @@ def load_hecd(root: Path | str) -> pd.DataFrame:
 
 
 def find_ratings(root: Path) -> Path | None:
-    """The HECD ratings file in a folder or, failing that, below it; None if there is none.
+    """Return the path of the HECD ratings file in a folder, else below the folder; None if there is none.
 
     Raises:
-        ValueError: If it lies in several folders below ``root``.
+        ValueError: If several folders below ``root`` have one.
     """
     if (root / _RATINGS).is_file():
         return root / _RATINGS
-    found = [path for path in _visible_files(root) if path.name == _RATINGS]
-    if len(found) > 1:
-        raise ValueError(f"{root} holds {len(found)} copies of HECD: {found[0]}, {found[1]}; give the folder of one")
-    return found[0] if found else None
+    copies = [path for path in _visible_files(root) if path.name == _RATINGS]
+    if len(copies) > 1:
+        raise ValueError(f"{root} holds {len(copies)} copies of HECD: {copies[0]}, {copies[1]}; give the folder of one")
+    return copies[0] if copies else None
 
 
 def download_hecd(target: Path | str, commit: str | None = None) -> Path:
@@ -135,8 +134,8 @@ def download_hecd(target: Path | str, commit: str | None = None) -> Path:
 
     Args:
         target: Folder to create. A folder that already holds HECD is left as it is.
-        commit: Full hash of the commit to fetch, 40 hexadecimal digits. None fetches ``HECD_COMMIT``, and takes a folder that
-            holds HECD at whatever commit.
+        commit: Full hash of the commit to fetch, 40 hexadecimal digits. None fetches ``HECD_COMMIT``, and accepts a folder that
+            holds HECD at any commit.
 
     Returns:
         ``target``.
@@ -157,7 +156,7 @@ def download_hecd(target: Path | str, commit: str | None = None) -> Path:
     if shutil.which("git") is None:
         raise RuntimeError(f"git was not found, so {HECD_URL} cannot be fetched; install git, or {by_hand}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Fetched beside the target and renamed when complete, so that an interrupted download is not taken for HECD.
+    # The download is fetched beside the target and renamed when complete: an interrupted one is not taken for HECD.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hecd-") as work:
         clone = Path(work) / "HECD"
         try:
@@ -179,7 +178,7 @@ def download_hecd(target: Path | str, commit: str | None = None) -> Path:
 
 
 def _check_present(target: Path, commit: str | None) -> None:
-    """Raise unless a folder with something in it holds HECD, and at the commit that was asked for, if any."""
+    """Check that a folder with something in it holds HECD, at the commit that was asked for, if any."""
     if not target.is_dir() or find_ratings(target) is None:
         raise FileExistsError(f"{target} exists but holds no {_RATINGS}; give another folder, or empty this one")
     recorded = _recorded_commit(target)
@@ -203,13 +202,13 @@ def _git(*arguments: str) -> str:
 
 
 def _visible_files(root: Path) -> list[Path]:
-    """All files below a folder, sorted, without those in hidden folders such as ``.git``."""
+    """Return all files below a folder, sorted, without those in hidden folders such as ``.git``."""
     hidden = [path for path in root.rglob(".*") if path.is_dir()]
     return sorted(path for path in root.rglob("*") if path.is_file() and not any(folder in path.parents for folder in hidden))
 
 
 def _read_ratings(path: Path) -> pd.DataFrame:
-    """Columns file, scene, method, kind and z of ``mean_zscores.csv``."""
+    """Read ``mean_zscores.csv`` into the columns file, scene, method, kind and z."""
     try:
         raw = pd.read_csv(path, dtype=str, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -231,27 +230,27 @@ def _read_ratings(path: Path) -> pd.DataFrame:
 
 
 def _parse_name(name: str, listed_in: Path) -> tuple[str, str, str]:
-    """Scene, method and kind of a file name such as ``015004AB_1.jpg``."""
-    parts = _STEM.fullmatch(Path(name).stem)
-    if parts is None or (parts["original"] and parts["base"]):
+    """Return scene, method and kind of a file name such as ``015004AB_1.jpg``."""
+    match = _STEM.fullmatch(Path(name).stem)
+    if match is None or (match["original"] and match["base"]):
         raise ValueError(
             f"{listed_in} lists {name!r}; expected names such as 015004_gt.jpg, 015004A.jpg, 015004B_1.jpg or 015004AB_1.jpg"
         )
-    if parts["letter"]:
-        return parts["scene"], f"{parts['base']}{parts['letter']}_{parts['number']}", parts["letter"]
-    return parts["scene"], parts["base"] or "original", "original"
+    if match["letter"]:
+        return match["scene"], f"{match['base']}{match['letter']}_{match['number']}", match["letter"]
+    return match["scene"], match["base"] or "original", "original"
 
 
 def _find_images(root: Path, names: set[str]) -> dict[str, str]:
-    """Path relative to ``root``, with forward slashes, of each named file that lies in it or below."""
-    found: dict[str, Path] = {}
+    """Return the paths, relative to ``root`` and with forward slashes, of the named files in ``root`` and below, by name."""
+    paths: dict[str, Path] = {}
     for path in _visible_files(root):
         if path.name not in names:
             continue
-        first = found.setdefault(path.name, path)
+        first = paths.setdefault(path.name, path)
         if first != path and first.read_bytes() != path.read_bytes():
             raise ValueError(f"{root} holds two different images named {path.name}: {first}, {path}; remove one")
-    return {name: path.relative_to(root).as_posix() for name, path in found.items()}
+    return {name: path.relative_to(root).as_posix() for name, path in paths.items()}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """ICQA-2K: images of five colorizers with mean opinion scores for CF, SCC and PR.
 
-Layout as the published scripts expect it, https://github.com/ARBEZ-ZEBRA/ICQA; see data/README.md.
+The layout is the one that the published scripts expect, https://github.com/ARBEZ-ZEBRA/ICQA; see data/README.md.
 """
 
 import json
@@ -17,15 +17,15 @@ _STEM = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # colorizer (BIG, CIC, CT2
 
 
 def split_folder(split: str) -> str:
-    """Name of the image folder of a split, "train" or "test"."""
+    """Return the name of the image folder of a split, "train" or "test"."""
     return f"ICQA_2K_{split}"
 
 
 def load_icqa2k(root: Path | str, split: str, mos_range: tuple[float, float] = (-1.0, 1.0)) -> pd.DataFrame:
-    """One split of ICQA-2K as a MOS table.
+    """Read one split of ICQA-2K as a MOS table.
 
     Args:
-        root: Folder that holds ``ICQA_2K_train``, ``ICQA_2K_test`` and the MOS files.
+        root: Folder with ``ICQA_2K_train``, ``ICQA_2K_test`` and the MOS files.
         split: "train" or "test".
         mos_range: Lowest and highest possible score in the MOS files, mapped linearly to [-1, 1]. The published files
             are in [-1, 1] already.
@@ -70,15 +70,15 @@ def load_icqa2k(root: Path | str, split: str, mos_range: tuple[float, float] = (
 
 
 def unit_mos(value: float, mos_range: tuple[float, float], where: str) -> float:
-    """A score mapped linearly from its range to [-1, 1].
+    """Map a score linearly from its range to [-1, 1].
 
     Args:
         value: The score, in ``mos_range``.
         mos_range: Lowest and highest possible score.
-        where: What carries the score, for the error: file and image.
+        where: File and image of the score, for the error.
 
     Returns:
-        Score in [-1, 1]; the score itself if that is its range.
+        Score in [-1, 1]; the score itself if ``mos_range`` is [-1, 1].
 
     Raises:
         ValueError: If the score is not in the range, or the range is empty.
@@ -96,7 +96,7 @@ def unit_mos(value: float, mos_range: tuple[float, float], where: str) -> float:
 
 
 def _images_by_stem(folder: Path) -> dict[str, str]:
-    """File names of the images in a folder, by stem."""
+    """Return the file names of the images in a folder, by stem."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {folder}; expected {split_folder('train')} and {split_folder('test')} in {folder.parent}, "
@@ -115,7 +115,7 @@ def _images_by_stem(folder: Path) -> dict[str, str]:
 
 
 def _read_mos(path: Path, mos_range: tuple[float, float]) -> dict[str, float]:
-    """Scores in [-1, 1] by image stem."""
+    """Read the scores by image stem, mapped to [-1, 1]."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:  # covers bad JSON and bad UTF-8

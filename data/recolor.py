@@ -1,8 +1,8 @@
-"""Recolorings of a photograph with a known fault: what a colorizer does wrong, planted on purpose.
+"""Recolorings of a photograph with a known fault: mistakes of colorizers, planted on purpose.
 
 Only the a and b planes of CIELAB change; lightness stays as it is, up to the clipping of the sRGB gamut. The faults follow
 the experimental manipulations of HECD (Mullery and Whelan 2022: chroma shift, chroma spread, registration, hue and chroma of
-a segment) and add what colorization networks are known for: stains, mottling, bleeding, gray patches, color casts.
+a segment) and add known faults of colorization networks: stains, mottling, bleeding, gray patches, color casts.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _FADE_WEIGHT = 0.6  # people forgive a lack of chroma more than a wrong hue (HEC
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB of an 8-bit sRGB image (H, W, 3), float32, shape (3, H, W)."""
+    """Convert an 8-bit sRGB image (H, W, 3) to CIELAB, float32, shape (3, H, W)."""
     import torch  # in functions, for tools/make_samples.py shows its help without it
 
     from utils.color import rgb_to_lab
@@ -31,7 +31,7 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def from_lab(lab: np.ndarray) -> np.ndarray:
-    """8-bit sRGB (H, W, 3) of a CIELAB image (3, H, W), clipped to the gamut."""
+    """Convert a CIELAB image (3, H, W) to 8-bit sRGB (H, W, 3), clipped to the gamut."""
     import torch
 
     from utils.color import lab_to_rgb
@@ -41,7 +41,7 @@ def from_lab(lab: np.ndarray) -> np.ndarray:
 
 
 def smooth_noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise blurred by ``sigma`` pixels, zero mean, unit variance, shape (H, W)."""
+    """Return Gaussian noise blurred by ``sigma`` pixels, zero mean, unit variance, shape (H, W)."""
     step = max(1, int(sigma / 3))  # blur a coarse grid and enlarge it: the same look, much faster
     coarse = rng.standard_normal((shape[0] // step + 4, shape[1] // step + 4))
     coarse = ndimage.gaussian_filter(coarse, sigma / step, mode="wrap")
@@ -50,10 +50,10 @@ def smooth_noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator)
 
 
 def pick_region(lab: np.ndarray, rng: np.random.Generator, colored: bool = True) -> np.ndarray:
-    """A soft mask of one region of similar color and place, in [0, 1], shape (H, W).
+    """Draw a region of similar color and place and return its soft mask, in [0, 1], shape (H, W).
 
-    Pixels are clustered by k-means on lightness, color and position; a cluster is drawn with a preference for large and,
-    where ``colored``, for chromatic ones.
+    Pixels are clustered by k-means on lightness, color and position. Large clusters are preferred and, if ``colored``,
+    chromatic ones.
     """
     _, height, width = lab.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -167,7 +167,7 @@ def _global_hue(lab: np.ndarray, strength: float, rng: np.random.Generator) -> n
 
 
 def _transfer(lab: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Color as a smooth function of lightness and place: clean, but without meaning."""
+    """Replace the color by a smooth function of lightness and place: clean, but without meaning."""
     knots = rng.normal(0, 22, (2, 5)).astype(np.float32)
     position = lab[0] / 100 * 3 + 0.4 * smooth_noise(lab.shape[1:], 0.3 * max(lab.shape[1:]), rng) + 0.5
     invented = np.stack([np.interp(position, np.arange(5), knots[c]) for c in range(2)])
@@ -222,23 +222,23 @@ def recolor(rgb: np.ndarray, kind: str, strength: float, rng: np.random.Generato
 
 
 def severity(original: np.ndarray, recolored: np.ndarray) -> float:
-    """How far a recoloring is from its photograph, the stand-in for a human rating of a planted fault.
+    """Return how far a recoloring is from its photograph, the stand-in for a human rating of a planted fault.
 
-    Root mean square displacement in the ab plane, loss of chroma counted less, through a saturating curve. The constants are
-    set by judgment and are fitted to no rating.
+    A saturating curve maps the root mean square displacement in the ab plane, where loss of chroma counts less. The constants
+    are set by judgment and are fitted to no rating.
 
     Args:
         original: 8-bit sRGB, shape (H, W, 3).
-        recolored: The same shape.
+        recolored: 8-bit sRGB, same shape.
 
     Returns:
-        0 for identical images, toward 1 for gross faults.
+        In [0, 1): 0 for identical images, near 1 for gross faults.
     """
     return lab_severity(to_lab(original), to_lab(recolored))
 
 
 def lab_severity(original: np.ndarray, recolored: np.ndarray) -> float:
-    """``severity`` of two CIELAB images of shape (3, H, W)."""
+    """Return the ``severity`` for two CIELAB images of shape (3, H, W)."""
     delta = recolored[1:] - original[1:]
     displacement = (delta**2).sum(0)
     loss = np.minimum(np.hypot(*recolored[1:]) - np.hypot(*original[1:]), 0)

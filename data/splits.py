@@ -1,6 +1,6 @@
-"""Which scenes train, validate and test: splits by source photograph, and the text file that records them.
+"""Splits by source photograph into scenes that train, validate and test, and the text file that records a split.
 
-Also which photographs a prior must not be learned from: those of scenes that will be judged.
+Also the photographs that no prior may be learned from: those of scenes that will be judged.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ def split_by_scene(frame: pd.DataFrame, val: float = 0.1, test: float = 0.2, see
         frame: MOS table.
         val: Share of the scenes for validation, rounded, at least one scene; 0 for none. With a given test part, the
             share of the other scenes.
-        test: Share of the scenes for testing, likewise.
+        test: Share of the scenes for testing, rounded in the same way.
         seed: Another seed chooses other scenes.
 
     Returns:
-        MOS tables "train", "val" and "test", each sorted by image with index 0..n-1. Those not asked for are empty.
+        MOS tables "train", "val" and "test", each sorted by image with index 0..n-1. A part without scenes is empty.
 
     Raises:
         ValueError: If there are too few scenes, the shares leave none for training, or the rows "train" and "test" of
@@ -46,7 +46,7 @@ def split_by_scene(frame: pd.DataFrame, val: float = 0.1, test: float = 0.2, see
     n_val = _count(val, len(open_scenes))
     if n_test + n_val >= len(open_scenes):
         raise ValueError(
-            f"too few scenes: {len(open_scenes)} to divide, of which {n_val} for validation and {n_test} for testing "
+            f"too few scenes: {len(open_scenes)} to divide; {n_val} for validation and {n_test} for testing "
             "leave none for training; take smaller shares or more scenes"
         )
     scenes = {
@@ -54,11 +54,11 @@ def split_by_scene(frame: pd.DataFrame, val: float = 0.1, test: float = 0.2, see
         "val": open_scenes[n_test : n_test + n_val],
         "test": given_test or open_scenes[:n_test],
     }
-    return _parts(frame, scenes)
+    return _tables_of(frame, scenes)
 
 
 def shared_scenes(frame: pd.DataFrame) -> set[str]:
-    """Scenes that both the rows "train" and the rows "test" of the column ``split`` have; empty without that column."""
+    """Return the scenes that have rows "train" and rows "test" in the column ``split``; empty without that column."""
     if "split" not in frame:
         return set()
     test = frame["split"] == "test"
@@ -66,15 +66,15 @@ def shared_scenes(frame: pd.DataFrame) -> set[str]:
 
 
 def scene_folds(frame: pd.DataFrame, folds: int, seed: int = 0) -> list[set[str]]:
-    """Scenes to leave out in turn; every scene is in exactly one fold.
+    """Divide the scenes into folds; every scene is in exactly one fold.
 
     Args:
         frame: MOS table.
-        folds: Number of folds, at least 2 and at most the number of scenes; their sizes differ by one at most.
-        seed: As for ``split_by_scene``.
+        folds: Number of folds, at least 2 and at most the number of scenes; the sizes of two folds differ by one at most.
+        seed: Same as in ``split_by_scene``.
 
     Returns:
-        One set of scenes per fold.
+        One set of scenes per fold, to be left out in turn.
 
     Raises:
         ValueError: If ``folds`` is out of range.
@@ -89,7 +89,7 @@ def check_disjoint(**parts: pd.DataFrame) -> None:
     """Check that no scene is in two of the MOS tables, as in ``check_disjoint(train=a, test=b)``.
 
     Raises:
-        ValueError: If two tables share a scene; names both and the scenes.
+        ValueError: If two tables share a scene; names both tables and the scenes.
     """
     scenes = {name: set(part["scene"]) for name, part in parts.items()}
     names = list(scenes)
@@ -104,11 +104,11 @@ def check_disjoint(**parts: pd.DataFrame) -> None:
 
 
 def write_split(parts: Mapping[str, pd.DataFrame], path: Path | str) -> None:
-    """Write the scenes of each part to a text file, one line ``part scene`` each.
+    """Write the scenes of each part to a text file, one line ``part scene`` per scene.
 
     Args:
         parts: MOS tables by part: "train", "val", "test", or some of these.
-        path: File to write; it is replaced whole or not at all.
+        path: File to write, replaced whole or not at all.
 
     Raises:
         ValueError: If a part has another name, two parts share a scene, or a scene name does not fit on a line.
@@ -132,7 +132,7 @@ def write_split(parts: Mapping[str, pd.DataFrame], path: Path | str) -> None:
 
 
 def read_split(path: Path | str) -> dict[str, set[str]]:
-    """Read the scenes of "train", "val" and "test" from a file of ``write_split``; a part not in it is empty.
+    """Read the scenes of "train", "val" and "test" from a file of ``write_split``; a part that the file lacks is empty.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -161,11 +161,11 @@ def apply_split(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dic
         scenes: Scenes by part, as from ``read_split``.
 
     Returns:
-        As of ``split_by_scene``.
+        Same as ``split_by_scene``.
 
     Raises:
-        ValueError: If a scene of the table is in no part or in two, or if rows that the column ``split`` calls "test"
-            would be trained or validated on.
+        ValueError: If a scene of the table is in no part or in two, or if rows "test" of the column ``split`` would be trained
+            or validated on.
     """
     listed = {part: set(scenes.get(part, ())) for part in PARTS}
     unlisted = set(frame["scene"]).difference(*listed.values())
@@ -174,38 +174,38 @@ def apply_split(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dic
     leaked = _given_test_scenes(frame) - listed["test"]
     if leaked:
         raise ValueError(f"the split puts {_listing(leaked)} of the given test split outside test; write a new split")
-    return _parts(frame, listed)
+    return _tables_of(frame, listed)
 
 
 def excluded_names(names: Iterable[str], sources: Iterable[Path | str]) -> tuple[set[str], int]:
-    """Photographs to leave out, known by their file names without folder, extension and leading zeros.
+    """Find the photographs to leave out by their file names, without folder, extension and leading zeros.
 
-    Names are compared no closer than that, for copies of a photograph lie in other folders and formats, and data sets fill
-    numbers up or do not: scene 015004 of HECD is 15004.jpg of BSDS500.
+    No more of a name is compared, because copies of a photograph lie in other folders and formats, and some data sets pad
+    numbers with zeros: scene 015004 of HECD is 15004.jpg of BSDS500.
 
     Args:
-        names: The photographs there are.
-        sources: Data sets as of ``load_dataset``, whose scenes are left out, and ``.txt`` lists, a name a line, with or without
-            folder and extension; blank lines and those that start with ``#`` do not count.
+        names: All photographs.
+        sources: Data sets that ``load_dataset`` reads, whose scenes are left out, and ``.txt`` lists with one name per line,
+            with or without folder and extension; blank lines and those that start with ``#`` do not count.
 
     Returns:
-        Those of ``names``, and how many names the sources have that none of them has.
+        The photographs of ``names`` to leave out, and the number of names in the sources that no photograph has.
 
     Raises:
         FileNotFoundError: If a source does not exist.
         ValueError: If a source cannot be read.
     """
-    wanted: set[str] = set()
+    excluded: set[str] = set()
     for source in map(Path, sources):
-        listed = _listed(source) if source.suffix.lower() == ".txt" else load_dataset(source)["scene"]
-        wanted |= {_known_by(name) for name in listed}
-    known = {name: _known_by(name) for name in names}
-    return {name for name, by in known.items() if by in wanted}, len(wanted - set(known.values()))
+        listed = _read_list(source) if source.suffix.lower() == ".txt" else load_dataset(source)["scene"]
+        excluded |= {_key_of(name) for name in listed}
+    keys = {name: _key_of(name) for name in names}
+    return {name for name, key in keys.items() if key in excluded}, len(excluded - set(keys.values()))
 
 
-def _listed(file: Path) -> list[str]:
+def _read_list(file: Path) -> list[str]:
     if not file.is_file():
-        raise FileNotFoundError(f"no file {file}; expected a text file of images to leave out, one a line")
+        raise FileNotFoundError(f"no file {file}; expected a text file of images to leave out, one per line")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
@@ -213,20 +213,20 @@ def _listed(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _known_by(name: str) -> str:
+def _key_of(name: str) -> str:
     stem, extension = posixpath.splitext(posixpath.basename(name))
     return (stem if extension.lower() in IMAGE_EXTENSIONS else stem + extension).lstrip("0")
 
 
-def _parts(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dict[str, pd.DataFrame]:
+def _tables_of(frame: pd.DataFrame, scenes: Mapping[str, Iterable[str]]) -> dict[str, pd.DataFrame]:
     ordered = frame.sort_values("image")
-    parts = {part: ordered[ordered["scene"].isin(list(scenes[part]))].reset_index(drop=True) for part in PARTS}
-    check_disjoint(**parts)
-    return parts
+    tables = {part: ordered[ordered["scene"].isin(list(scenes[part]))].reset_index(drop=True) for part in PARTS}
+    check_disjoint(**tables)
+    return tables
 
 
 def _given_test_scenes(frame: pd.DataFrame) -> set[str]:
-    """Scenes of the rows "test" of the column ``split``; empty without that column or such rows."""
+    """Return the scenes of the rows "test" of the column ``split``; empty without that column or such rows."""
     if "split" not in frame:
         return set()
     given = set(frame["split"])
@@ -238,7 +238,7 @@ def _given_test_scenes(frame: pd.DataFrame) -> set[str]:
 
 
 def _ordered_scenes(scenes: set[str], seed: int) -> list[str]:
-    """Scenes in an order that only the seed and their names decide: that of a hash, the same on every machine."""
+    """Return the scenes in the order of a hash of seed and name, which is the same on every machine."""
     return sorted(scenes, key=lambda scene: hashlib.sha256(f"{seed}:{scene}".encode()).digest())
 
 
@@ -247,7 +247,7 @@ def _count(share: float, total: int) -> int:
 
 
 def _listing(scenes: set[str]) -> str:
-    """For an error: the scene, or the number of scenes and the first five."""
+    """Return, for an error, the scene, or the number of scenes and the first five."""
     if len(scenes) == 1:
         return f"scene {next(iter(scenes))}"
     return f"{len(scenes)} scenes ({', '.join(sorted(scenes)[:5])}{', ...' if len(scenes) > 5 else ''})"

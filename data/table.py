@@ -19,7 +19,7 @@ from utils.tables import csv_rows, finite_number, separator_hint
 _COLUMNS = ("image", "scene", "method", *DIMENSIONS)
 _UNIT_RANGE = (-1.0, 1.0)
 REFERENCE = "reference_path"  # column: absolute path of the original; empty where there is none
-WITHIN_SCENES = "within_scenes"  # column: 1 where ratings compare within a scene only, as those made of choices do
+WITHIN_SCENES = "within_scenes"  # column: 1 where ratings compare within a scene only, such as those made from choices
 _OTHERS = ("reference", WITHIN_SCENES)  # columns that are handed on as they are
 TEXT_COLUMNS = ("image", "scene", "method", *_OTHERS)
 
@@ -31,27 +31,27 @@ def load_table(
     check_files: bool = True,
     ratings: Sequence[str] = DIMENSIONS,
 ) -> pd.DataFrame:
-    """A CSV file with the columns image, scene, method, CF, SCC, PR as a MOS table.
+    """Read a CSV file with the columns image, scene, method, CF, SCC, PR as a MOS table.
 
     Only ``image`` and one dimension are required. Without ``scene`` the file name without folder and extension is the
     scene, with a warning; without ``method`` it is empty; an absent dimension and an empty cell are NaN.
 
-    ``CF_se`` is the standard error of a MOS. ``CF_std``, the standard deviation of an image's CF ratings, and their number,
-    ``CF_n`` or, for all dimensions, ``n``, give it as well. The same holds for SCC and PR.
+    ``CF_se`` is the standard error of a MOS. Without it, the error is computed from ``CF_std``, the standard deviation of an
+    image's CF ratings, and their number, ``CF_n`` or, for all dimensions, ``n``. The same holds for SCC and PR.
 
     Args:
         path: The CSV file: UTF-8, comma separated, one header line.
         mos_range: Lowest and highest possible score in the file, for every dimension, mapped linearly to [-1, 1].
         root: Folder that ``image`` is relative to; the folder of the CSV file if None.
-        check_files: Whether every image must be there, if need be under a name that is written in another way
-            (:mod:`utils.names`); without it the ratings alone are read.
+        check_files: Whether every image must be there, under its name or one that :mod:`utils.names` takes for the same; if
+            false, only the ratings are read.
         ratings: The rating columns to read, where they have other names than CF, SCC and PR.
 
     Returns:
         One row per image, sorted by ``image``, scores in [-1, 1], higher is better. ``CF_se``, ``SCC_se`` and ``PR_se``, in
-        the unit of the scores, are there only if the file has what they need; NaN where its cells are empty or fewer than two
-        people rated. ``reference`` (path of the original, relative to "root") and ``within_scenes`` are there if the file has
-        them, as text. ``attrs`` holds "root" and "name", the file name without extension.
+        the unit of the scores, are there only if the file has the columns that they need; NaN where a cell is empty or fewer
+        than two people rated. ``reference`` (path of the original, relative to "root") and ``within_scenes`` are there, as
+        text, if the file has them. ``attrs`` holds "root" and "name", the file name without extension.
 
     Raises:
         FileNotFoundError: If the table or an image is missing.
@@ -66,12 +66,12 @@ def load_table(
     names = [relative_image(row["image"], f"{path}, line {line}") for line, row in rows]
     on_disk = _names_on_disk(names, root) if check_files else {}
     records = []
-    seen: set[str] = set()
+    images: set[str] = set()
     for (line, row), name in zip(rows, names, strict=True):
         image = on_disk.get(name, name)
-        if image in seen:
+        if image in images:
             raise ValueError(f"{path}, line {line}: {image} is listed twice")
-        seen.add(image)
+        images.add(image)
         if check_files and not (root / image).is_file():
             near = f" (there is {', '.join(nearest(image, files))})" if (files := _images(root)) else ""
             raise FileNotFoundError(
@@ -110,7 +110,7 @@ def load_dataset(
     mos_range: tuple[float, float] = _UNIT_RANGE,
     ratings: Sequence[str] = DIMENSIONS,
 ) -> pd.DataFrame:
-    """The MOS table of HECD, ICQA-2K or a CSV file, whichever the path holds.
+    """Read the MOS table of HECD, ICQA-2K or a CSV file; the content of the path tells which.
 
     Args:
         source: A folder with ``mean_zscores.csv`` in it or below (HECD), a folder with ``ICQA_2K_train`` or
@@ -121,11 +121,11 @@ def load_dataset(
         ratings: The rating columns of a CSV file.
 
     Returns:
-        MOS table as of ``load_hecd``, ``load_icqa2k`` or ``load_table``.
+        MOS table, same as from ``load_hecd``, ``load_icqa2k`` or ``load_table``.
 
     Raises:
         FileNotFoundError: If the path does not exist.
-        ValueError: If the path holds none of these, or an argument does not apply to what it holds.
+        ValueError: If the path holds none of these, or an argument does not apply to the data set.
     """
     source = Path(source)
     if not source.exists():
@@ -168,13 +168,13 @@ def _check_header(header: list[str], path: Path, ratings: Sequence[str]) -> None
     expected = f"expected image and any of {', '.join(_COLUMNS[1:])}, at least one of {', '.join(ratings)}"
     if len(set(header)) < len(header):
         raise ValueError(f"{path} has a column twice: {header}; {expected}")
-    known = {name.lower() for name in _COLUMNS}
+    lower_case = {name.lower() for name in _COLUMNS}
     # A column "cf" must not be taken for an unrated dimension.
     if "dist_img" in header:
         raise ValueError(
             f"{path} is a label file of KADID-10k; make a table of it: python tools/convert_labels.py {path} --form kadid"
         )
-    misspelt = [name for name in header if name not in _COLUMNS and name.lower() in known]
+    misspelt = [name for name in header if name not in _COLUMNS and name.lower() in lower_case]
     if "image" not in header or misspelt or not set(ratings) & set(header):
         hint = separator_hint(header) or "; train_baseline.py learns ratings of other names by --target" * ("image" in header)
         raise ValueError(f"{path} has the columns {header}; {expected}, spelled so{hint}")
@@ -188,7 +188,7 @@ def _check_header(header: list[str], path: Path, ratings: Sequence[str]) -> None
 
 
 def _names_on_disk(names: list[str], root: Path) -> dict[str, str]:
-    """Names of files by the names of a table that are written in another way; empty if every file is there as named."""
+    """Return the file names by the names of a table, where these are written in another way; empty if all names are exact."""
     if all((root / name).is_file() for name in names):
         return {}
     return match_names(names, _images(root))
@@ -202,7 +202,7 @@ def _images(root: Path) -> list[str]:
 
 
 def relative_image(cell: str, where: str) -> str:
-    """Image path with forward slashes and without detours, so that one file has one name."""
+    """Return the path of an image with forward slashes and without detours, so that one file has one name."""
     slashed = cell.replace("\\", "/")
     if not slashed:
         raise ValueError(f"{where}: the cell image is empty")
@@ -212,14 +212,14 @@ def relative_image(cell: str, where: str) -> str:
 
 
 def _noise_columns(header: list[str]) -> dict[str, tuple[str, ...]]:
-    """Columns that give the standard error of a dimension: it itself, or standard deviation and number of ratings."""
+    """Return the columns that give the standard error of each dimension: the error, or deviation and number of ratings."""
     columns: dict[str, tuple[str, ...]] = {d: (f"{d}_std", f"{d}_n" if f"{d}_n" in header else "n") for d in DIMENSIONS}
     columns |= {d: (f"{d}_se",) for d in DIMENSIONS if f"{d}_se" in header}
     return {dimension: names for dimension, names in columns.items() if set(names) <= set(header)}
 
 
 def _standard_error(row: dict[str, str], columns: tuple[str, ...], mos_range: tuple[float, float], where: str) -> float:
-    """Standard error of a MOS in [-1, 1]; NaN where a cell is empty or fewer than two people rated."""
+    """Return the standard error of a MOS in [-1, 1]; NaN where a cell is empty or fewer than two people rated."""
     values = []
     for column in columns:
         try:
@@ -244,19 +244,19 @@ def _score(cell: str, mos_range: tuple[float, float], where: str) -> float:
 
 
 def image_paths(frame: pd.DataFrame) -> list[str]:
-    """Absolute path of each image of a MOS table, or of several tables joined (which carry ``path``)."""
+    """Return the path of each image of a MOS table: the column ``path``, else ``image`` below the root of the table."""
     if "path" in frame:
         return list(frame["path"])
     return [str(Path(frame.attrs["root"]) / name) for name in frame["image"]]
 
 
 def with_paths(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with the absolute path of each image as a column, which survives joining tables."""
+    """Return the table with the path of each image as the column ``path``, which survives joining tables."""
     return frame.assign(path=image_paths(frame))
 
 
 def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float]) -> pd.DataFrame:
-    """The MOS tables of one or several data sets as one, see ``join_data``."""
+    """Read one or several data sets as one MOS table, see ``join_data``."""
     frames = []
     for named in sources:
         source, most = counted(named)
@@ -266,14 +266,14 @@ def load_data(sources: list[Path], dimension: str, mos_range: tuple[float, float
 
 
 def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.DataFrame:
-    """MOS tables as one, images without a rating included.
+    """Join MOS tables to one and print the counts of each; images without a rating are kept.
 
     Args:
-        frames: Where a table comes from, and the table, which has ``path``.
+        frames: The source of each table, for messages, and the table, which has ``path``.
         columns: The ratings that are wanted.
 
     Returns:
-        MOS table with ``path``, the absolute path of each image; ``image`` is relative to the folder above them all.
+        MOS table with ``path``, the absolute path of each image; ``image`` is relative to the folder above all images.
 
     Raises:
         ValueError: If nothing is rated in one of the columns, or an image comes twice.
@@ -297,7 +297,7 @@ def join_data(frames: list[tuple[str, pd.DataFrame]], columns: list[str]) -> pd.
 
 
 def counted(source: Path) -> tuple[Path, int | None]:
-    """Path and number of images of ``PATH:N``; None for all of them."""
+    """Return path and number of images of ``PATH:N``; the number is None for all images."""
     path, colon, number = str(source).rpartition(":")
     if colon and number.isdigit() and not source.exists():
         if int(number) < 1:
@@ -307,14 +307,14 @@ def counted(source: Path) -> tuple[Path, int | None]:
 
 
 def rated(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The rows that have a rating in one of the columns."""
+    """Return the rows that have a rating in one of the columns."""
     rows = frame[frame[columns].notna().any(axis=1)].reset_index(drop=True)
     rows.attrs = frame.attrs
     return rows
 
 
 def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
-    """At most ``count`` rows, evenly spaced."""
+    """Return at most ``count`` rows, evenly spaced."""
     if len(frame) <= count:
         return frame
     rows = frame.iloc[np.linspace(0, len(frame) - 1, count).round().astype(int)].reset_index(drop=True)
@@ -323,7 +323,7 @@ def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def select(frame: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
-    """The chosen rows as a MOS table of its own."""
+    """Return the chosen rows as a MOS table of its own."""
     chosen = frame[rows].reset_index(drop=True)
     chosen.attrs = frame.attrs
     return chosen

@@ -1,10 +1,10 @@
-"""How well scores agree with people. This room imports data and utils, and no torch.
+"""Agreement of scores with people. This room imports data and utils, and no torch.
 
-agreement: what evaluate.py joins, measures and writes
-compare: is one predictor better than another
-mos: from files of ratings and choices to MOS; HECD from its raw ratings
+agreement: joining of scores and MOS, measures and tables of evaluate.py
+compare: differences of two predictors on the same images
+mos: MOS from files of ratings and choices; HECD's z-scores from its raw ratings
 pairs: pairwise accuracy, and two areas under a ROC curve
-protocols: train and test again and again
-rating_files: what raters save of a rating page, and who is to be believed
-ratings: the statistics of ratings and choices: screening, mean opinions, reliability
+protocols: repeated training and testing
+rating_files: files that raters save on a rating page, and which raters count
+ratings: statistics of ratings and choices: screening, mean opinions, reliability
 """

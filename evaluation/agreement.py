@@ -1,10 +1,10 @@
-"""How well do score files agree with people: what ``evaluate.py`` joins, measures and writes.
+"""Agreement of score files with people: joining, measures and tables of ``evaluate.py``.
 
 Intervals come from a bootstrap that draws *scenes*, because colorizations of one photograph are not independent. A resample
-is held as how often each scene occurs in it, so that ranks, ties and sums of all resamples are computed together; the values
-are those of :mod:`utils.metrics` on the drawn images written out one after another.
+is stored as the number of times that each scene occurs in it, so that ranks, ties and sums of all resamples are computed
+together. The values equal those of :mod:`utils.metrics` on a list of the drawn images.
 
-The interval is that of a bootstrap t (:meth:`Resamples.interval`). Percentiles of the resamples would be too narrow for few
+Intervals are computed by a bootstrap t (:meth:`Resamples.interval`). Percentiles of the resamples would be too narrow for few
 scenes: the interval of an SRCC then holds the true one in .84 to .90 of the cases at 4 scenes, and in .90 to .94 at 15.
 
 References:
@@ -42,7 +42,7 @@ NETWORK, METHOD_MEAN = "network", "method mean"  # predictors
 NETWORK_COLUMNS, METHOD_COLUMNS = ("prediction",), ("mean", "place", "step")
 IN_SAMPLE = "in-sample"
 _WITH_INTERVAL = ("SRCC", "within-scene SRCC")  # in the compact table; metrics.csv has the intervals of all
-MIN_SCENES = 4  # fewer have no interval
+MIN_SCENES = 4  # with fewer scenes there is no interval
 _LEVEL = 0.975  # of the upper end of an interval
 _MOST_STRETCH = 1.5  # times Student's t: few scenes with one far off make the quantiles of a bootstrap t endless
 _MOST_LEFT_OUT = 100  # groups of scenes that are left out in turn, for the sake of time
@@ -57,11 +57,11 @@ _MIN_METHODS = 3  # with two, a rank correlation can only be -1 or 1
 
 @dataclass(frozen=True)
 class Scores:
-    """Where the predictions of a dimension come from."""
+    """Source of the predictions of a dimension."""
 
     path: Path
-    frame: pd.DataFrame  # of read_scores
-    is_sub_score: bool  # a column of PR's file, for want of a file of its own
+    frame: pd.DataFrame  # from read_scores
+    is_sub_score: bool  # a sub-score column of PR's file, used when the dimension has no score file
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Joined:
     Attributes:
         rows: Columns image, scene, method, dimension, mos and prediction (NaN where there is none), in the order of the
             MOS table.
-        failed: Why the file has no score for an image although it has a row, by image.
-        absent: Images that the file has no row of.
-        unused: How many rows of the file are of other images.
-        elsewhere: How they were joined, if not by paths that are known to be of one folder; else empty.
+        failed: Reason by image, for images whose row in the file has no score.
+        absent: Images without a row in the file.
+        unused: Number of rows in the file that belong to other images.
+        elsewhere: How the rows were joined, if not by paths that surely belong to one folder; else empty.
     """
 
     rows: pd.DataFrame
@@ -85,13 +85,13 @@ class Joined:
 
 
 def read_predictions(named: Sequence[str]) -> dict[str, Scores]:
-    """Score files by the dimension they are used for.
+    """Read score files, by the dimension that they are used for.
 
-    A file counts for its main dimension, the one its sidecar names or else its first score column. The sub-scores in PR's
-    file are used for the dimensions that have no file of their own.
+    A file is used for its main dimension, which its sidecar names, or else for its first score column. The sub-scores in PR's
+    file are used for dimensions without a score file.
 
     Args:
-        named: Paths of CSV or published JSON files, ``PATH:CF`` to say which dimension is meant.
+        named: Paths of CSV or published JSON files; ``PATH:CF`` names the dimension.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -125,16 +125,16 @@ def read_versus(
     Columns CF, SCC and PR are compared in that dimension, any other metric in all of ``dimensions``.
 
     Args:
-        named: Paths of CSV or JSON files; ``PATH:NAME`` to say which column holds the scores, of JSON which dimension.
-        dimensions: Those of the network.
+        named: Paths of CSV or JSON files; ``PATH:NAME`` names the column of the scores, or the dimension of a JSON file.
+        dimensions: Dimensions of the network.
         score_range: Lowest and highest possible score; None for [-1, 1].
-        lower: Whether lower is better; the scores are then turned round.
+        lower: Whether lower is better; the sign of the scores is then changed.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a file cannot be read, or two files are for the same dimension.
     """
-    found: dict[str, Scores] = {}
+    by_dimension: dict[str, Scores] = {}
     for name in named:
         head, _, tail = name.rpartition(":")
         path, column = (Path(head), tail) if head and not Path(name).is_file() else (Path(name), None)
@@ -153,16 +153,16 @@ def read_versus(
             main = frame.attrs["meta"].get("dimension", columns[0])
             is_sub_score = len(columns) > 1 and column != (main if main in columns else columns[0])
             for dimension in [column] if column in DIMENSIONS else dimensions:
-                earlier = found.get(dimension)
+                earlier = by_dimension.get(dimension)
                 if earlier and not earlier.is_sub_score and not is_sub_score:
                     raise ValueError(f"{earlier.path} and {path} both give {dimension}; evaluate one at a time")
                 if not earlier or earlier.is_sub_score:
-                    found[dimension] = Scores(path, frame.rename(columns={"score": dimension}), is_sub_score)
-    return found
+                    by_dimension[dimension] = Scores(path, frame.rename(columns={"score": dimension}), is_sub_score)
+    return by_dimension
 
 
 def _named_dimension(name: str) -> tuple[Path, str | None]:
-    """Path and dimension of ``PATH:CF``, or of a JSON file that has ``_CF_`` in its name; None where nothing says."""
+    """Return path and dimension of ``PATH:CF``, or of a JSON file with ``_CF_`` in its name; the dimension may be None."""
     head, _, tail = name.rpartition(":")
     if head and tail in DIMENSIONS:
         return Path(head), tail
@@ -178,19 +178,20 @@ def _named_dimension(name: str) -> tuple[Path, str | None]:
 
 
 def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
-    """The rated images of a MOS table beside their predictions.
+    """Join the rated images of a MOS table with their predictions.
 
-    The JSON form is joined by stem. A CSV is joined by the path relative to its folder and to the root of the table, or by
-    absolute path where its sidecar names the scored folder: by the way that finds more images. Where neither finds any, by
-    file name, if no two images share one. Names may be written in another way, see :mod:`utils.names`.
+    The JSON form is joined by stem. A CSV is joined by relative path (from the scored folder and from the root of the table)
+    or, where its sidecar names the scored folder, by absolute path, whichever matches more images. If neither matches any
+    image, the CSV is joined by file name, provided that no two images share one. Other spellings of names: see
+    :mod:`utils.names`.
 
     Args:
         table: MOS table.
-        scores: Where the predictions come from.
+        scores: Predictions, from :func:`read_predictions` or :func:`read_versus`.
         dimension: CF, SCC or PR.
 
     Raises:
-        ValueError: If predictions go by stem and two rated images share one.
+        ValueError: If predictions are joined by stem and two rated images share a stem.
     """
     rated = table[table[dimension].notna()]
     images = rated["image"].tolist()
@@ -209,16 +210,16 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
         bare = [posixpath.basename(i) for i in images], [posixpath.basename(n) for n in names]
         if all(len(set(part)) == len(part) for part in bare):  # a copy in other folders
             ways.append((*bare, "by file name, for no path agrees"))
-    found: dict[str, str] = {}
+    matches: dict[str, str] = {}
     wanted, given, elsewhere = ways[0]
     for way in ways:
-        matched = {} if found and way[2].startswith("by file name") else match_names(*way[:2])
-        if len(matched) > len(found):
-            found, (wanted, given, elsewhere) = matched, way
-    elsewhere = "; ".join(filter(None, (elsewhere, written_otherwise(found))))
+        matched = {} if matches and way[2].startswith("by file name") else match_names(*way[:2])
+        if len(matched) > len(matches):
+            matches, (wanted, given, elsewhere) = matched, way
+    elsewhere = "; ".join(filter(None, (elsewhere, written_otherwise(matches))))
 
     values = dict(zip(given, zip(frame[dimension], frame["error"], strict=True), strict=True))
-    values = {key: values[found[key]] for key in wanted if key in found}
+    values = {key: values[matches[key]] for key in wanted if key in matches}
     rows = rated[["image", "scene", "method"]].assign(dimension=dimension, mos=rated[dimension])
     rows["prediction"] = [values[key][0] if key in values and not values[key][1] else np.nan for key in wanted]
     failed = {
@@ -227,15 +228,15 @@ def join(table: pd.DataFrame, scores: Scores, dimension: str) -> Joined:
         if key in values and np.isnan(value)
     }
     absent = [image for image, key in zip(images, wanted, strict=True) if key not in values]
-    unused = len(set(given) - set(found.values()))
+    unused = len(set(given) - set(matches.values()))
     return Joined(rows.reset_index(drop=True), failed, absent, unused, elsewhere)
 
 
 def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allow_missing: bool = False) -> None:
-    """Refuse a score file without a row for a rated image, or with ``allow_missing`` one without any score for them.
+    """Refuse a score file that has no row for a rated image; with ``allow_missing``, only one that scores no rated image.
 
     Raises:
-        ValueError: Names an image, the rows that come closest, and what to run.
+        ValueError: Names an image, the closest rows of the file, and the script to run.
     """
     none = joined.rows["prediction"].isna().all()
     if not none and (allow_missing or not joined.absent):
@@ -257,8 +258,8 @@ def require_rows(joined: Joined, scores: Scores, dimension: str, root: str, allo
 
 
 def sample_of(scores: Scores) -> str:
-    """What the images were to the weights that scored them: a sample of :mod:`utils.scores`, "unknown" if not said."""
-    in_sample(scores.frame)  # refuses a word that we do not know
+    """Return whether the weights have seen the images: a sample of :mod:`utils.scores`, or "unknown"."""
+    in_sample(scores.frame)  # refuses an unknown sample
     return scores.frame.attrs["meta"].get("sample", "unknown")
 
 
@@ -278,67 +279,68 @@ def _refuse_same_stem(path: Path, images: list[str], stems: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predictions for the same images, shape (N,) each; the three are the same but for the method means."""
+    """Predictions for N images, shape (N,) each; the three arrays are equal except for the method means."""
 
     value: np.ndarray  # in the unit of the MOS
-    order: np.ndarray  # what is ranked
-    step: np.ndarray  # what differences of images of one scene are taken of
+    order: np.ndarray  # for rank correlations
+    step: np.ndarray  # for differences within a scene
 
     @classmethod
     def of(cls, rows: pd.DataFrame, columns: Sequence[str]) -> "Predictor":
-        """From columns of a table: one, or one for each."""
-        found = [rows[column].to_numpy(float) for column in columns]
-        return cls(*(found * 3 if len(found) == 1 else found))
+        """Build a predictor from one column of a table, or from three: value, order and step."""
+        arrays = [rows[column].to_numpy(float) for column in columns]
+        return cls(*(arrays * 3 if len(arrays) == 1 else arrays))
 
 
 def method_means(table: pd.DataFrame, dimension: str) -> pd.DataFrame:
-    """The trivial predictor: what other images of the same method were rated, without those of the image's scene.
+    """Compute the trivial predictor: the mean MOS of images of the same method in other scenes.
 
-    The means must not be ranked. They leave out the scene, so among images of one method the better rated ones have the
-    lower means, by differences that are tiny but that a rank correlation takes for full: for 5 methods of 200 scenes SRCC
-    comes out some 0.18 too low. Hence the place: where the method stands among all methods, also without the scene.
+    The means must not be ranked. They leave out the image's scene, so among images of one method the better rated ones have
+    slightly lower means. A rank correlation counts these tiny differences in full: for 5 methods of 200 scenes, SRCC is
+    about 0.18 too low. Rank correlations therefore take ``place``, the rank of the method among all methods, also without the
+    scene.
 
     Args:
         table: MOS table.
         dimension: CF, SCC or PR.
 
     Returns:
-        Index of ``table``; ``mean`` in the unit of the MOS, ``place`` in (0, 1), for ranks, and ``step``, for differences, in
-        the unit of the MOS: the mean of all ``mean`` at that place. NaN where the image has no method or its method no rated
-        image of another scene.
+        Same index as ``table``. ``mean``: in the unit of the MOS. ``place``: in (0, 1), for ranks. ``step``: for differences,
+        in the unit of the MOS, the average of all ``mean`` with the same place. NaN where the image has no method, or its
+        method has no rated image in another scene.
     """
     rated = table[table[dimension].notna() & (table["method"] != "")]
     if rated.empty:
         return pd.DataFrame({"mean": np.nan, "place": np.nan, "step": np.nan}, index=table.index)
     groups = rated.groupby(["scene", "method"])[dimension]
     sums, sizes = groups.sum().unstack(fill_value=0.0), groups.size().unstack(fill_value=0)
-    # NaN where nothing is left. Rounded, lest equal means of two methods differ in the last digit and take two places.
+    # NaN where nothing is left. Rounded, so that equal means of two methods do not differ in the last digit.
     means = ((sums.sum() - sums) / (sizes.sum() - sizes)).round(12)
     places = (means.rank(axis=1) - 0.5).div(means.notna().sum(axis=1), axis=0)
     flat = pd.DataFrame({"place": places.to_numpy().ravel(), "mean": means.to_numpy().ravel()})
     steps = flat.groupby("place")["mean"].transform("mean").to_numpy().reshape(means.shape)
     row, column = means.index.get_indexer(table["scene"]), means.columns.get_indexer(table["method"])
-    known = (row >= 0) & (column >= 0)
+    has_mean = (row >= 0) & (column >= 0)
     return pd.DataFrame(
         {
-            "mean": np.where(known, means.to_numpy()[row, column], np.nan),
-            "place": np.where(known, places.to_numpy()[row, column], np.nan),
-            "step": np.where(known, steps[row, column], np.nan),
+            "mean": np.where(has_mean, means.to_numpy()[row, column], np.nan),
+            "place": np.where(has_mean, places.to_numpy()[row, column], np.nan),
+            "step": np.where(has_mean, steps[row, column], np.nan),
         },
         index=table.index,
     )
 
 
 def logistic_fit(pred: np.ndarray, mos: np.ndarray, at: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-    """Predictions after a rising logistic curve with four parameters, fitted to the MOS by least squares.
+    """Map predictions by a rising logistic curve with four parameters, fitted to the MOS by least squares.
 
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
-        at: Which predictions to map, shape (M,), if not those that it is fitted to.
+        at: Predictions to map, shape (M,); None for ``pred``.
 
     Returns:
-        Mapped predictions, shape (N,) or (M,), and an empty text; or the predictions as they were, and why.
+        Mapped predictions, shape (N,) or (M,), and an empty text; or the unchanged predictions and the reason.
 
     Reference:
         VQEG, Final report from the Video Quality Experts Group on the validation of objective models of video quality
@@ -353,16 +355,16 @@ def logistic_fit(pred: np.ndarray, mos: np.ndarray, at: np.ndarray | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the covariance of the parameters, which is not used
             start = (mos.min(), mos.max(), 0.0, 0.0)
-            # With the default tolerance of 1e-8 it does not come to an end on predictions that are linear or say nothing.
-            found, _ = curve_fit(_logistic, scaled, mos, start, maxfev=5000, ftol=1e-6, xtol=1e-6)
+            # With the default tolerance of 1e-8 the fit does not end on predictions that are linear or unrelated to the MOS.
+            parameters, _ = curve_fit(_logistic, scaled, mos, start, maxfev=5000, ftol=1e-6, xtol=1e-6)
     except RuntimeError:
         return wanted, "not mapped: the logistic fit did not converge"
-    mapped = _logistic(scaled, *found)
+    mapped = _logistic(scaled, *parameters)
     if not np.isfinite(mapped).all() or np.ptp(mapped) == 0:
         return wanted, "not mapped: the logistic fit came out constant"
-    if found[0] > found[1]:  # would turn a predictor that is wrong way round into a good one
+    if parameters[0] > parameters[1]:  # would turn a predictor with the wrong sign into a good one
         return wanted, "not mapped: the logistic fit falls"
-    return (mapped if at is None else _logistic((at - pred.mean()) / pred.std(), *found)), ""
+    return (mapped if at is None else _logistic((at - pred.mean()) / pred.std(), *parameters)), ""
 
 
 def _logistic(x: np.ndarray, low: float, high: float, middle: float, log_steepness: float) -> np.ndarray:
@@ -380,21 +382,21 @@ def measure_agreement(
     seed: int = 0,
     order: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """All measures of one predictor, each with the 95 % interval of a bootstrap t over scenes.
+    """Compute all measures of one predictor, each with the 95 % interval of a bootstrap t over scenes.
 
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
         scenes: Scene of each image, shape (N,).
-        resamples: How often as many scenes as there are are drawn with replacement.
+        resamples: Number of draws; each draws as many scenes as there are, with replacement.
         seed: The same seed draws the same scenes for every predictor of the same scenes.
-        order: What rank correlations take in place of ``pred``, shape (N,).
+        order: Predictions for rank correlations, shape (N,); None for ``pred``.
 
     Returns:
         One row for each of :data:`METRICS`, with ``metric``, ``value``, ``low``, ``high`` and ``note``. The logistic curve is
-        fitted once, to all images, and not again in the resamples. NaN where a measure is not defined, or, for an
-        interval, with fewer than :data:`MIN_SCENES` scenes; resamples in which a measure is not defined do not count, which
-        is noted.
+        fitted once, to all images, and not again in the resamples. NaN where a measure is not defined. Intervals are NaN
+        also with fewer than :data:`MIN_SCENES` scenes. Resamples in which a measure is not defined are left out, and
+        ``note`` says how many.
 
     Raises:
         ValueError: If the shapes differ or are not (N,), or a value is not finite.
@@ -430,11 +432,12 @@ def measure_agreement(
 
 
 class Resamples:
-    """Draws of scenes, from which measures get intervals.
+    """Draws of scenes for the intervals of measures.
 
     Attributes:
-        counts: How often each scene occurs, shape (R + G, K): R resamples, then all scenes without one of G groups, in turn. A
-            group is one scene, or several where there are more than 100. No rows for fewer than :data:`MIN_SCENES` scenes.
+        counts: How often each scene occurs, shape (R + G, K). The first R rows are resamples; each of the G others leaves out
+            one group of scenes. A group is one scene, or several if there are more than 100 scenes. No rows for fewer than
+            :data:`MIN_SCENES` scenes.
     """
 
     def __init__(self, scenes: int, resamples: int = 1000, seed: int = 0) -> None:
@@ -448,18 +451,21 @@ class Resamples:
     def interval(
         self, value: float, sample: np.ndarray, scenes: int | None = None, bounds: tuple[float, float] = _ANY
     ) -> tuple[float, float, str]:
-        """95 % interval of a measure by a bootstrap t, NaN if it has none, and what there is to note.
+        """Compute the 95 % interval of a measure by a bootstrap t.
 
-        The standard error is that of the resamples or of the jackknife, whichever is larger, both for few scenes; the quantiles
-        are those of the bootstrap t of the pseudo-values of the jackknife, at least those of Student's t with one degree of
-        freedom less than there are scenes, and at most 1.5 times these. Measures with bounds are taken to a scale without, by
-        the inverse hyperbolic tangent (Fisher's z) or the logarithm.
+        The standard error is the larger one of the resamples and of the jackknife, both corrected for few scenes. The quantiles
+        come from the bootstrap t of the jackknife's pseudo-values. They are at least the quantiles of Student's t with one
+        degree of freedom less than there are scenes, and at most 1.5 times these. A measure with bounds is first mapped to a
+        scale without bounds, by the inverse hyperbolic tangent (Fisher's z) or the logarithm.
 
         Args:
             value: The measure.
-            sample: The measure in each row of ``counts``, shape (R + G,); NaN does not count.
-            scenes: How many scenes the measure is made of; all if None.
+            sample: The measure in each row of ``counts``, shape (R + G,); NaN where it is not defined.
+            scenes: Number of scenes in which the measure is defined; None for all.
             bounds: Range of the measure.
+
+        Returns:
+            Both ends, NaN if there is no interval, and a note, "" if there is nothing to note.
         """
         count = self.counts.shape[1] if scenes is None else scenes
         if self.counts.shape[1] == 1 or (np.isfinite(value) and count == 1):
@@ -489,7 +495,11 @@ class Resamples:
 
 
 def _unbounded(value: float, bounds: tuple[float, float]) -> tuple[float, float, Callable[[float], float]]:
-    """A scale without bounds: its slope at a value, the value on it, and the way back; the slope is infinite at a bound."""
+    """Map a value to a scale without bounds.
+
+    Returns:
+        Slope of the inverse map at the value (infinite at a bound), the mapped value, and the inverse map.
+    """
     low, high = bounds
     if np.isinf(low):
         return 1.0, value, lambda x: x
@@ -503,7 +513,7 @@ def _unbounded(value: float, bounds: tuple[float, float]) -> tuple[float, float,
 
 
 def draw_scenes(scenes: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each scene occurs in each resample, shape (resamples, scenes)."""
+    """Draw scenes with replacement; return how often each scene occurs in each resample, shape (resamples, scenes)."""
     draws = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes))
     counts = np.zeros((resamples, scenes))
     np.add.at(counts, (np.arange(resamples)[:, None], draws), 1)
@@ -519,11 +529,11 @@ def _resampled(
     within: np.ndarray,
     counts: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Each measure in each resample, shape (R,); NaN where it is not defined.
+    """Compute each measure in each resample, shape (R,); NaN where it is not defined.
 
     Args:
         pred: Predictions, shape (N,).
-        order: What is ranked, shape (N,).
+        order: Predictions for rank correlations, shape (N,).
         mapped: Predictions after the logistic curve, shape (N,).
         mos: Mean opinion scores, shape (N,).
         scene: Number of each image's scene, shape (N,), 0 to K-1.
@@ -532,12 +542,12 @@ def _resampled(
     """
     x, y = _Levels(order), _Levels(mos)
     agreeing = _agreeing_pairs(x.level, y.level, scene, counts.shape[1])
-    parts = []
+    blocks = []
     for block in np.array_split(counts, max(1, len(counts) * len(mos) // _BLOCK)):
         weights = block[:, scene]  # (R', N)
         of_x, of_y = x.frequencies(weights), y.frequencies(weights)
         pairs = ((block @ agreeing) * block).sum(1) / 2
-        parts.append(
+        blocks.append(
             {
                 "SRCC": _weighted_srcc(x, y, of_x, of_y, weights),
                 "KRCC": _tau_b(pairs, of_x, of_y),
@@ -548,28 +558,28 @@ def _resampled(
                 "within-scene SRCC": safe_divide(block @ np.nan_to_num(within), block @ np.isfinite(within)),
             }
         )
-    return {metric: np.concatenate([part[metric] for part in parts]) for metric in METRICS}
+    return {metric: np.concatenate([values[metric] for values in blocks]) for metric in METRICS}
 
 
 def resampled_srcc(order: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """SRCC in each resample, shape (R,); NaN where it is not defined.
+    """Compute SRCC in each resample, shape (R,); NaN where it is not defined.
 
     Args:
-        order: What is ranked, shape (N,).
+        order: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
         scene: Number of each image's scene, shape (N,), 0 to K-1.
         counts: How often each scene occurs, shape (R, K).
     """
     x, y = _Levels(order), _Levels(mos)
-    found = [np.empty(0)]
+    blocks = [np.empty(0)]
     for block in np.array_split(counts, max(1, len(counts) * len(mos) // _BLOCK)):
         weights = block[:, scene]
-        found.append(_weighted_srcc(x, y, x.frequencies(weights), y.frequencies(weights), weights))
-    return np.concatenate(found)
+        blocks.append(_weighted_srcc(x, y, x.frequencies(weights), y.frequencies(weights), weights))
+    return np.concatenate(blocks)
 
 
 class _Levels:
-    """The distinct values of a sample, numbered in their order, so that their frequencies in any resample are sums."""
+    """Distinct values of a sample, numbered in their order, so that their frequencies in any resample are sums."""
 
     def __init__(self, values: np.ndarray) -> None:
         _, self.level, sizes = np.unique(values, return_inverse=True, return_counts=True)
@@ -577,12 +587,12 @@ class _Levels:
         self._starts = np.cumsum(sizes) - sizes
 
     def frequencies(self, weights: np.ndarray) -> np.ndarray:
-        """How often each distinct value occurs, shape (R, L), where images occur ``weights`` times, shape (R, N)."""
+        """Count how often each distinct value occurs, shape (R, L), where images occur ``weights`` times, shape (R, N)."""
         return np.add.reduceat(weights[:, self._sorted], self._starts, axis=1)
 
 
 def _agreeing_pairs(x: np.ndarray, y: np.ndarray, scene: np.ndarray, scenes: int) -> np.ndarray:
-    """Pairs that x and y order alike less pairs they order differently, by the scenes of the two, shape (K, K)."""
+    """Count pairs that x and y order alike less pairs that they order differently, by the two scenes, shape (K, K)."""
     by_scene = np.argsort(scene, kind="stable")
     x, y, scene = x[by_scene], y[by_scene], scene[by_scene]
     starts = np.searchsorted(scene, np.arange(scenes))
@@ -595,7 +605,7 @@ def _agreeing_pairs(x: np.ndarray, y: np.ndarray, scene: np.ndarray, scenes: int
 
 def _weighted_srcc(x: _Levels, y: _Levels, of_x: np.ndarray, of_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     middle = (weights.sum(1, keepdims=True) + 1) / 2
-    # From the frequencies of the values: the mean rank of those that are equal, less the mean of all ranks.
+    # From the frequencies of the values: the mean rank of equal values, less the mean of all ranks.
     rank_x, rank_y = (np.cumsum(f, axis=1) - (f - 1) / 2 - middle for f in (of_x, of_y))
     covariance = np.einsum("rn,rn,rn->r", weights, rank_x[:, x.level], rank_y[:, y.level])
     spread = np.sqrt((of_x * rank_x**2).sum(1) * (of_y * rank_y**2).sum(1))
@@ -609,7 +619,7 @@ def _tau_b(pairs: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
 
 
 def resampled_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """PLCC in each resample, shape (R,); arguments as of :func:`resampled_srcc`."""
+    """Compute PLCC in each resample, shape (R,); same arguments as :func:`resampled_srcc`."""
     x, y = pred - pred.mean(), mos - mos.mean()
     n, sum_x, sum_y, xx, yy, xy = (
         counts @ np.bincount(scene, values, counts.shape[1]) for values in (np.ones_like(x), x, y, x * x, y * y, x * y)
@@ -620,7 +630,7 @@ def resampled_plcc(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts:
 
 
 def _constant(values: np.ndarray, scene: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Whether all values of a resample are equal, shape (R,)."""
+    """Return whether all values of a resample are equal, shape (R,)."""
     low, high = np.full(counts.shape[1], np.inf), np.full(counts.shape[1], -np.inf)
     np.minimum.at(low, scene, values)
     np.maximum.at(high, scene, values)
@@ -636,19 +646,19 @@ def _weighted_rmse(pred: np.ndarray, mos: np.ndarray, scene: np.ndarray, counts:
 def pair_agreement(
     step: np.ndarray, mos: np.ndarray, scenes: np.ndarray, noise: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """The measures of :mod:`evaluation.pairs`, with intervals as of :func:`measure_agreement`.
+    """Compute the measures of :mod:`evaluation.pairs`, with the same kind of intervals as :func:`measure_agreement`.
 
     Args:
-        step: Predictions, of which differences within scenes are taken, shape (N,).
+        step: Predictions for differences within scenes, shape (N,).
         mos: Mean opinion scores, shape (N,).
         scenes: Scene of each image, shape (N,).
         noise: Standard error of each MOS, shape (N,).
-        resamples: Of the bootstrap over scenes.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap draws of scenes.
+        seed: Seed of the bootstrap.
 
     Returns:
-        Same as :func:`measure_agreement`, one row for each of :data:`PAIR_METRICS`, and ``n``, the number of pairs: those that
-        are clearly different, but for "AUC different" all.
+        Same as :func:`measure_agreement`, one row for each of :data:`PAIR_METRICS`, and ``n``: the number of clearly different
+        pairs, or, for "AUC different", of all pairs.
     """
     names, scene = np.unique(scenes, return_inverse=True)
     pairs = scene_pairs(mos, scene, noise)
@@ -667,40 +677,40 @@ def pair_agreement(
 def _with_interval(
     measure: Callable[[np.ndarray], np.ndarray], draws: Resamples, scenes: int, bounds: tuple[float, float], note: str
 ) -> tuple[float, float, float, str]:
-    """Value, interval and notes of what is computed from how often each scene occurs."""
+    """Return value, interval and note of a measure that is a function of how often each scene occurs."""
     every = np.ones((1, draws.counts.shape[1]))
     value, *sample = measure(np.vstack([every, draws.counts]))
-    low, high, own = draws.interval(float(value), np.array(sample), scenes, bounds)
-    return float(value), low, high, "; ".join(filter(None, (note, own)))
+    low, high, interval_note = draws.interval(float(value), np.array(sample), scenes, bounds)
+    return float(value), low, high, "; ".join(filter(None, (note, interval_note)))
 
 
 # Methods
 
 
 class _Methods:
-    """Sums over the images of each method, M of them, by scene; images without a method do not count."""
+    """Sums over the images of each of M methods, by scene; images without a method are left out."""
 
     def __init__(self, method: np.ndarray, scene: np.ndarray, scenes: int) -> None:
-        known = method != ""
-        self.names, column = np.unique(method[known], return_inverse=True)
-        self._known, self._shape = known, (scenes, len(self.names))
-        self._cell = scene[known] * len(self.names) + column
+        has_method = method != ""
+        self.names, column = np.unique(method[has_method], return_inverse=True)
+        self._has_method, self._shape = has_method, (scenes, len(self.names))
+        self._cell = scene[has_method] * len(self.names) + column
         self.sizes = self._sums(np.ones(len(method)))
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
-        total = np.bincount(self._cell, values[self._known], self._shape[0] * self._shape[1])
+        total = np.bincount(self._cell, values[self._has_method], self._shape[0] * self._shape[1])
         return total.reshape(self._shape)
 
     def means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Mean of each method in each resample, shape (R, M); NaN for a method without an image in it."""
+        """Return the mean of each method in each resample, shape (R, M); NaN for a method without an image there."""
         sums, sizes = counts @ self._sums(values), counts @ self.sizes
-        # Rounded, lest equal means of two methods differ in the last digit and take two ranks.
+        # Rounded, so that equal means of two methods do not differ in the last digit and take two ranks.
         return np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0).round(12)
 
 
 def _srcc_of_means(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
-    """SRCC of two tables row by row, shape (R,), over the columns that are not NaN; NaN for fewer than three."""
-    present = ~np.isnan(mos)  # of methods, which have both means or none
+    """Compute SRCC of two tables row by row, shape (R,), over the columns that are not NaN; NaN for fewer than three."""
+    present = ~np.isnan(mos)  # a method has both means or none
     # Infinity takes the ranks above all others and so leaves these as they are.
     ranks = [np.where(present, rankdata(np.where(present, m, np.inf), axis=1), np.nan) for m in (pred, mos)]
     n = present.sum(1)
@@ -712,18 +722,18 @@ def _srcc_of_means(pred: np.ndarray, mos: np.ndarray) -> np.ndarray:
 def system_agreement(
     pred: np.ndarray, mos: np.ndarray, method: np.ndarray, scenes: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Are methods ranked as people rank them? SRCC of mean prediction and mean MOS over methods, with an interval.
+    """Compute the system SRCC: SRCC of mean prediction and mean MOS over methods, with an interval.
 
     Args:
         pred: Predictions, shape (N,).
         mos: Mean opinion scores, shape (N,).
         method: Method of each image, shape (N,); empty where there is none.
         scenes: Scene of each image, shape (N,).
-        resamples: Of the bootstrap over scenes.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap draws of scenes.
+        seed: Seed of the bootstrap.
 
     Returns:
-        As of :func:`pair_agreement`, one row; ``n`` is the number of methods. NaN for fewer than three.
+        One row, with the same columns as :func:`pair_agreement`; ``n`` is the number of methods. NaN for fewer than three.
     """
     names, scene = np.unique(scenes, return_inverse=True)
     methods = _Methods(method, scene, len(names))
@@ -737,27 +747,27 @@ def system_agreement(
 
 
 def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """What people and the network think of each method, on the images that have a method and a prediction.
+    """Compute mean MOS and mean prediction of each method, over the images that have a method and a prediction.
 
     Args:
         rows: Columns scene, method, dimension, mos and prediction.
-        resamples: Of the bootstrap over scenes.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap draws of scenes.
+        seed: Seed of the bootstrap.
 
     Returns:
-        One row for each dimension and method, the best in the eyes of people first: dimension, method, n (images), scenes,
+        One row for each dimension and method, the highest mean MOS first: dimension, method, n (images), scenes,
         the mean MOS with low and high, the mean prediction with low and high, and ranks by either mean, 1 for the highest.
     """
     tables = []
     for dimension in dict.fromkeys(rows["dimension"]):
-        known = rows[(rows["dimension"] == dimension) & rows["prediction"].notna() & (rows["method"] != "")]
-        names, scene = np.unique(known["scene"].to_numpy(str), return_inverse=True)
-        methods = _Methods(known["method"].to_numpy(str), scene, len(names))
+        images = rows[(rows["dimension"] == dimension) & rows["prediction"].notna() & (rows["method"] != "")]
+        names, scene = np.unique(images["scene"].to_numpy(str), return_inverse=True)
+        methods = _Methods(images["method"].to_numpy(str), scene, len(names))
         draws = Resamples(len(names), resamples, seed)
         table = pd.DataFrame({"dimension": dimension, "method": methods.names, "n": methods.sizes.sum(0).astype(int)})
         table["scenes"] = (methods.sizes > 0).sum(0)
         for column in ("mos", "prediction"):
-            values = known[column].to_numpy(float)
+            values = images[column].to_numpy(float)
             table[column] = methods.means(values, np.ones((1, len(names))))[0]
             samples = methods.means(values, draws.counts).T
             ends = [draws.interval(*row)[:2] for row in zip(table[column], samples, table["scenes"], strict=True)]
@@ -774,21 +784,21 @@ def method_table(rows: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd
 def evaluate(
     rows: pd.DataFrame, notes: Mapping[str, str], resamples: int = 1000, seed: int = 0, subset: str = ""
 ) -> pd.DataFrame:
-    """Agreement of the network and of the method means, by dimension, both on the images that have a prediction.
+    """Measure the agreement of the network and of the method means, by dimension, on the images that have a prediction.
 
     Args:
-        rows: Columns scene, method, dimension, mos, prediction, noise (standard error of the MOS), and those of
+        rows: Columns scene, method, dimension, mos, prediction, noise (standard error of the MOS), and the columns of
             :func:`method_means`.
-        notes: What the note of every row of the network should hold, by dimension.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        subset: What the note of every row should begin with.
+        notes: Note for every row of the network, by dimension.
+        resamples: Number of bootstrap draws of scenes.
+        seed: Seed of the bootstrap.
+        subset: Beginning of the note of every row.
 
     Returns:
-        Columns dimension, metric, value, low, high, n, predictor, scenes and note. n counts images, but for
-        :data:`PAIR_METRICS` pairs, and for the system SRCC methods.
+        Columns dimension, metric, value, low, high, n, predictor, scenes and note. n counts images; for
+        :data:`PAIR_METRICS` it counts pairs, for the system SRCC methods.
     """
-    found = []
+    tables = []
     for dimension in dict.fromkeys(rows["dimension"]):
         rated = rows[rows["dimension"] == dimension]
         scored = rated[rated["prediction"].notna()]
@@ -796,18 +806,18 @@ def evaluate(
         note = "; ".join(filter(None, (notes.get(dimension, ""), without_score)))
         predictors: list[tuple[str, pd.DataFrame, tuple[str, ...], str]] = [(NETWORK, scored, NETWORK_COLUMNS, note)]
         if len(set(rated["method"]) - {""}) > 1:
-            known = scored[scored["mean"].notna()]
-            without_mean = _left_out(len(scored) - len(known), "a method that other scenes have")
+            with_mean = scored[scored["mean"].notna()]
+            without_mean = _left_out(len(scored) - len(with_mean), "a method that other scenes have")
             note = "; ".join(filter(None, (without_score, without_mean)))
-            predictors.append((METHOD_MEAN, known, METHOD_COLUMNS, note))
-        for predictor, images, own, note in predictors:
-            measured = _measured(images, Predictor.of(images, own), resamples, seed)
+            predictors.append((METHOD_MEAN, with_mean, METHOD_COLUMNS, note))
+        for predictor, images, predictor_columns, note in predictors:
+            measured = _measured(images, Predictor.of(images, predictor_columns), resamples, seed)
             if predictor == METHOD_MEAN:
                 measured.loc[measured["metric"] == SYSTEM_SRCC, "note"] += "; near 1 by construction"
             measured["note"] = ["; ".join(filter(None, (subset, note, of_metric))) for of_metric in measured["note"]]
-            found.append(measured.assign(dimension=dimension, predictor=predictor, scenes=images["scene"].nunique()))
+            tables.append(measured.assign(dimension=dimension, predictor=predictor, scenes=images["scene"].nunique()))
     columns = ["dimension", "metric", "value", "low", "high", "n", "predictor", "scenes", "note"]
-    return pd.concat(found, ignore_index=True)[columns]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _measured(images: pd.DataFrame, predictor: Predictor, resamples: int, seed: int) -> pd.DataFrame:
@@ -826,15 +836,15 @@ def _left_out(count: int, what: str) -> str:
 
 
 def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFrame:
-    """The measures of :data:`METRICS` as text, one row for each dimension and predictor.
+    """Format the measures of :data:`METRICS` as text, one row for each dimension and predictor.
 
     Args:
-        metrics: What :func:`evaluate` returned.
-        published: An SRCC to show beside each.
+        metrics: Result of :func:`evaluate`.
+        published: Published SRCC to show beside each SRCC, or None.
     """
     lines = []
-    own = metrics[metrics["metric"].isin(METRICS)]
-    for (dimension, predictor), group in own.groupby(["dimension", "predictor"], sort=False):
+    of_images = metrics[metrics["metric"].isin(METRICS)]
+    for (dimension, predictor), group in of_images.groupby(["dimension", "predictor"], sort=False):
         line = {"dimension": dimension, "predictor": predictor, "n": str(group["n"].iloc[0])}
         line["scenes"] = str(group["scenes"].iloc[0])
         for row in group.to_dict("records"):
@@ -847,7 +857,7 @@ def compact(metrics: pd.DataFrame, published: float | None = None) -> pd.DataFra
 
 
 def compact_pairs(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The measures of pairs and methods as text, one row for each dimension and predictor of :func:`evaluate`."""
+    """Format the measures of pairs and methods as text, one row for each dimension and predictor of :func:`evaluate`."""
     lines = []
     for (dimension, predictor), group in metrics.groupby(["dimension", "predictor"], sort=False):
         rows = group.set_index("metric")
@@ -860,7 +870,7 @@ def compact_pairs(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def compact_methods(table: pd.DataFrame) -> pd.DataFrame:
-    """What :func:`method_table` returned as text."""
+    """Format the result of :func:`method_table` as text."""
     lines = []
     for row in table.to_dict("records"):
         line = {"dimension": row["dimension"], "method": row["method"], "n": str(row["n"]), "scenes": str(row["scenes"])}
@@ -870,9 +880,9 @@ def compact_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
-    """Every note of :func:`evaluate`, with the dimension, predictor and measures that it is on.
+    """Return every note of :func:`evaluate`, with its dimension, predictors and measures.
 
-    Not ``subset``, which the title says, nor what n counts, which the columns say.
+    Notes that repeat ``subset`` (it is in the title) or tell what n counts (the columns do) are left out.
     """
     measures = metrics["metric"].nunique()
     places: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -892,7 +902,7 @@ def notes_of(metrics: pd.DataFrame, subset: str = "") -> list[str]:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """Columns side by side, for the console."""
+    """Format a table with aligned columns, for the console."""
     cells = [list(table.columns), *table.to_numpy().tolist()]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
@@ -904,7 +914,7 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def as_latex(table: pd.DataFrame) -> str:
-    """A ``tabular`` that needs the package booktabs."""
+    """Format a table as a LaTeX ``tabular``, which needs the package booktabs."""
     columns = "ll" + "r" * (len(table.columns) - 2)
     cells = [list(table.columns), *table.to_numpy().tolist()]
     header, *body = (" & ".join(re.sub(r"([&%$#_])", r"\\\1", cell) for cell in row) + " \\\\\n" for row in cells)
@@ -913,7 +923,7 @@ def as_latex(table: pd.DataFrame) -> str:
 
 
 def shown(value: float, low: float = np.nan, high: float = np.nan) -> str:
-    """Three decimals, with the interval if there is one."""
+    """Format a value with three decimals, and with its interval if there is one."""
     if not np.isfinite(value):
         return "n/a"
     text = _three_decimals(value)

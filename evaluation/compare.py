@@ -1,4 +1,4 @@
-"""Is one predictor better than another on the same images: differences with intervals, tests, and pairs won.
+"""Comparison of two predictors on the same images: differences with intervals, tests, and pairs won.
 
 References:
     Williams, The comparison of regression variables, J. R. Stat. Soc. B 21, 1959: the t test.
@@ -30,23 +30,23 @@ _ALIKE = 1e-12  # correlation of the two predictors up to which they are told ap
 
 
 class Tested(NamedTuple):
-    """NaN where the test is not defined."""
+    """Statistic and p of a test; NaN where the test is not defined."""
 
     statistic: float
     p: float  # two-sided
 
 
 def williams(first: float, second: float, between: float, n: int) -> Tested:
-    """Do two predictors correlate with the MOS equally? The t test of Williams, with n - 3 degrees of freedom.
+    """Test whether two predictors correlate equally with the MOS: the t test of Williams, with n - 3 degrees of freedom.
 
     Args:
         first: Correlation of one predictor with the MOS.
         second: Correlation of the other with the MOS.
         between: Correlation of the two predictors.
-        n: Number of images; the test takes them for independent.
+        n: Number of images, which the test assumes to be independent.
 
     Returns:
-        t, above 0 if ``first`` is the higher one; NaN for fewer than 4 images and for predictors that correlate perfectly.
+        t and p; t is above 0 if ``first`` is higher. NaN for fewer than 4 images and for predictors that correlate perfectly.
     """
     if n < 4 or not 1 - abs(between) > _ALIKE:
         return Tested(math.nan, math.nan)
@@ -60,9 +60,10 @@ def williams(first: float, second: float, between: float, n: int) -> Tested:
 
 
 def steiger(first: float, second: float, between: float, n: int) -> Tested:
-    """Do two predictors correlate with the MOS equally? Steiger's Z, of Fisher-transformed correlations.
+    """Test whether two predictors correlate equally with the MOS: Steiger's Z of Fisher-transformed correlations.
 
-    Arguments and result as of :func:`williams`; Z is normal. NaN also where a predictor correlates perfectly with the MOS.
+    Arguments and result are the same as in :func:`williams`, with Z, which is normal, in place of t. The result is NaN also
+    where a predictor correlates perfectly with the MOS.
     """
     mean = (first + second) / 2
     if n < 4 or not (1 - abs(between) > _ALIKE and max(abs(first), abs(second)) < 1):
@@ -76,7 +77,7 @@ def steiger(first: float, second: float, between: float, n: int) -> Tested:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Two-sided p of the exact test of McNemar: could ``wins`` to ``losses`` be chance? 1 where there is neither."""
+    """Return the two-sided p of McNemar's exact test that ``wins`` and ``losses`` are equally likely; 1 if both are 0."""
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
@@ -89,22 +90,22 @@ def compare_predictors(
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Two predictors on the same images.
+    """Compare two predictors on the same images.
 
     Args:
         first: Predictions, shape (N,).
-        second: Predictions for the same images, shape (N,).
+        second: Predictions of the other predictor for the same images, shape (N,).
         mos: Mean opinion scores, shape (N,).
         scenes: Scene of each image, shape (N,).
         noise: Standard error of each MOS, shape (N,).
-        resamples: Of a bootstrap that draws scenes, the same for both predictors.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap draws of scenes, the same draws for both predictors.
+        seed: Seed of the bootstrap.
 
     Returns:
         :data:`COLUMNS`, one row for each of :data:`METRICS`: both values, ``first`` less ``second`` with its 95 %
-        interval, the tests of correlations (for SRCC on ranks, which is an approximation), and for pairs that people tell apart
-        the share that one predictor orders as people do and the other does not (``wins`` of the first, ``losses``). NaN where
-        something does not apply or is not defined. n counts images, or pairs.
+        interval, and the tests of correlations (for SRCC on ranks, which is an approximation). For pairs that people tell
+        apart, ``wins`` and ``losses`` are the shares that only the first or only the second predictor orders as people do.
+        NaN where a value does not apply or is not defined. n counts images, or pairs.
     """
     names, scene = np.unique(scenes, return_inverse=True)
     draws = Resamples(len(names), resamples, seed)
@@ -149,7 +150,7 @@ def compare_predictors(
 
 
 def compact_comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """What :func:`compare_predictors` returned, with the columns dimension and versus before it, as text."""
+    """Format the table of :func:`compare_predictors` as text; the columns dimension and versus stand before it."""
     lines = []
     for row in table.to_dict("records"):
         line = {"dimension": row["dimension"], "versus": Path(row["versus"]).name, "measure": row["metric"], "n": str(row["n"])}
@@ -163,7 +164,7 @@ def compact_comparison(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_notes(table: pd.DataFrame) -> list[str]:
-    """How the table is to be read, and every note on its rows."""
+    """Return lines that explain how to read the table, and every note on its rows."""
     notes: dict[str, list[str]] = {}
     for row in table.to_dict("records"):
         for note in row["note"].split("; "):

@@ -1,6 +1,6 @@
-"""From what people said to MOS: read ratings and choices, compute MOS and their reliability, and repeat what HECD published.
+"""MOS from ratings and choices: reading files, MOS with reliability, and HECD's published z-scores from its raw ratings.
 
-tools/compute_mos.py is the command. Methods, columns, references: docs/mos.md. The statistics are in evaluation/ratings.py.
+The command is tools/compute_mos.py. Methods, columns, references: docs/mos.md. The statistics are in evaluation/ratings.py.
 """
 
 import math
@@ -31,7 +31,7 @@ from utils.metrics import correlations
 from utils.names import amount
 from utils.tables import csv_rows, finite_number, separator_hint
 
-HECD_RELIABILITY = 0.85  # stated for HECD; which statistic that is, is not known to us
+HECD_RELIABILITY = 0.85  # stated for HECD, without naming the statistic
 HECD_RAW = "clean_raw_data.csv"
 _HECD_SCENES = 20
 _STEM = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # of a file name
@@ -45,20 +45,22 @@ def read_ratings(
     session: str | None = None,
     score_range: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
-    """Ratings of a CSV file.
+    """Read the ratings of a CSV file.
 
     Args:
-        path: UTF-8, comma separated, with a header; other columns are ignored.
-        rater: Column of the rater's name; likewise ``image`` and ``score``.
+        path: CSV file, UTF-8, comma separated, with a header; other columns are ignored.
+        rater: Column of the rater's name.
+        image: Column of the image.
+        score: Column of the score.
         session: Column of the session. None takes ``session`` if there is such a column.
         score_range: Lowest and highest possible score; None for any.
 
     Returns:
-        Columns rater, image, score, session ("" without one), a row each, in the order of the file.
+        One row per rating, in the order of the file: rater, image, score, session ("" without one).
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as described; the error names the line.
+        ValueError: If the file cannot be read as described; the error names the line.
     """
     header, rows = csv_rows(path, "rating")
     require_columns(
@@ -96,24 +98,27 @@ def read_ratings(
 def read_places(
     path: Path, images: list[str], image: str | None = None, scene: str | None = None, method: str | None = None
 ) -> pd.DataFrame:
-    """Return what a file of ratings says of its images: the columns scene and method of a MOS table, by image.
+    """Return scene and method of the images in a file of ratings, as columns by image.
 
     Args:
-        path: The file.
-        images: Its images.
-        image: Column of the image; None where there are no other columns.
+        path: File of ratings.
+        images: Images of the file.
+        image: Column of the image; None for a file of choices, whose scenes and methods come from names only.
         scene: Column of the scene. None takes ``scene`` if there is such a column, or else the digits of names such as
             CIC_000123.jpg, if all images have such names.
-        method: Column of the method; None takes ``method``, or else what stands before these digits.
+        method: Column of the method. None takes ``method``, or else the part of the name before these digits.
+
+    Returns:
+        Columns scene and method, indexed by image; a column that is not known is absent.
 
     Raises:
-        ValueError: If an image has two scenes or methods, or none; the error names the line.
+        ValueError: If an image has two scenes, no scene, or two methods; the error names the line.
     """
     header, rows = csv_rows(path, "rating")
     columns = {"scene": scene, "method": method}
     require_columns(header, tuple(filter(None, columns.values())), path, "--scene, --method-column")
     parsed = [match for name in images if (match := _STEM.fullmatch(PurePosixPath(name.replace("\\", "/")).stem))]
-    found = {name: [match[name] for match in parsed] for name in columns} if len(parsed) == len(images) else {}
+    places = {name: [match[name] for match in parsed] for name in columns} if len(parsed) == len(images) else {}
     for name, column in columns.items():
         if image is None or (column or name) not in header or (column or name) == image:
             continue
@@ -123,20 +128,20 @@ def read_places(
             if values.setdefault(row[image], cell) != cell or (name == "scene" and not cell):
                 expected = f"expected one {name} per image"
                 raise ValueError(f"{path}, line {line}: {column or name} of {row[image]} is {cell!r}, {expected}")
-        found[name] = [values[name] for name in images]
-    return pd.DataFrame({name: found[name] for name in columns if name in found}, index=pd.Index(images))
+        places[name] = [values[name] for name in images]
+    return pd.DataFrame({name: places[name] for name in columns if name in places}, index=pd.Index(images))
 
 
 def read_pairs(path: Path) -> tuple[list[str], np.ndarray, int]:
-    """Choices of a CSV file with the columns winner, loser and, if there were ties, tie.
+    """Read the choices of a CSV file with the columns winner, loser and, if there were ties, tie.
 
     Returns:
-        Names of the N images, sorted; how often the row was preferred to the column, a tie as half for either, shape (N, N);
-        and the number of ties.
+        Names of the N images, sorted; how often the row was preferred to the column, shape (N, N), where a tie counts one half
+        for each image; and the number of ties.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as described; the error names the line.
+        ValueError: If the file cannot be read as described; the error names the line.
     """
     header, rows = csv_rows(path, "choice")
     require_columns(header, ("winner", "loser"), path, "winner, loser and, if there were ties, tie")
@@ -169,21 +174,21 @@ def compute_mos(
     least_of_methods: float | None = None,
     methods: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Return MOS in [-1, 1] with 95 % intervals, what is known of the raters, and the reliability.
+    """Compute MOS in [-1, 1] with 95 % intervals, a table of the raters, and the reliability.
 
     Args:
-        ratings: Columns rater, image, score, session, as from :func:`read_ratings`.
+        ratings: Columns rater, image, score, session, from :func:`read_ratings`.
         method: "zscore", "raw" or "mle".
         screening: "none", "bt500" or "p910".
         score_range: Lowest and highest possible score, mapped to -1 and 1 by "raw" and "mle", which need it.
-        least_correlation: Of "p910".
-        seed: Of the random halves.
-        least_of_methods: Second criterion of "p910", between the means of methods; None for none.
-        methods: Method of each image, which the second criterion needs.
+        least_correlation: Correlation with the MOS below which "p910" rejects a rater.
+        seed: Seed of the random halves.
+        least_of_methods: Second criterion of "p910", on the means of methods; None for none.
+        methods: Method of each image, needed by the second criterion.
 
     Returns:
-        Table image, mos, low, high, n, std, se (standard error of the MOS, NaN for one rating); table rater, n, bias,
-        inconsistency, screened; and the reliability.
+        Table with image, mos, low, high, n, std, se (standard error of the MOS, NaN for one rating); table with rater, n, bias,
+        inconsistency, screened; and the result of :func:`reliability`.
 
     Raises:
         ValueError: If screening leaves fewer than two raters, or the method cannot be applied.
@@ -238,8 +243,8 @@ def _in_unit_range(
     Args:
         kept: One score per rater and image: z-scores, or scores in ``score_range``.
         method: "zscore", "raw" or "mle".
-        score_range: Of the scores; None for z-scores.
-        recovery: What the model of maximum likelihood found, which "mle" needs.
+        score_range: Range of the scores; None for z-scores.
+        recovery: Result of :func:`evaluation.ratings.recover`, needed by "mle".
     """
     if method == "mle":
         assert recovery is not None  # two raters with two ratings or more are left
@@ -264,7 +269,7 @@ def _in_unit_range(
 
 
 def reliability(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """How far other raters would give the same: split halves, intraclass correlation, Krippendorff's alpha."""
+    """Measure how well raters agree: split halves, intraclass correlation, Krippendorff's alpha."""
     matrix = table.pivot(index="image", columns="rater", values="score").to_numpy()
     complete = min(matrix.shape) > 1 and not np.isnan(matrix).any()
     return {
@@ -278,11 +283,11 @@ def reliability(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
 
 
 def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
-    """Raw trials and published z-scores of HECD.
+    """Read the raw trials and the published z-scores of HECD.
 
     Returns:
-        A row per trial, with rater, survey, scene, image (the recoloring), recoloring and original (their scores, 1 to 5);
-        and the published mean z-score by image, the originals among them.
+        One row per trial: rater, survey, scene, image (the recoloring), recoloring and original (their scores, 1 to 5);
+        and the published mean z-score by image, including the originals.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -323,11 +328,11 @@ def read_hecd(root: Path) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def hecd_noise(root: Path) -> pd.DataFrame:
-    """How sure HECD's MOS are: the spread of their raters, by the procedure of docs/mos.md.
+    """Compute the standard errors of HECD's MOS by the procedure of docs/mos.md.
 
     Returns:
         By file name of each recoloring: ``se``, the standard error of its MOS, in the unit of the MOS, and ``n``, the number
-        of its raters. Originals, which were shown with every recoloring, have none.
+        of its raters. Originals, which were shown with every recoloring, have no row.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -340,7 +345,7 @@ def hecd_noise(root: Path) -> pd.DataFrame:
 
 
 def hecd_proof(root: Path, seed: int = 0) -> str:
-    """What of HECD's published z-scores follows from its raw ratings, and how reliable they are, as text."""
+    """Return a text that compares HECD's published z-scores with its raw ratings and states their reliability."""
     trials, published = read_hecd(root)
     both = pd.concat(
         [
@@ -389,9 +394,9 @@ def hecd_proof(root: Path, seed: int = 0) -> str:
         lines += ["", "what missing scenes cost: (*) of some scenes against (*) of all here, mean of 20 draws"]
         rng = np.random.default_rng(seed)
         for kept in sorted({math.floor(0.75 * n_scenes), math.ceil(0.75 * n_scenes + 0.5)}):
-            found = pd.DataFrame([_without_scenes(difference, ours, kept, rng) for _ in range(20)]).mean()
+            mean = pd.DataFrame([_without_scenes(difference, ours, kept, rng) for _ in range(20)]).mean()
             share = f"{kept} of {n_scenes} scenes, {kept / n_scenes:.0%}; (*) above has {n_scenes / _HECD_SCENES:.0%} of all"
-            lines.append(f"{share:<60}  {found['SRCC']:.4f} {found['PLCC']:.4f} {found['RMSE']:.4f}")
+            lines.append(f"{share:<60}  {mean['SRCC']:.4f} {mean['PLCC']:.4f} {mean['RMSE']:.4f}")
 
     of = reliability(standard, seed)
     blocks = [
@@ -415,8 +420,8 @@ def hecd_proof(root: Path, seed: int = 0) -> str:
 
 
 def _agreement_line(name: str, value: pd.Series, published: pd.Series) -> str:
-    found = correlations(value.to_numpy(), published[value.index].to_numpy())
-    return f"{name:<60}  {found['SRCC']:.4f} {found['PLCC']:.4f} {found['RMSE']:.4f}"
+    agreement = correlations(value.to_numpy(), published[value.index].to_numpy())
+    return f"{name:<60}  {agreement['SRCC']:.4f} {agreement['PLCC']:.4f} {agreement['RMSE']:.4f}"
 
 
 def _mean_z(table: pd.DataFrame) -> pd.Series:
@@ -424,19 +429,19 @@ def _mean_z(table: pd.DataFrame) -> pd.Series:
 
 
 def _rescaled(ours: pd.Series, published: pd.Series, trials: pd.DataFrame) -> pd.Series:
-    """Our values after a line for each survey, fitted to the published z-scores of its other images.
+    """Map our values to the published z-scores by a line for each survey, fitted without the image that is mapped.
 
-    All raters of a survey saw the same images. Scenes that are not here moved the means and deviations of its raters, and so
-    all its images alike. If the procedure is the right one, little is left after the line; each image is left out of its own.
+    All raters of a survey saw the same images. The scenes that we lack therefore shifted the means and deviations of these
+    raters, and all images of the survey alike. If the procedure is right, the line leaves little error.
     """
     survey = trials.drop_duplicates("image").set_index("image")["survey"].reindex(ours.index)
-    parts = []
+    mapped = []
     for _, x in ours.groupby(survey):
         y = published[x.index]
         error = y - np.polyval(np.polyfit(x, y, 1), x)
         leverage = 1 / len(x) + (x - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2)
-        parts.append(y - error / (1 - leverage))
-    return pd.concat(parts)
+        mapped.append(y - error / (1 - leverage))
+    return pd.concat(mapped)
 
 
 def _without_scenes(table: pd.DataFrame, whole: pd.Series, kept: int, rng: np.random.Generator) -> dict[str, float]:
@@ -446,12 +451,12 @@ def _without_scenes(table: pd.DataFrame, whole: pd.Series, kept: int, rng: np.ra
 
 
 def _one_per_rater(ratings: pd.DataFrame) -> pd.DataFrame:
-    """One row per rater and image: what was rated in several sessions counts once, with the mean."""
+    """Return one row per rater and image, with the mean over sessions."""
     return ratings.groupby(["rater", "image"], as_index=False, sort=True)["score"].mean()
 
 
 def _raters(once: pd.DataFrame, recovery: Recovery | None, screened: dict[str, str]) -> pd.DataFrame:
-    """Table of the raters. Those the model leaves out are held against the quality that the others give."""
+    """Return the table of raters. Bias and inconsistency of raters outside the model come from the quality by the others."""
     frame = once.groupby("rater").size().rename("n").to_frame()
     if recovery is None:
         frame[["bias", "inconsistency"]] = np.nan

@@ -1,7 +1,7 @@
-"""Train and test again and again: scene-disjoint splits, left-out colorizers, other data sets.
+"""Repeated training and testing: scene-disjoint splits, left-out colorizers, other data sets.
 
-Each run is the documented pipeline in processes of its own: CF and SCC with out-of-fold predictions, their scores for the test
-images, PR on both, PR for the test images. All of a run lies in one folder, and what is done there is not done again.
+Each trial runs the documented commands in separate processes: train CF and SCC with out-of-fold predictions, score the test
+images with them, train PR on both, score the test images with PR. A trial has one folder; finished steps are not run again.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MIN_IMAGES = 10  # of a trial that counts in a summary: the SRCC of fewer spread
 
 
 class TrialError(RuntimeError):
-    """A script of a trial that failed. The message holds the end of what it said."""
+    """Failure of a script of a trial. The message holds the end of the script's output."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Trial:
     """One training of the three networks, and the images it is tested on.
 
     Attributes:
-        name: Of its folder.
-        train: MOS table of the images to train and validate on, with ``path``.
-        test: The same of the images to test on.
-        split: Which scenes of ``train`` validate.
+        name: Name of the trial and of its folder.
+        train: MOS table of the images to train and validate on, with the column ``path``.
+        test: MOS table of the images to test on, with the column ``path``.
+        split: Division of ``train`` into training and validation scenes.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Trial:
 
 
 def plan(args: argparse.Namespace) -> list[Trial]:
-    """The trials of a protocol.
+    """Return the trials of a protocol.
 
-    - official: the given folders of ICQA-2K; if they share scenes, then also all images divided anew by scene.
-    - scene: ``--repeats`` divisions by scene, 80 % to train on, 20 % to test on.
+    - official: the given folders of ICQA-2K; if they share scenes, a second trial splits all images by scene.
+    - scene: ``--repeats`` splits by scene, 80 % to train on, 20 % to test on.
     - colorizer: each method in turn is left out of training and tested, on scenes that are not trained on.
     - cross: trained on ``--train-root``, tested on ``--root``.
 
     Raises:
-        ValueError: If the data set does not allow it.
+        ValueError: If the data set does not allow the protocol.
     """
     table = load_with_paths(args.root, args.mos_range)
     if args.protocol == "cross":
@@ -97,30 +97,33 @@ def plan(args: argparse.Namespace) -> list[Trial]:
 
 
 def load_with_paths(root: Path, mos_range: tuple[float, float]) -> pd.DataFrame:
-    """A data set with the absolute path of each image as a column."""
+    """Load a data set with the absolute path of each image in the column ``path``."""
     table = with_paths(load_dataset(root, mos_range=mos_range))
     table["path"] = [os.path.abspath(path) for path in table["path"]]
     return table
 
 
 def by_scene(table: pd.DataFrame, name: str, seed: int) -> list[Trial]:
-    """A trial of a division by scene, as a list of one."""
+    """Return one trial of a split by scene, in a list."""
     parts = split_by_scene(table, 0, 0.2, seed)
     return [make_trial(name, parts["train"], parts["test"], seed)]
 
 
 def make_trial(name: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Trial:
-    """A trial whose validation scenes come from the images to train on."""
+    """Return a trial whose validation scenes come from the images to train on."""
     train = train.drop(columns="split", errors="ignore").reset_index(drop=True)
     return Trial(name, train, test.reset_index(drop=True), split_by_scene(train, 0.15, 0, seed))
 
 
 def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
-    """Train and test; a row for every rated test image and dimension: image, scene, method, dimension, mos, prediction.
+    """Train and test the networks of a trial.
+
+    Returns:
+        One row per rated test image with a score and dimension: image, scene, method, dimension, mos, prediction.
 
     Raises:
         ValueError: If the folder holds a trial of other settings.
-        TrialError: If a script fails; with the end of what it said.
+        TrialError: If a script fails; the message holds the end of its output.
     """
     folder = args.output / trial.name
     done = folder / "predictions.csv"
@@ -148,23 +151,24 @@ def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
     common = ["--data", train_csv, "--split", folder / "split.txt", "--seed", str(args.seed), "--resume", *args.options]
     scores = {}
     for dimension in ("CF", "SCC"):
-        own = folder / dimension.lower()
+        run_folder = folder / dimension.lower()
         more = args.scc_options if dimension == "SCC" else []
-        run_logged(folder, f"train_{dimension}.py", *common, "--folds", str(args.folds), "--output", own, *more)
+        run_logged(folder, f"train_{dimension}.py", *common, "--folds", str(args.folds), "--output", run_folder, *more)
         scores[dimension] = folder / f"{dimension}.csv"
         more = args.scc_scoring if dimension == "SCC" else []
-        run_logged(folder, f"infer_{dimension}.py", test_list, "--weights", own / "best.pt", "-o", scores[dimension], *more)
+        weights = run_folder / "best.pt"
+        run_logged(folder, f"infer_{dimension}.py", test_list, "--weights", weights, "-o", scores[dimension], *more)
     oof = [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", folder / d.lower() / "oof.csv")]
     given = [x for d in ("CF", "SCC") for x in (f"--{d.lower()}", scores[d])]
     run_logged(folder, "train_PR.py", *common, *oof, "--output", folder / "pr")
     scores["PR"] = folder / "PR.csv"
     run_logged(folder, "infer_PR.py", test_list, "--weights", folder / "pr" / "best.pt", *given, "-o", scores["PR"])
 
-    found = read_predictions([str(path) for path in scores.values()])
+    predictions = read_predictions([str(path) for path in scores.values()])
     table = trial.test.drop(columns="path")
     table.attrs = {"root": os.path.commonpath([os.path.dirname(p) for p in trial.test["path"]]), "name": trial.name}
     table["image"] = [Path(os.path.relpath(p, table.attrs["root"])).as_posix() for p in trial.test["path"]]
-    rows = pd.concat([join(table, found[d], d).rows for d in DIMENSIONS if table[d].notna().any()], ignore_index=True)
+    rows = pd.concat([join(table, predictions[d], d).rows for d in DIMENSIONS if table[d].notna().any()], ignore_index=True)
     without = int(rows["prediction"].isna().sum())
     if without:
         print(f"{trial.name}: {without} of {len(rows)} rated test images have no score, see the score files in {folder}")
@@ -174,17 +178,17 @@ def run_trial(args: argparse.Namespace, trial: Trial) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """A MOS table as the generic CSV, with paths relative to it."""
+    """Write a MOS table as the generic CSV, with paths relative to the CSV."""
     rows = table[["scene", "method", *DIMENSIONS]].copy()
     rows.insert(0, "image", [Path(os.path.relpath(p, path.parent.resolve())).as_posix() for p in table["path"]])
     write_atomic(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def run_logged(folder: Path, script: str, *arguments: object) -> None:
-    """Run a script of ours; what it says goes to ``log.txt`` of the trial.
+    """Run a script of this repository and append its output to ``log.txt`` of the trial.
 
     Raises:
-        TrialError: If it fails. An inference script that could not score single images has not.
+        TrialError: If the script fails. An inference script that could not score single images has not failed.
     """
     print(f"{folder.name}: {script}", flush=True)
     command = [sys.executable, str(ROOT / script), *(str(a) for a in arguments)]
@@ -194,14 +198,14 @@ def run_logged(folder: Path, script: str, *arguments: object) -> None:
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     scored = "-o" in arguments and Path(str(arguments[arguments.index("-o") + 1])).is_file()
     if status and not (status == 1 and scored):
-        said = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-        raise TrialError(f"{script} ended with status {status}; the end of {folder / 'log.txt'}:\n" + "\n".join(said[-5:]))
+        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+        raise TrialError(f"{script} ended with status {status}; the end of {folder / 'log.txt'}:\n" + "\n".join(lines[-5:]))
 
 
 def with_method_mean(images: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """Test images of a trial with the column ``method_mean``: what the training images of their method were rated.
+    """Add the column ``method_mean`` to the test images of a trial: the mean MOS of the training images of their method.
 
-    The trivial predictor, which does not look at the image. NaN where no image of the method is trained on.
+    It is a trivial predictor, which does not look at the image. NaN where no training image is of the method.
     """
     means = train[train["method"] != ""].groupby("method")[list(DIMENSIONS)].mean()
     pairs = zip(images["method"], images["dimension"], strict=True)
@@ -209,11 +213,13 @@ def with_method_mean(images: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_trials(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Agreement of each trial and predictor: columns trial, dimension, predictor, metric, value, n, scenes.
+    """Measure the agreement of each trial and predictor.
 
     Args:
-        trials: Test images by trial, as of :func:`run_trial`, with ``method_mean`` if that is to be measured too. It has no
-            rows where it is NaN for all.
+        trials: Test images by trial, from :func:`run_trial`, with ``method_mean`` to measure the method mean as well.
+
+    Returns:
+        Columns trial, dimension, predictor, metric, value, n, scenes. A predictor that is NaN for all images has no rows.
     """
     rows = []
     for name, images in trials.items():
@@ -234,10 +240,10 @@ def measure_trials(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def summarize_trials(measured: pd.DataFrame) -> pd.DataFrame:
-    """Median and standard deviation over trials, undefined values and trials of fewer than 10 images left out.
+    """Compute median and standard deviation over trials, without undefined values and trials of fewer than 10 images.
 
     Returns:
-        Columns dimension, predictor, metric, median, std and trials, how many have a value.
+        Columns dimension, predictor, metric, median, std, and trials, the number of trials that have a value.
     """
     rows = []
     measured = measured.assign(value=measured["value"].where(measured["n"] >= MIN_IMAGES))
@@ -255,11 +261,11 @@ def summarize_trials(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_protocol(args: argparse.Namespace, published: float | None) -> None:
-    """Train and test all trials of a protocol, print and write what came out.
+    """Train and test all trials of a protocol, then print and write the results.
 
     Args:
         args: Arguments of cross_validate.py.
-        published: A number to show beside every SRCC, if there is one.
+        published: Published SRCC to show beside every SRCC, or None.
     """
     trials = plan(args)
     shared = {t.name: len(set(t.train["scene"]) & set(t.test["scene"])) for t in trials}
@@ -281,7 +287,7 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
             line["also trained on"] = str(shared[name])
         line |= {metric: _number(value) for metric, value in zip(part["metric"], part["value"], strict=True)}
         lines.append(line | ({} if published is None else {"published SRCC": f"{published:.4f}"}))
-    parts = [("Trials", pd.DataFrame(lines))]
+    tables = [("Trials", pd.DataFrame(lines))]
     small = measured["n"] < MIN_IMAGES
     # The trials of the official protocol differ in kind.
     if len(trials) > 1 and args.protocol != "official" and summary["trials"].any():
@@ -291,30 +297,30 @@ def run_protocol(args: argparse.Namespace, published: float | None) -> None:
                 continue
             cells = [f"{_number(row.median)} ± {_number(row.std)}" if row.trials else "n/a" for row in part.itertuples()]
             overall.append({"dimension": dimension, "predictor": predictor, **dict(zip(part["metric"], cells, strict=True))})
-        parts.append((f"Median ± standard deviation of {summary['trials'].max()} trials", pd.DataFrame(overall)))
+        tables.append((f"Median ± standard deviation of {summary['trials'].max()} trials", pd.DataFrame(overall)))
 
-    said = [
+    notes = [
         "Networks are trained and chosen without the test images; CF and SCC reach PR as out-of-fold predictions.",
         "method mean: mean MOS of the training images of the same method, a predictor that does not look at the image.",
         "Intervals, pairs and methods of a trial: evaluate.py --allow-missing --predictions with its CF.csv, SCC.csv, PR.csv.",
     ]
     if args.protocol == "colorizer":
-        said[1] = f"{_TOGETHER}: every test image, scored by networks that know neither its scene nor its colorizer."
+        notes[1] = f"{_TOGETHER}: every test image, scored by networks that know neither its scene nor its colorizer."
     if small.any() and args.protocol != "official":
-        said.append(
+        notes.append(
             f"Trials of fewer than {MIN_IMAGES} rated test images are in no median: correlations of so few say nothing."
         )
-    if "also trained on" in parts[0][1]:
-        said.append("also trained on: how many of these scenes, by name, have images among those to train on.")
+    if "also trained on" in tables[0][1]:
+        notes.append("also trained on: how many of these scenes, by name, have images among those to train on.")
     if published is not None:
-        said.append(f"Published SRCC: {published:.4f}, which does not say for which dimension or split.")
-    for title, cells in parts:
+        notes.append(f"Published SRCC: {published:.4f}, which does not say for which dimension or split.")
+    for title, cells in tables:
         print(f"\n{title}\n{as_text(cells)}")
-    print("\n" + "\n".join(said))
+    print("\n" + "\n".join(notes))
     command = shlex.join(["python", "cross_validate.py", *sys.argv[1:]])
     page = f"# Protocol {args.protocol}\n\n```\n{command}\n```\n"
-    page += "".join(f"\n## {title}\n\n{as_markdown(cells)}\n" for title, cells in parts)
-    write_atomic(args.output / "protocol.md", page + "".join(f"- {line}\n" for line in said))
+    page += "".join(f"\n## {title}\n\n{as_markdown(cells)}\n" for title, cells in tables)
+    write_atomic(args.output / "protocol.md", page + "".join(f"- {line}\n" for line in notes))
     write_atomic(args.output / "trials.csv", measured.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     write_atomic(args.output / "protocol.csv", summary.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     print(f"\n{args.output}: trials.csv, protocol.csv, protocol.md")

@@ -1,7 +1,7 @@
-"""Files that raters bring home from a page of tools/make_rating_page.py: ratings or choices, and who is to be believed.
+"""Files that raters save on a page of tools/make_rating_page.py: ratings or choices, and which raters count.
 
-A file holds one rater: answers in the order they were given, hidden repeats and attention checks among them, what the rater
-said of screen and eyesight, and scene and method of each image (docs/rating.md). ``read_rating_files`` checks all of it, for a
+A file holds one rater: answers in the order they were given, with hidden repeats and attention checks; the rater's answers
+about screen and eyesight; scene and method of each image (docs/rating.md). ``read_rating_files`` checks everything, because a
 file passes through a browser, a mail program and people's hands.
 """
 
@@ -25,7 +25,7 @@ KINDS = ("single", "pairs")
 LABELS = ("Bad", "Poor", "Fair", "Good", "Excellent")  # the five-grade quality scale of ITU-T P.910 and ITU-R BT.500, 1 to 5
 QUESTIONS = ("CF", "SCC", "PR", "naturalness")
 
-# Who is left out. Simulated (docs/rating.md): who answers at random fails, who rates with a noise of 0.7 points hardly ever.
+# Limits for raters. In simulations (docs/rating.md) random answers fail; answers with a noise of 0.7 points hardly ever do.
 CHECKS_FAILED = 1 / 3  # more than this share of the attention checks
 REPEAT_DIFFERENCE = 1.25  # points between first and second answers, on average
 REPEATS = 3  # images or pairs that were shown twice, at least
@@ -37,20 +37,21 @@ _HEAD = {"study_id": str, "kind": str, "questions": list, "rater": str, "trials"
 
 @dataclass(frozen=True)
 class RatingFiles:
-    """What the raters of one study said.
+    """Answers of the raters of one study.
 
     Attributes:
-        study_id: Names kind, questions and images of the page.
+        study_id: Identifier of kind, questions and images of the page.
         kind: "single" or "pairs".
-        questions: Names of what was asked, in the order of the page.
-        trials: A row per trial and question, in the order given: rater, part ("rating", "repeat" or "check"), question, and
-            image, score and expected (NaN unless a check); of pairs a, b, choice and expected, each an image or "a" or "b".
-        raters: A row per rater: rater, file, finished, n (trials that count), checks, checks_failed, repeats,
-            repeat_difference (mean absolute, in points; of pairs the share of other choices), seconds (median per trial),
-            screened (why the rater is left out, or "").
-        places: Columns scene and method by image, or no columns where the page knew none.
+        questions: Names of the questions, in the order of the page.
+        trials: One row per trial and question, in the order of the answers: rater, part ("rating", "repeat" or "check"),
+            question and expected (NaN unless a check). Single images add image and score; pairs add the images a and b, and
+            choice, which like expected is "a" or "b".
+        raters: One row per rater: rater, file, finished, n (trials that count), checks, checks_failed, repeats,
+            repeat_difference (mean absolute difference in points; for pairs the share of changed choices), seconds (median per
+            trial), screened (why the rater is left out, or "").
+        places: Columns scene and method by image, or no columns if the page had none.
         sha256: Checksum of each file that was read, by path.
-        notes: What to tell of files that were left out or repaired.
+        notes: Lines about files that were left out.
     """
 
     study_id: str
@@ -63,12 +64,12 @@ class RatingFiles:
     notes: tuple[str, ...]
 
     def ratings(self, question: str) -> pd.DataFrame:
-        """Return the scores of the raters who count: rater, image, score, session (""), the first of a repeated image."""
+        """Return the scores of the raters who count: rater, image, score, session (""); of a repeated image the first."""
         rows = self._counted(question)
         return rows[["rater", "image", "score"]].assign(session="").reset_index(drop=True)
 
     def wins(self) -> tuple[list[str], np.ndarray]:
-        """Return the images, sorted, and how often the row was preferred to the column by raters who count, shape (N, N)."""
+        """Return the sorted images, and how often raters who count preferred the row to the column, shape (N, N)."""
         rows = self._counted(self.questions[0])
         names = sorted({*rows["a"], *rows["b"]})
         index = {name: number for number, name in enumerate(names)}
@@ -88,12 +89,12 @@ def read_rating_files(sources: Iterable[Path]) -> RatingFiles:
     """Read the files of all raters of a study.
 
     Args:
-        sources: Files, and folders, of which all files ``*.json`` are read, subfolders too. JSON files of a folder that are
-            none of a rating page, such as MOS files, are left out and counted.
+        sources: Files, or folders whose files ``*.json`` are read, including subfolders. JSON files of a folder that do not
+            come from a rating page, such as MOS files, are left out and counted.
 
     Raises:
-        FileNotFoundError: If a file is missing, or there is none.
-        ValueError: If a file is damaged, of another study or kind, or does not hold what it should; names the file.
+        FileNotFoundError: If a file is missing, or there is no file.
+        ValueError: If a file is damaged, belongs to another study or kind, or has wrong contents; the error names the file.
     """
     contents: dict[Path, dict[str, Any]] = {}
     notes, others = [], 0
@@ -142,7 +143,7 @@ def read_rating_files(sources: Iterable[Path]) -> RatingFiles:
 
 
 def _paths(sources: Iterable[Path]) -> list[tuple[Path, bool]]:
-    """Paths of the files, and whether each was named itself rather than found in a folder."""
+    """Return the paths of the files, and whether each is named in ``sources`` rather than found in a folder."""
     paths: dict[Path, bool] = {}
     for source in sources:
         if source.is_dir():
@@ -157,7 +158,7 @@ def _paths(sources: Iterable[Path]) -> list[tuple[Path, bool]]:
 
 
 def _content(path: Path, named: bool) -> dict[str, Any] | None:
-    """What a file holds, with its head checked; None for another JSON file that was found in a folder."""
+    """Read a file and check its head; return None for another kind of JSON file that was found in a folder."""
     try:
         content = json.loads(read_text(path, "a file of a rating page", "ask the rater to send it again, as an attachment"))
     except json.JSONDecodeError as error:
@@ -188,7 +189,7 @@ def _content(path: Path, named: bool) -> dict[str, Any] | None:
 
 
 def _one_per_rater(contents: Mapping[Path, dict[str, Any]]) -> tuple[dict[Path, dict[str, Any]], list[str]]:
-    """The fullest file of each rater; a rater who saved twice has two that begin alike."""
+    """Return the fullest file of each rater, and notes on the others; a rater who saved twice has two files."""
     by_rater: dict[str, Path] = {}
     notes = []
     for path, content in contents.items():
@@ -204,11 +205,11 @@ def _one_per_rater(contents: Mapping[Path, dict[str, Any]]) -> tuple[dict[Path, 
 
 
 def _trials(path: Path, content: dict[str, Any], kind: str, questions: Sequence[str]) -> list[dict[str, Any]]:
-    """A row per trial and question; of a trial without scores, one whose question is None."""
+    """Return one row per trial and question; a skipped trial has one row, whose question is None."""
     rows = []
     allowed: tuple[Any, ...] = tuple(range(1, len(LABELS) + 1)) if kind == "single" else ("a", "b")
     shown = ("image",) if kind == "single" else ("a", "b")
-    seen: set[tuple[str, ...]] = set()
+    rated: set[tuple[str, ...]] = set()
     for number, trial in enumerate(content["trials"], start=1):
         where = f"{path}, trial {number}"
         if not isinstance(trial, dict) or trial.get("kind") not in _PARTS:
@@ -222,9 +223,9 @@ def _trials(path: Path, content: dict[str, Any], kind: str, questions: Sequence[
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise ValueError(f"{where}: seconds is {seconds!r}, expected a number of at least 0")
         key = tuple(sorted(map(str, names)))
-        if part == "rating" and key in seen:
+        if part == "rating" and key in rated:
             raise ValueError(f"{where}: {' and '.join(key)} is rated a second time and not marked as a repeat")
-        seen |= {key} if part == "rating" else set()
+        rated |= {key} if part == "rating" else set()
         head = {
             "rater": content["rater"],
             "part": part,
@@ -248,7 +249,7 @@ def _trials(path: Path, content: dict[str, Any], kind: str, questions: Sequence[
 
 
 def _rater(path: Path, content: dict[str, Any], trials: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
-    """The row of a rater, with the reason to leave the rater out if there is one."""
+    """Return the row of a rater, with the reason to leave the rater out, if any."""
     value = "choice" if kind == "pairs" else "score"
     answered = [row for row in trials if row["question"] is not None]
     numbers = {part: {row["number"] for row in answered if row["part"] == part} for part in _PARTS}
@@ -295,7 +296,7 @@ def _rater(path: Path, content: dict[str, Any], trials: Sequence[Mapping[str, An
 def _add_places(
     path: Path, content: dict[str, Any], trials: Sequence[Mapping[str, Any]], places: dict[str, tuple[str, str] | None]
 ) -> None:
-    """Take scene and method of the images of a file, which must be the same in every file."""
+    """Add scene and method of the images of a file to ``places``; they must be the same in every file."""
     for name in {row[key] for row in trials for key in ("image", "a", "b") if row.get(key) is not None}:
         entry = content["images"][name]
         if not isinstance(entry, dict):
@@ -306,7 +307,7 @@ def _add_places(
 
 
 def _places_frame(places: Mapping[str, tuple[str, str] | None]) -> pd.DataFrame:
-    known = {name: place for name, place in sorted(places.items()) if place is not None}
-    if not known or len(known) < len(places):
+    placed = {name: place for name, place in sorted(places.items()) if place is not None}
+    if not placed or len(placed) < len(places):
         return pd.DataFrame(index=pd.Index(sorted(places)))
-    return pd.DataFrame(list(known.values()), columns=["scene", "method"], index=pd.Index(list(known)))
+    return pd.DataFrame(list(placed.values()), columns=["scene", "method"], index=pd.Index(list(placed)))

@@ -1,7 +1,7 @@
-"""From what people said to a score for each image: screening, MOS with intervals, reliability, and scales from choices.
+"""Statistics of ratings and choices: screening, MOS with intervals, reliability, and scales from choices.
 
 Ratings are a table with one row per rating and the columns ``rater``, ``image`` and ``score``. A rater need not have rated
-every image. Methods and where they come from: docs/mos.md.
+every image. Methods and their sources: docs/mos.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ _NEWTON_STEPS = 200
 
 
 class Recovery(NamedTuple):
-    """What ``recover`` finds, in the unit of the scores."""
+    """Result of ``recover``, in the unit of the scores."""
 
     images: pd.DataFrame  # by image: quality, error (its standard error, if inconsistencies were known), half (see recover)
     raters: pd.DataFrame  # by rater: bias, inconsistency
@@ -44,24 +44,24 @@ class Recovery(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """What ``pairwise_scale`` finds: places on a scale whose mean is 0, higher is better."""
+    """Result of ``pairwise_scale``: places on a scale whose mean is 0, higher is better."""
 
     scale: np.ndarray  # (N,)
     error: np.ndarray  # (N,), standard errors
-    chance: np.ndarray  # (N,), of being preferred to an image at the mean, in (0, 1)
+    chance: np.ndarray  # (N,), probability of being preferred to an image at the mean, in (0, 1)
     chance_low: np.ndarray  # (N,), 95 % interval
     chance_high: np.ndarray  # (N,)
 
 
 def zscores(table: pd.DataFrame, by: Sequence[str] = ("rater",)) -> pd.Series:
-    """Each score less the mean of its rater, over the rater's standard deviation (population, as in ``scipy.stats.zscore``).
+    """Compute z-scores: score less the rater's mean, over the rater's standard deviation (population, as in SciPy).
 
     Args:
         table: Ratings.
-        by: Columns that make a group; ``("rater", "session")`` standardizes each session by itself.
+        by: Columns that define a group; ``("rater", "session")`` standardizes each session separately.
 
     Returns:
-        By row; NaN where all scores of a group are equal.
+        One z-score per row; NaN where all scores of a group are equal.
     """
     groups = table.groupby(list(by))["score"]
     spread = groups.transform("max") - groups.transform("min")  # exact, where a standard deviation may be 1e-17
@@ -71,10 +71,10 @@ def zscores(table: pd.DataFrame, by: Sequence[str] = ("rater",)) -> pd.Series:
 
 
 def mean_opinions(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean score of each image with its 95 % interval by Student's t.
+    """Compute the mean score of each image with its 95 % interval by Student's t.
 
     Args:
-        table: Ratings, one of a rater and image at most.
+        table: Ratings, at most one per rater and image.
 
     Returns:
         By image, sorted: ``mos``, ``low``, ``high``, ``n`` (ratings) and ``std`` (sample). With one rating the interval
@@ -87,17 +87,17 @@ def mean_opinions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def screen_bt500(table: pd.DataFrame) -> dict[str, str]:
-    """Raters that ITU-R BT.500 rejects: many scores far from the mean of their image, above it as well as below.
+    """Find raters that ITU-R BT.500 rejects: many of their scores are far from the mean of the image, above as well as below.
 
-    A score is an outlier at 2 standard deviations from the mean of its image, or the root of 20 where the scores of the
-    image are not normal (kurtosis outside [2, 4]). A score is part of that mean and deviation, so 2 can be reached from 6
-    raters of an image on, and the root of 20 from 22 on.
+    A score is an outlier at 2 standard deviations from the mean of its image, or at the root of 20 where the scores of the
+    image are not normal (kurtosis outside [2, 4]). The score itself is part of that mean and deviation, so 2 can be reached
+    with at least 6 raters per image, and the root of 20 with at least 22.
 
     Args:
-        table: Ratings, one of a rater and image at most.
+        table: Ratings, at most one per rater and image.
 
     Returns:
-        The reason by rejected rater.
+        Reason by rejected rater.
 
     Reference:
         Recommendation ITU-R BT.500-15, 2023: the screening of observers (the beta-2 test).
@@ -121,21 +121,21 @@ def screen_bt500(table: pd.DataFrame) -> dict[str, str]:
 
 
 def screen_p910(table: pd.DataFrame, least: float = P910_CORRELATION, least_of_methods: float | None = None) -> dict[str, str]:
-    """Raters whose scores correlate too little with the MOS; the worst goes first, then the MOS are computed anew.
+    """Find raters whose scores correlate too little with the MOS. The worst is rejected first, then the MOS are computed anew.
 
-    Raters of fewer than three images are kept: their correlation says nothing. Noisy but honest raters are rejected too: of 15
-    whose noise is as large as the spread of the images, about 3. The second criterion of the recommendations saves many of
-    them, for noise averages out over the images of a method.
+    Raters of fewer than three images are kept, since their correlation is meaningless. Noisy but honest raters are rejected
+    too: about 3 of 15 raters whose noise is as large as the spread of the images. The second criterion of the recommendations
+    keeps many of them, because noise averages out over the images of a method.
 
     Args:
-        table: Ratings, one of a rater and image at most; with a column ``method`` if there is a second criterion.
+        table: Ratings, at most one per rater and image; with a column ``method`` if there is a second criterion.
         least: Pearson correlation that keeps a rater, in [-1, 1].
         least_of_methods: Correlation between the means of methods (hypothetical reference circuits, HRC) that keeps a rater as
-            well, in [-1, 1]; None for no second criterion. It is asked of the MOS of the raters that are kept so far, and says
-            nothing of a rater of fewer than three methods.
+            well, in [-1, 1]; None for no second criterion. The MOS are those of the raters kept so far. The criterion does not
+            apply to a rater of fewer than three methods.
 
     Returns:
-        The reason by rejected rater, the worst first. A rater whose scores are all equal is rejected too.
+        Reason by rejected rater, the worst first. A rater whose scores are all equal is rejected too.
 
     Reference:
         Recommendations ITU-T P.910, 2023, and P.913, 2021: post-experiment screening of subjects by correlation.
@@ -175,25 +175,26 @@ def screen_p910(table: pd.DataFrame, least: float = P910_CORRELATION, least_of_m
 
 
 def recover(table: pd.DataFrame) -> Recovery:
-    """Quality of the images with bias and inconsistency of the raters, by maximum likelihood.
+    """Estimate quality of the images, and bias and inconsistency of the raters, by maximum likelihood.
 
-    The model: score = quality of the image + bias of the rater + inconsistency of the rater * normal noise. Solved in turns:
-    the inconsistencies from the residuals, then quality and bias together by weighted least squares. This has the fixed
-    points of the published alternating projection, and settles as well where few raters share images. Where nothing links
-    two groups of raters and images, the biases of each have the mean 0. Unlike P.910, no inconsistency falls below a quarter
-    of the spread of all residuals, nor below the rounding error of the scores: otherwise the likelihood has no maximum.
+    The model: score = quality of the image + bias of the rater + inconsistency of the rater * normal noise. Two steps
+    alternate: the inconsistencies are computed from the residuals, then quality and bias together by weighted least squares.
+    The fixed points are those of the published alternating projection, but the iteration also converges where few raters share
+    images. Where no rating links two groups of raters and images, the biases of each group have the mean 0. Unlike in P.910, no
+    inconsistency falls below a quarter of the spread of all residuals, nor below the rounding error of the scores: otherwise
+    the likelihood has no maximum.
 
-    ``half`` is half the 95 % interval of a quality. It counts that the inconsistencies are estimated, as Meier does for a
-    weighted mean: each from as many residuals as degrees of freedom are left; with the variance that estimated weights add, in
-    which four more are taken off (the variance of the inverse of a chi-squared variable); with the quantile of Student's t;
-    and with the error of the biases. By simulation it holds the quality in .94 to .98 of the cases (15 raters x 10 images,
-    8 x 40, 15 x 40), where 1.96 standard errors do in .74 to .92.
+    ``half`` is half the 95 % interval of a quality. It takes into account that the inconsistencies are estimated, as Meier does
+    for a weighted mean. Each inconsistency is estimated from as many residuals as degrees of freedom are left. The variance
+    that estimated weights add is included, with four degrees of freedom less (the variance of the inverse of a chi-squared
+    variable); so are the quantile of Student's t and the error of the biases. In simulations the interval holds the quality in
+    .94 to .98 of the cases (15 raters x 10 images, 8 x 40, 15 x 40), 1.96 standard errors in .74 to .92.
 
     Args:
         table: Ratings; every rater has at least two.
 
     Raises:
-        ValueError: If a rater has one rating, or the iteration does not settle.
+        ValueError: If a rater has one rating, or the iteration does not converge.
 
     Reference:
         Z. Li et al., "A Simple Model for Subject Behavior in Subjective Experiments", HVEI 2020; ITU-T P.910, 2023. The
@@ -219,7 +220,7 @@ def recover(table: pd.DataFrame) -> Recovery:
     design = design.tocsc()[:, free]
 
     def solve(weight: np.ndarray) -> np.ndarray:
-        """Quality of the images and bias of the raters by least squares, a column of ``design`` each."""
+        """Solve for quality of the images and bias of the raters, one per column of ``design``, by least squares."""
         weighted = design.multiply(weight[:, None]).T.tocsc()
         solution = np.zeros(n + len(rater_names))
         solution[free] = splinalg.spsolve((weighted @ design).tocsc(), weighted @ scores)
@@ -238,7 +239,7 @@ def recover(table: pd.DataFrame) -> Recovery:
         if np.linalg.norm(solution - before) < _MLE_TOLERANCE * max(1.0, np.ptp(scores)):
             break
     else:
-        raise ValueError(f"the maximum-likelihood scores do not settle in {_MLE_ITERATIONS} steps; use another method")
+        raise ValueError(f"the maximum-likelihood scores do not converge in {_MLE_ITERATIONS} steps; use another method")
 
     quality, bias = solution[:n], solution[n:]
     shift = np.bincount(of_rater, bias, groups) / np.bincount(of_rater, minlength=groups)
@@ -261,7 +262,7 @@ def _half_intervals(images: np.ndarray, raters: np.ndarray, share: np.ndarray, i
         images: Image of each rating, shape (N,).
         raters: Rater of each rating, shape (N,).
         share: Weight of each rating among those of its image, shape (N,).
-        inconsistency: Of each rater.
+        inconsistency: Inconsistency of each rater.
     """
     n_raters = np.bincount(raters)
     freedom = np.maximum(n_raters - _sums(raters, share) - 1, 1.0)
@@ -272,25 +273,26 @@ def _half_intervals(images: np.ndarray, raters: np.ndarray, share: np.ndarray, i
 
 
 def spearman_brown(correlation: _Number) -> _Number:
-    """Reliability of all ratings from the correlation between two halves of them."""
+    """Return the reliability of all ratings from the correlation between two halves."""
     return 2 * correlation / (1 + correlation)
 
 
 def split_half(table: pd.DataFrame, splits: int = 100, seed: int = 0) -> dict[str, float]:
-    """Correlation between the means of two random halves of the raters, over many splits.
+    """Compute the correlation between the means of two random halves of the raters, over many splits.
 
-    In each split the raters are put in random order; of an image's raters the first half makes one mean and the rest the
-    other. Images with one rating are left out.
+    Each split puts the raters in random order. The first half of an image's raters gives one mean, the rest the other. Images
+    with one rating are left out.
 
     Args:
-        table: Ratings, one of a rater and image at most.
-        splits: Random splits to average over.
-        seed: Of the splits.
+        table: Ratings, at most one per rater and image.
+        splits: Number of random splits to average over.
+        seed: Seed of the splits.
 
     Returns:
-        "PLCC" and "SRCC" between halves, mean over the splits; "PLCC_SB" and "SRCC_SB", the same raised to the full number
-        of raters by Spearman-Brown, split by split; "low" and "high", 2.5 and 97.5 percentiles of PLCC_SB over the splits:
-        how much it hangs on the split, which is no interval for other raters. All NaN for fewer than two such images.
+        "PLCC" and "SRCC": correlation between halves, mean over the splits. "PLCC_SB" and "SRCC_SB": the same, corrected to the
+        full number of raters by Spearman-Brown in each split. "low" and "high": 2.5 and 97.5 percentiles of PLCC_SB over the
+        splits, which show how much it depends on the split; they are no interval for other raters. All NaN for fewer than two
+        images with several ratings.
     """
     rows = table[table.groupby("image")["score"].transform("size") > 1]
     raters, names = pd.factorize(rows["rater"], sort=True)
@@ -323,14 +325,15 @@ def split_half(table: pd.DataFrame, splits: int = 100, seed: int = 0) -> dict[st
 
 
 def icc(scores: np.ndarray) -> dict[str, float]:
-    """The six intraclass correlations of a complete design, at most 1, higher is better.
+    """Compute the six intraclass correlations of a complete design, at most 1, higher is better.
 
     Args:
-        scores: No value missing, shape (images, raters), at least 2 of each.
+        scores: Scores without missing values, shape (images, raters), at least 2 of each.
 
     Returns:
-        "ICC(1,1)", "ICC(2,1)", "ICC(3,1)" for one rater and "ICC(1,k)", "ICC(2,k)", "ICC(3,k)" for the mean of all: raters
-        drawn anew for each image; the same raters, of many; these raters only, whose biases do not count.
+        "ICC(1,1)", "ICC(2,1)", "ICC(3,1)" for one rater and "ICC(1,k)", "ICC(2,k)", "ICC(3,k)" for the mean of all. Form 1
+        assumes other raters for each image; form 2 the same raters, a sample of many; form 3 these raters only, whose biases
+        do not count.
 
     Raises:
         ValueError: If the shape is smaller or a value is not finite.
@@ -358,10 +361,10 @@ def icc(scores: np.ndarray) -> dict[str, float]:
 
 
 def icc_oneway(table: pd.DataFrame) -> dict[str, float]:
-    """ICC(1,1) and ICC(1,k) where not every rater rated every image; with images of different n, k is about their mean.
+    """Compute ICC(1,1) and ICC(1,k) where not every rater rated every image.
 
-    By the analysis of variance with unequal groups. For a complete design these are the values of ``icc``. NaN for fewer
-    than two images, or if no image has two ratings.
+    The analysis of variance allows unequal groups; k is then about the mean number of ratings per image. For a complete
+    design the values equal those of ``icc``. NaN for fewer than two images, or if no image has two ratings.
     """
     scores = table.groupby("image")["score"]
     n, total = scores.size().to_numpy(), len(table)
@@ -374,7 +377,7 @@ def icc_oneway(table: pd.DataFrame) -> dict[str, float]:
 
 
 def krippendorff_alpha(table: pd.DataFrame) -> float:
-    """Krippendorff's alpha for interval data: agreement of single ratings, 1 for perfect, 0 for chance.
+    """Compute Krippendorff's alpha for interval data: agreement of single ratings, 1 for perfect, 0 for chance.
 
     Images with one rating are left out. NaN if nothing is left or all scores are equal.
 
@@ -394,17 +397,18 @@ def krippendorff_alpha(table: pd.DataFrame) -> float:
 
 
 def pairwise_scale(wins: np.ndarray, method: str = "bradley-terry", prior: float = 0.0) -> Scale:
-    """Places of images on a scale, from how often each was preferred to each other, by maximum likelihood.
+    """Estimate places of images on a scale from how often each was preferred to each other, by maximum likelihood.
 
-    Bradley-Terry: the chance that i is preferred to j is the logistic function of s_i - s_j. Thurstone Case V: the normal
-    distribution function of s_i - s_j, so that the unit is the standard deviation of a difference. A tie is half a choice for
-    either. Standard errors are those of the information matrix under a mean of 0; choices are taken as independent.
+    Bradley-Terry: the chance that i is preferred to j is the logistic function of s_i - s_j. Thurstone Case V: the chance is
+    the normal distribution function of s_i - s_j, so that the unit is the standard deviation of a difference. A tie counts as
+    half a choice for each image. Standard errors come from the information matrix under a mean of 0; choices are assumed
+    independent.
 
     Args:
         wins: How often the row was preferred to the column, at least 0, shape (N, N), N at least 2; the diagonal is 0.
         method: "bradley-terry" or "thurstone".
-        prior: Ties of each image with an image at the mean that are added, at least 0. It pulls the scale together and makes
-            it finite where an image was always or never preferred.
+        prior: Number of ties with an image at the mean to add for each image, at least 0. A prior draws the scale together and
+            makes it finite where an image was always or never preferred.
 
     Raises:
         ValueError: If the shape or a number is wrong, the choices do not link all images, or the scale would be infinite.
@@ -465,7 +469,7 @@ def pairwise_scale(wins: np.ndarray, method: str = "bradley-terry", prior: float
         if np.abs(step).max() < 1e-10:
             break
     else:
-        raise ValueError(f"the scale does not settle in {_NEWTON_STEPS} steps; give a larger prior")
+        raise ValueError(f"the scale does not converge in {_NEWTON_STEPS} steps; give a larger prior")
 
     covariance = np.linalg.inv(information(scale))[:n, :n]
     centering = np.eye(n) - 1 / n
@@ -487,7 +491,7 @@ _CHOICE_MODELS: dict[str, tuple[Callable, Callable, Callable]] = {
 
 
 def _groups(images: np.ndarray, raters: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """How many sets of images and raters no rating links, and the set of each image and of each rater."""
+    """Count the sets of images and raters that no rating links, and return the set of each image and of each rater."""
     n = images.max() + 1
     size = n + raters.max() + 1
     links = sparse.coo_matrix((np.ones(len(images)), (images, raters + n)), shape=(size, size))

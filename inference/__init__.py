@@ -1,6 +1,7 @@
 """How images are scored. This room imports models and utils.
 
 batches: our own networks on GPUs, in full batches that change no score
+cluster: blocks of images on the machines of a Ray cluster
 command: what the inference scripts need around the scoring: options, score files, the summary
 graph: the compact networks without torch, in ONNX Runtime
 maps: where colors are improbable, and which ones would be plausible

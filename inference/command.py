@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -227,7 +228,8 @@ def output_path(requested: Path | None, source: Path, root: Path, name: str) -> 
     if requested is not None:
         return requested
     resolved, own = source.resolve(), os.path.abspath(root)
-    parts = [*resolved.parent.parts[1:], resolved.name if resolved.is_dir() else resolved.stem]  # folders v1.0 and v1.5 are two
+    stem = resolved.name if resolved.is_dir() else resolved.stem  # folders v1.0 and v1.5 are two
+    parts = [*resolved.parent.parts[1:], re.sub(r"[{}]", "", stem)]  # a pattern for several shards has braces
     stems = ["_".join(parts[first:]) for first in reversed(range(len(parts)))]
     for stem in stems:
         files = [Path("results") / f"{stem}_{ending}.csv" for ending in (name, *DIMENSIONS)]
@@ -250,7 +252,7 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
         unbounded=model.preset == "baseline",
         engine=getattr(model, "engine", "torch"),
     )
-    writer = ScoreWriter(path, branch.columns, images.names, provenance, overwrite=overwrite, beside=branch.beside)
+    writer = ScoreWriter(path, branch.columns, images.names, provenance, overwrite, branch.beside, images.fingerprints)
     if writer.kept or writer.changed or writer.dropped:
         print(
             f"{path}: going on; {writer.kept} rows kept, {writer.changed} changed images to score again, "
@@ -262,15 +264,17 @@ def open_writer(branch: Branch, images: ImageList, overwrite: bool = False) -> S
 def seen_images(model: "ScoreNet | Exported", images: ImageList) -> int | None:
     """How many of the images the weights were trained on, by content; None if nobody knows."""
     seen = model.seen
-    if seen is None:
+    if seen is None or any(sample.size < 0 for sample in images.samples.values()):  # of tables nobody looks at all bytes
         return None
     sizes, ids = seen
     count = 0
-    for name in images.names:
-        path = images.path(name)
+    for name, stored in images.fingerprints.items():
+        size = stored.partition("-")[0]
         # only files of a size that occurs among the training images are read
-        with contextlib.suppress(OSError):
-            count += path.stat().st_size in sizes and path.is_file() and image_id(path) in ids
+        if size and int(size) in sizes:
+            with contextlib.suppress(OSError, ValueError):
+                place = images.place(name)
+                count += not (isinstance(place, Path) and not place.is_file()) and image_id(place) in ids
     return count
 
 
@@ -327,7 +331,9 @@ def format_table(scores: ScoreRows, main: str, columns: list[str], most: int = 4
     return "\n".join(lines)
 
 
-def print_summary(branches: Sequence[Branch], columns: list[str], json_path: Path | None, left_out: str = "") -> int:
+def print_summary(
+    branches: Sequence[Branch], columns: list[str], json_path: Path | None, left_out: str = "", problems: Sequence[str] = ()
+) -> int:
     """Print the scores as a table, what the folder holds beside images, and where the files are.
 
     Args:
@@ -335,9 +341,10 @@ def print_summary(branches: Sequence[Branch], columns: list[str], json_path: Pat
         columns: What the table shows.
         json_path: Where to write the scores of the last branch in the published form, if at all.
         left_out: Files of the folder that are no images.
+        problems: What is wrong with shards that could not be read to their end.
 
     Returns:
-        The exit status, 1 if an image has no score.
+        The exit status, 1 if an image has no score or a shard was not read to its end.
     """
     main = branches[-1].columns[0]
     scores = read_rows(branches[-1].path, main)
@@ -347,13 +354,15 @@ def print_summary(branches: Sequence[Branch], columns: list[str], json_path: Pat
     for branch in branches:
         print(f"{branch.columns[0]}: {branch.path}")
     failed = sum(row["error"] != "" for row in scores.rows)
-    if json_path is not None and not failed:
+    for problem in problems:
+        print(f"error: {printable(problem)}", file=sys.stderr)
+    if json_path is not None and not failed and not problems:
         write_json(branches[-1].path, json_path, main)
         print(f"{main}, as {{stem: score}}: {json_path}")
     if failed:
         note = "; no JSON was written, for it cannot hold them" if json_path is not None else ""
         print(f"{failed} of {len(scores.rows)} images have no score, see the column error{note}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or problems else 0
 
 
 def run_script(main: Callable[[], int]) -> None:
@@ -379,10 +388,14 @@ def run_script(main: Callable[[], int]) -> None:
     except (OSError, ValueError) as error:
         status = 1
         print(f"error: {error}", file=sys.stderr)
+    except MemoryError:  # not of one image, which gets a row that says so
+        status = 1
+        print("error: out of memory; finished rows are kept; run again with fewer --workers to go on", file=sys.stderr)
     except KeyboardInterrupt:
         interrupt.deafen()
         status = 130
-        print("interrupted: finished rows are kept; run the same command again to go on", file=sys.stderr)
+        again = "the same command without --overwrite" if "--overwrite" in sys.argv else "the same command again"
+        print(f"interrupted: finished rows are kept; run {again} to go on", file=sys.stderr)
     except BaseException:  # --help, a wrong argument, a termination, or a bug with its traceback
         startup.undo()
         raise

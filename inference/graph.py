@@ -24,6 +24,7 @@ from utils.images import read_rgb, to_rgb_array
 GRAPH = SHIPPED / "icqa.onnx.gz"
 ABOUT = "icqa"  # key of the metadata that tools/export.py writes into a graph
 
+_NO_MEMORY = "Failed to allocate memory"  # in the message of ONNX Runtime, amid the names of its files
 _ADVICE = "run python tools/export.py to make it again, or score with --engine torch"
 
 
@@ -93,10 +94,21 @@ class Graph:
             pixels = image
         else:
             pixels = to_rgb_array(image) if isinstance(image, Image.Image) else read_rgb(image)
+        return self.run(resize(pixels, self.size), dimensions, known)
+
+    def run(
+        self, levels: np.ndarray, dimensions: Collection[str] = DIMENSIONS, known: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Score an image that :func:`inference.resize.resize` has resized to ``size``."""
         names = [dimension for dimension in DIMENSIONS if dimension in dimensions]
         given = np.array([(known or {}).get(dimension, np.nan) for dimension in ("CF", "SCC")], np.float32)
-        inputs = {"levels": resize(pixels, self.size), "given": given}
-        values = self._session.run(names, inputs, self._only_what_is_asked)
+        try:
+            values = self._session.run(names, {"levels": levels, "given": given}, self._only_what_is_asked)
+        except Exception as error:  # the runtime has kinds of its own, and an image that is too much must not stop a folder
+            message = str(error).strip()
+            if _NO_MEMORY in message:
+                raise MemoryError(message[message.index(_NO_MEMORY) :]) from error
+            raise RuntimeError(message) from error
         return {name: round_score(float(value[0])) for name, value in zip(names, values, strict=True)}
 
 

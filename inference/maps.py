@@ -1,9 +1,9 @@
-"""What the color priors find in an image, to look at: where its colors are improbable, which ones would be plausible.
+"""Maps of the color priors for one image: where its colors are improbable, and which colors would be plausible.
 
-Surprise, how much more improbable colors are than is to be expected there, is told in percentiles: how many percent of the
-places in real photographs are less surprising, by the calibration that the color prior keeps. Scales go by rarity, minus the
-decimal logarithm of the share that is more surprising: 1 at the 90th percentile, 2 at the 99th. Objects, where they are
-labeled, are compared with the prior of their category.
+Surprise is how much more improbable colors are than the prior expects. It is given as a percentile: the percentage of places in
+real photographs that are less surprising, by the calibration in the color prior. Scales are linear in rarity, minus the decimal
+logarithm of the share that is more surprising: 1 at the 90th percentile, 2 at the 99th. Labeled objects are compared with the
+prior of their category.
 """
 
 import json
@@ -26,19 +26,19 @@ from tqdm import tqdm
 
 from models.base import ScoreNet
 from models.color_prior import ColorPriorNet, Surprise
-from models.object_prior import MEASURES, ObjectPrior, reason
+from models.object_prior import MEASURES, ObjectPrior, describe_unusual
 from models.semantic import SemanticConsistencyNet
 from utils.color import lab_to_rgb, rgb_to_lab
 from utils.files import write_atomic
-from utils.images import ImageList, ImageReadError, read_rgb
+from utils.images import ImageList, ImageReadError, Packed, read_rgb
 from utils.labels import COCO_NAMES, LabeledObject, LabelError, ObjectLabels, object_mask
 from utils.scores import fingerprint, read_scores
 
-# Percentile above which places make up a surprising region. On photographs of COCO that were held out, 12 % have one; with the
-# hue of a colorful object turned by 180 degrees 41 % do, most often the object. At 95 it is 20 % and 58 %, at 99 4 % and 17 %.
+# Percentile above which places make up a surprising region. Of held-out photographs of COCO, 12 % have such a region; with the
+# hue of a colorful object turned by 180 degrees, 41 % do, most often the object. At 95 it is 20 % and 58 %, at 99 4 % and 17 %.
 LEVEL = 97.0
-# Mean percentile of its places from which on an object is surprising where nothing is known of its category: that of 5 % of the
-# objects of these photographs, and of 31 % of those that were turned.
+# Mean percentile of its places from which on an object is surprising, if there is no prior of categories. 5 % of the objects of
+# these photographs reach it, and 31 % of the turned ones.
 OBJECT_LEVEL = 90.0
 REGION_SHARE = 0.015  # of the image that a surprising region fills at least
 SCALE = (50, 75, 90, 95, 99)  # percentiles that scales of the heat name
@@ -52,12 +52,12 @@ _OPACITY = 0.9
 _DIM = 0.5  # of the gray image under the heat
 _GRAY = 5.0  # chroma below which a mean color has no hue to speak of, CIELAB units
 _SAME_HUE = 20.0  # degrees
-_MORE_CHROMA = 10.0  # CIELAB units of chroma that are worth a word
+_MORE_CHROMA = 10.0  # CIELAB units of chroma from which on a difference is named
 
 _FORMAT = 1  # of the maps; files of another one are drawn anew
-_RECORD = "ICQA map"  # key of the text in a PNG that says what it was made from
+_RECORD = "ICQA map"  # key of the text in a PNG that records the sources of the map
 _TABLE = "objects.csv"
-_MOST_WORKERS = 4  # images read at a time, for the sake of memory
+_MOST_WORKERS = 4  # images read at a time, to save memory
 _SIDE = 400  # long side of a panel, in pixels
 _MARGIN = 16
 _LINE = 20
@@ -67,21 +67,22 @@ _INK, _PALE = (30, 30, 30), (110, 110, 110)
 
 @dataclass(frozen=True)
 class Finding:
-    """An object of an image, or its most surprising region: which color it has, and which was expected.
+    """An object of an image, or the most surprising region: the color that it has, and the expected color.
 
     Attributes:
-        number: Of the object in the label file, from 1; 0 for the region.
+        number: Number of the object in the label file, from 1; 0 for the region.
         what: The category, or "region".
         box: Left, top, width and height as shares of the image.
         observed: Mean color in CIELAB; None for an object that fills no cell of the image.
-        expected: a and b; of an object the mean of what its category has at its lightness, else the most plausible color
-            of the place. None where nothing is expected.
-        percentile: Of an object, how many percent of the real ones of its category are closer to what is expected (sliced
-            Wasserstein distance). Of the region, or without a prior of categories, as ``place_percentile``. NaN if unknown.
-        place_percentile: How many percent of the places in real photographs are less surprising, mean over its places.
+        expected: a and b; for an object the mean color of its category at its lightness, else a plausible color of the place.
+            None where nothing is expected.
+        percentile: For an object, the percentage of real objects of its category that are closer to the expected colors (sliced
+            Wasserstein distance). For the region, or without a prior of categories, same as ``place_percentile``. NaN if
+            unknown.
+        place_percentile: Percentage of the places in real photographs that are less surprising, mean over its places.
         measures: Percentiles of all ``MEASURES`` among real objects of the category, by name.
-        unusual: Whether its colors are.
-        reason: Why, in words; or why that is not known.
+        unusual: Whether the colors are unusual.
+        reason: Why the colors are unusual, in words; or why that is not known.
     """
 
     number: int
@@ -98,7 +99,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the priors make of one image: the map, its most surprising region if it has one, and the labeled objects."""
+    """The findings in one image: the map, the most surprising region if there is one, and the labeled objects."""
 
     surprise: Surprise
     region: Finding | None
@@ -106,12 +107,12 @@ class Findings:
 
     @property
     def ranked_objects(self) -> tuple[Finding, ...]:
-        """The objects, those with unusual colors first, the highest percentile before lower ones."""
+        """Return the objects, those with unusual colors first, then by percentile, the highest first."""
         return tuple(sorted(self.objects, key=lambda f: (not f.unusual, -np.nan_to_num(f.percentile, nan=-1), f.number)))
 
     @property
     def all(self) -> tuple[Finding, ...]:
-        """The objects as they are ranked, then the region."""
+        """Return the ranked objects, then the region."""
         return self.ranked_objects + ((self.region,) if self.region else ())
 
 
@@ -119,23 +120,24 @@ class Findings:
 
 
 def rarity(percentile: np.ndarray | float) -> np.ndarray:
-    """Minus the decimal logarithm of the share above a percentile, any shape; at most 3, for 99.9 %."""
+    """Return minus the decimal logarithm of the share above a percentile, any shape; at most 3, for 99.9 %."""
     return -np.log10(np.maximum(1 - np.asarray(percentile, np.float64) / 100, 10**-_RAREST))
 
 
 def in_percent(percentile: float) -> str:
-    """A percentile in words, never more than is known: 98.7 is "98 %", and no more than "99 %"."""
+    """Return a percentile as text, rounded down to at most "99 %": 98.7 is "98 %"."""
     return f"{min(99, int(percentile))} %"
 
 
 def surprising_region(percentile: np.ndarray) -> np.ndarray | None:
-    """The connected region that is most surprising: by its size and by how rare its surprise is beyond ``LEVEL``.
+    """Return the most surprising connected region: the one with the largest sum of rarity above that of ``LEVEL``.
 
     Args:
-        percentile: Of the surprise of each place, shape (h, w).
+        percentile: Percentile of the surprise of each place, shape (h, w).
 
     Returns:
-        The places of the region, bool, shape (h, w); None if none of ``REGION_SHARE`` of the image is above the level.
+        True for the places of the region, bool, shape (h, w); None if no region above the level fills ``REGION_SHARE`` of the
+        image.
     """
     excess = rarity(percentile) - rarity(LEVEL)
     labels, count = ndimage.label(excess > 0)
@@ -146,43 +148,43 @@ def surprising_region(percentile: np.ndarray) -> np.ndarray | None:
 
 
 def difference(observed: Sequence[float], expected: Sequence[float]) -> str:
-    """How a color differs from the one expected, such as "bluer and more colorful"; empty if hardly.
+    """Describe the difference of a color from the expected one, such as "bluer and more colorful"; empty if small.
 
     Args:
-        observed: CIELAB.
-        expected: a and b.
+        observed: The color, CIELAB.
+        expected: The expected a and b.
     """
-    seen, other = complex(*observed[1:]), complex(*expected)
+    ab, other = complex(*observed[1:]), complex(*expected)
     changes = []
-    if abs(seen) >= _GRAY and not (abs(other) >= _GRAY and abs(np.angle(seen * other.conjugate(), deg=True)) < _SAME_HUE):
-        change = seen - other
-        parts = [
+    if abs(ab) >= _GRAY and not (abs(other) >= _GRAY and abs(np.angle(ab * other.conjugate(), deg=True)) < _SAME_HUE):
+        change = ab - other
+        directions = [
             (abs(change.real), "redder" if change.real > 0 else "greener"),
             (abs(change.imag), "yellower" if change.imag > 0 else "bluer"),
         ]
-        parts.sort(reverse=True)
-        changes = [word for size, word in parts if size >= max(_GRAY, parts[0][0] / 2)]
-    if abs(abs(seen) - abs(other)) >= _MORE_CHROMA:
-        changes.append("more colorful" if abs(seen) > abs(other) else "duller")
+        directions.sort(reverse=True)
+        changes = [word for size, word in directions if size >= max(_GRAY, directions[0][0] / 2)]
+    if abs(abs(ab) - abs(other)) >= _MORE_CHROMA:
+        changes.append("more colorful" if abs(ab) > abs(other) else "duller")
     return " and ".join(", ".join(changes).rsplit(", ", 1))
 
 
 @torch.inference_mode()
 def find(net: ColorPriorNet, pixels: np.ndarray, objects: Sequence[LabeledObject] = ()) -> Findings:
-    """Set an image against the color priors.
+    """Compare an image with the color priors.
 
     Args:
         net: A color prior, or an SCC network, which may have a prior of categories too.
         pixels: sRGB, uint8, shape (H, W, 3).
-        objects: What is labeled in it.
+        objects: Labeled objects of the image.
     """
     rgb = net.prepare(pixels)["rgb"]
     surprise = net.surprise(rgb)
     lab = rgb_to_lab(rgb[None].cpu())
     cells = F.interpolate(lab, surprise.nats.shape, mode="area")[0].numpy()
     prior = net.object_prior if isinstance(net, SemanticConsistencyNet) else None
-    found = [_object(number, thing, surprise, cells, lab[0], prior) for number, thing in enumerate(objects, start=1)]
-    return Findings(surprise, _region(surprise, cells), found)
+    findings = [_object(number, thing, surprise, cells, lab[0], prior) for number, thing in enumerate(objects, start=1)]
+    return Findings(surprise, _region(surprise, cells), findings)
 
 
 def _region(surprise: Surprise, cells: np.ndarray) -> Finding | None:
@@ -194,18 +196,18 @@ def _region(surprise: Surprise, cells: np.ndarray) -> Finding | None:
     h, w = places.shape
     left, top = float(columns[0] / w), float(rows[0] / h)
     box = (left, top, float((columns[-1] + 1) / w) - left, float((rows[-1] + 1) / h) - top)
-    text = f"region: {_told(observed, expected, percentile)}"
+    text = f"region: {_describe_surprise(observed, expected, percentile)}"
     return Finding(0, "region", box, observed, expected, percentile, percentile, {}, True, text)
 
 
-def _told(observed: Sequence[float], expected: Sequence[float], percentile: float) -> str:
+def _describe_surprise(observed: Sequence[float], expected: Sequence[float], percentile: float) -> str:
     change = difference(observed, expected)
     how = f"{change} than expected" if change else "mean color much as expected"
     return f"{how}; on average more surprising than {in_percent(percentile)} of places in real photos"
 
 
 def _means(weights: np.ndarray, surprise: Surprise, cells: np.ndarray) -> tuple[tuple, tuple, float]:
-    """Mean color, mean expected color and mean percentile of the cells, each with its weight (h, w)."""
+    """Return mean color, mean expected color and mean percentile of the cells by weights, shape (h, w)."""
     weights = weights / weights.sum()
     observed = tuple(round(float(x), 2) for x in (cells * weights).sum((1, 2)))
     expected = tuple(round(float(x), 2) for x in (surprise.expected * weights).sum((1, 2)))
@@ -233,20 +235,20 @@ def _object(
     observed, expected, place = _means(shares, surprise, cells)
     if prior is None:
         unusual = place >= OBJECT_LEVEL
-        text = f"{what}: {_told(observed, expected, place)}" if unusual else ""
+        text = f"{what}: {_describe_surprise(observed, expected, place)}" if unusual else ""
         return Finding(number, what, box, observed, expected, place, place, {}, unusual, text)
-    values = prior.compare(lab, mask, thing.category)
+    values = prior.compare_object(lab, mask, thing.category)
     if values is None:
         return Finding(number, what, box, observed, None, np.nan, place, reason=TOO_SMALL)
     observed = tuple(round(values[key], 2) for key in ("lightness", "a", "b"))
     expected = tuple(round(values[key], 2) for key in ("expected a", "expected b"))
     measures = {measure: round(values[f"{measure}, percentile"], 2) for measure in MEASURES}
-    text = reason(thing.category, values)
+    text = describe_unusual(thing.category, values)
     return Finding(number, what, box, observed, expected, measures["sliced Wasserstein"], place, measures, bool(text), text)
 
 
 def short_reason(finding: Finding) -> str:
-    """What is unusual about an object or a region, without its name."""
+    """Return the reason of an object or a region without its name, or "nothing unusual"."""
     return finding.reason.removeprefix(f"{finding.what}: ") or "nothing unusual"
 
 
@@ -254,23 +256,23 @@ def short_reason(finding: Finding) -> str:
 
 
 def heat(percentile: np.ndarray) -> np.ndarray:
-    """How far the scale of the heat has come, in [0, 1], any shape: 0 up to the 75th percentile, 1 from the 99th on."""
+    """Return the heat of percentiles, in [0, 1], any shape: 0 up to the 75th percentile, 1 from the 99th on."""
     low, high = rarity(_CLEAR), rarity(_FULL)
     return ((rarity(percentile) - low) / (high - low)).clip(0, 1)
 
 
 def heat_colors(level: np.ndarray) -> np.ndarray:
-    """Red, green, blue and opacity of heat in [0, 1], all in [0, 1], shape (..., 4); clear where there is none."""
+    """Return red, green, blue and opacity of heat in [0, 1], all in [0, 1], shape (..., 4); heat 0 is transparent."""
     colors = np.array(matplotlib.colormaps[_COLORS](_FIRST + (1 - _FIRST) * np.asarray(level)))
     colors[..., 3] = _OPACITY * np.asarray(level) ** 0.5
     return colors
 
 
 def over_gray(gray: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Heat over a dimmed gray image.
+    """Return the colors of heat over a dimmed gray image.
 
     Args:
-        gray: In [0, 1], any shape.
+        gray: Gray image in [0, 1], any shape.
         level: Heat in [0, 1], same shape.
 
     Returns:
@@ -281,20 +283,20 @@ def over_gray(gray: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 def scale_positions() -> list[tuple[int, float]]:
-    """The percentiles of ``SCALE`` and where a scale has them, from 0 to 1."""
+    """Return the percentiles of ``SCALE`` with their positions on a scale, from 0 to 1."""
     low, high = rarity(SCALE[0]), rarity(SCALE[-1])
     return [(level, float((rarity(level) - low) / (high - low))) for level in SCALE]
 
 
 def scale_colors(count: int) -> np.ndarray:
-    """Colors of a scale from the lowest to the highest of ``SCALE``, as over an image of middle gray, shape (count, 3)."""
+    """Return the colors of a scale from the lowest to the highest of ``SCALE``, over middle gray, shape (count, 3)."""
     along = np.linspace(rarity(SCALE[0]), rarity(SCALE[-1]), count)
     level = heat(100 * (1 - 10**-along))
     return over_gray(np.full(count, 0.5), level)
 
 
 def swatch(lightness: float, ab: Sequence[float]) -> tuple[int, int, int]:
-    """sRGB of a CIELAB color, 0 to 255 each."""
+    """Return red, green and blue of a CIELAB color, 0 to 255."""
     rgb = lab_to_rgb(torch.tensor([lightness, *ab], dtype=torch.float64).view(1, 3, 1, 1)).flatten()
     red, green, blue = (int(x) for x in (rgb * 255).round())
     return red, green, blue
@@ -305,12 +307,12 @@ def swatch(lightness: float, ab: Sequence[float]) -> tuple[int, int, int]:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # the font that Pillow has is without umlauts; DejaVu comes with matplotlib
+    # the font of Pillow has no umlauts; DejaVu comes with matplotlib
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """A line of text, cut where it is longer than ``width`` pixels."""
+    """Return a line of text, cut to ``width`` pixels."""
     text = "".join(c if c.isprintable() else " " for c in text)
     if font.getlength(text) <= width:
         return text
@@ -320,7 +322,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> list[str]:
-    """A text in lines no wider than ``width`` pixels, the last of ``most`` lines cut."""
+    """Return a text in at most ``most`` lines no wider than ``width`` pixels; the last line is cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -332,7 +334,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -
 
 
 def panels(pixels: np.ndarray, surprise: Surprise) -> list[Image.Image]:
-    """The image, the heat over its gray version, and its gray version in the expected colors; long side ``_SIDE``."""
+    """Return the image, the heat over its gray version, and its gray version in expected colors; long side ``_SIDE``."""
     height, width = pixels.shape[:2]
     scale = _SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -350,12 +352,12 @@ def panels(pixels: np.ndarray, surprise: Surprise) -> list[Image.Image]:
 
 
 def draw_map(pixels: np.ndarray, findings: Findings, name: str) -> Image.Image:
-    """An image, its surprise and its expected colors side by side, and below in words and swatches what was found.
+    """Draw an image, its surprise and its expected colors side by side, and below them its findings in words and swatches.
 
     Args:
         pixels: sRGB, uint8, shape (H, W, 3).
-        findings: What ``find`` gives for it.
-        name: What to write above.
+        findings: Result of ``find`` for the image.
+        name: Title of the map.
     """
     font, small = _font(14), _font(12)
     shown = panels(pixels, findings.surprise)
@@ -422,7 +424,7 @@ def _notes(findings: Findings, more: int) -> list[str]:
 
 
 def _draw_boxes(draw: ImageDraw.ImageDraw, findings: Sequence[Finding], corner: tuple[int, int], size: tuple[int, int]) -> None:
-    """A frame around each finding, then the number of each object at a corner that is free, if it has one."""
+    """Draw a frame around each finding, then the number of each object at a corner that is free, if any is."""
     font, boxes = _font(12), []
     for finding in findings:
         left, top = (corner[i] + finding.box[i] * size[i] for i in (0, 1))
@@ -461,13 +463,13 @@ def _draw_scale(image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int
 
 
 def check_maps(folder: Path, images: Path, net: ScoreNet) -> ColorPriorNet:
-    """Refuse what cannot work before the scoring.
+    """Check, before the scoring, that maps can be made and written.
 
     Returns:
         The network, which has a color prior.
 
     Raises:
-        ValueError: If the network has no color prior, or the maps would lie among the images.
+        ValueError: If the network has no color prior, ``folder`` is a file, or the maps would lie among the images.
     """
     if not isinstance(net, ColorPriorNet):
         raise ValueError("--maps needs an SCC network with a color prior; the published one has none for each place")
@@ -481,21 +483,21 @@ def check_maps(folder: Path, images: Path, net: ScoreNet) -> ColorPriorNet:
 def write_maps(
     folder: Path, net: ColorPriorNet, images: ImageList, scores: Path, labels: ObjectLabels | None, workers: int
 ) -> int:
-    """Draw the map of each scored image that is not there yet, and write ``objects.csv`` of all of them.
+    """Draw the map of each scored image that has none yet, and write ``objects.csv`` for all images.
 
-    The map of ``a/b.jpg`` is ``a/b.jpg.png``. It holds what it was made from, and what was found: a map of the same weights,
+    The map of ``a/b.jpg`` is ``a/b.jpg.png``. The file also records its sources and the findings: a map of the same weights,
     image and labels is kept.
 
     Args:
-        folder: Where to.
+        folder: Folder of the maps.
         net: The network, with ``weights_hash``.
         images: The images.
-        scores: The score file; images that have an error in it have no map.
-        labels: Where objects are, if that is known.
-        workers: Threads.
+        scores: The score file; images with an error in the file get no map.
+        labels: Label files of the objects, if there are any.
+        workers: Number of threads.
 
     Returns:
-        How many images could not be drawn; they are named, and each has a row with the reason.
+        The number of images that could not be drawn; their errors are printed and in ``objects.csv``.
     """
     frame = read_scores(scores)
     names = frame["image"][frame["error"] == ""].tolist()
@@ -505,7 +507,7 @@ def write_maps(
     def work(name: str) -> tuple[Sequence[Finding], bool, str]:
         torch.set_num_threads(1)  # OpenMP keeps this for each thread
         try:
-            return *_map(folder / f"{name}.png", net, images.path(name), name, labels), ""
+            return *_map(folder / f"{name}.png", net, images.place(name), name, labels), ""
         except (ImageReadError, LabelError) as error:
             return (), False, str(error)
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
@@ -516,10 +518,10 @@ def write_maps(
     pool = ThreadPoolExecutor(min(workers, _MOST_WORKERS))
     try:
         done = zip(names, pool.map(work, names), strict=True)
-        for name, (found, was_there, error) in tqdm(done, total=len(names), unit="map", disable=None, leave=False):
+        for name, (findings, was_there, error) in tqdm(done, total=len(names), unit="map", disable=None, leave=False):
             kept += was_there
             errors += [error] if error else []
-            rows += [_row(name, finding) for finding in found] or [{"image": name, "error": error}]
+            rows += [_row(name, finding) for finding in findings] or [{"image": name, "error": error}]
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
@@ -535,7 +537,7 @@ _NOTHING = Finding(0, "", (0, 0, 0, 0), None, None, np.nan, np.nan)
 
 
 def _row(name: str, finding: Finding) -> dict[str, Any]:
-    """A row of ``objects.csv``."""
+    """Return a row of ``objects.csv``."""
     observed = finding.observed or (np.nan,) * 3
     expected = finding.expected or (np.nan,) * 2
     return {
@@ -553,8 +555,10 @@ def _row(name: str, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _map(path: Path, net: ColorPriorNet, image: Path, name: str, labels: ObjectLabels | None) -> tuple[Sequence[Finding], bool]:
-    """What was found in an image, now that its map is drawn, and whether the map was there already."""
+def _map(
+    path: Path, net: ColorPriorNet, image: Path | Packed, name: str, labels: ObjectLabels | None
+) -> tuple[Sequence[Finding], bool]:
+    """Draw the map of an image if it is not there yet; return the findings, and whether the map was there."""
     label_file = labels.file(name) if labels is not None else None
     made_from = {
         "format": _FORMAT,
@@ -575,7 +579,7 @@ def _map(path: Path, net: ColorPriorNet, image: Path, name: str, labels: ObjectL
 
 
 def _recorded(path: Path, made_from: dict[str, Any]) -> list[Finding] | None:
-    """What an earlier map found; None if there is none that was made from the same."""
+    """Read the findings from an earlier map; None if there is none with the same sources."""
     try:
         with Image.open(path) as image:
             record = json.loads(image.info[_RECORD])

@@ -1,4 +1,4 @@
-"""Our own networks as what turns the pixels of an image into scores."""
+"""Our own networks as an engine that turns the pixels of an image into scores."""
 
 import copy
 import hashlib
@@ -16,11 +16,11 @@ from utils.scores import DIMENSIONS
 
 
 class Replicas:
-    """Networks on the devices that are used; each thread has one of them.
+    """Copies of the networks on every device; each thread has the networks of one device.
 
     Args:
-        networks: By dimension, in evaluation mode.
-        devices: Where to run; every device gets a copy.
+        networks: Networks by dimension, in evaluation mode.
+        devices: Devices to run on; every device gets a copy.
     """
 
     def __init__(self, networks: Mapping[str, ScoreNet], devices: list[str]) -> None:
@@ -28,13 +28,13 @@ class Replicas:
         self._thread = threading.local()
         self._counter = itertools.count()
         self._lock = threading.Lock()
-        torch.set_num_threads(1)  # cores are filled with images, not with parts of one
+        torch.set_num_threads(1)  # each core works on an image of its own
         tf32 = any(network.precision == "tf32" for network in networks.values())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
     def of_thread(self) -> dict[str, ScoreNet]:
-        """The networks on the device of this thread."""
+        """Return the networks on the device of this thread."""
         if not hasattr(self._thread, "networks"):
             torch.set_num_threads(1)  # OpenMP keeps this for each thread
             self._thread.networks = self.on(torch.device(self.devices[next(self._counter) % len(self.devices)]))
@@ -52,8 +52,8 @@ class Networks:
     """Our own networks as an engine. Work that they share is done once per image.
 
     Args:
-        networks: By dimension, in evaluation mode.
-        devices: Where to run; every device gets a copy.
+        networks: Networks by dimension, in evaluation mode.
+        devices: Devices to run on; every device gets a copy.
         labels: The objects of the images, for an SCC network.
     """
 
@@ -67,7 +67,7 @@ class Networks:
 
     @torch.inference_mode()
     def prepare(self, pixels: np.ndarray) -> dict[tuple, Inputs]:
-        """Prepare an image, shape (H, W, 3), for every network, by ``input_key``."""
+        """Prepare an image, shape (H, W, 3), for every network; the results are by ``input_key``."""
         rgb, prepared = torch.from_numpy(pixels).permute(2, 0, 1), {}
         for network in self.replicas.of_thread().values():
             if network.input_key not in prepared:
@@ -76,11 +76,11 @@ class Networks:
 
     @torch.inference_mode()
     def compute(self, prepared: dict[tuple, Inputs], name: str, known: Mapping[str, float]) -> ImageResult:
-        """Compute the scores of a prepared image."""
+        """Compute the scores of a prepared image; ``known`` are scores by dimension that are given."""
         networks = self.replicas.of_thread()
         maps: dict[str | None, Maps | None] = {None: None}  # by backbone; None for a network that shares none
         scores, errors = dict(known), {}
-        for dimension in (d for d in DIMENSIONS if d in networks):  # PR last, for it reads the others
+        for dimension in (d for d in DIMENSIONS if d in networks):  # PR last, because it reads CF and SCC
             network, backbone = networks[dimension], self._backbones.get(dimension)
             try:
                 inputs = network.inputs_of(prepared[network.input_key], name, self.labels, scores)
@@ -97,7 +97,7 @@ class Networks:
 
 
 def backbone_key(model: CompactNet) -> str:
-    """Equal for networks whose backbones and rankers see the same image alike, so that one of them need look."""
+    """Return a hash that is equal for networks with equal backbones and rankers, whose maps are computed once."""
     digest = hashlib.sha256(f"{model.backbone.name} {model.size}".encode())
     for part in filter(None, (model.backbone, model.ranker)):
         for tensor in part.state_dict().values():

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from inference.sub_scores import SubScores
-from utils.images import ImageList, ImageReadError, is_gray, read_rgb
+from utils.images import ImageList, ImageReadError, Packed, is_gray, read_rgb
 from utils.scores import ScoreWriter
 
 # Larger images are worked on, and larger files read, one at a time, for the sake of memory.
@@ -64,16 +64,18 @@ class Scorer:
         at_once: Images whose pixels are in memory at a time; None for one per thread.
     """
 
-    def __init__(self, engine: Engine, read: Callable[[Path], np.ndarray] | None = None, at_once: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, read: Callable[[Path | Packed], np.ndarray] | None = None, at_once: int | None = None
+    ) -> None:
         self.engine, self.read = engine, read
         self._at_once = contextlib.nullcontext() if at_once is None else threading.Semaphore(at_once)
         self._large = threading.Lock()
 
-    def __call__(self, path: Path, known: Mapping[str, float], name: str = "") -> ImageResult:
+    def __call__(self, path: Path | Packed, known: Mapping[str, float], name: str = "") -> ImageResult:
         """Score one image.
 
         Args:
-            path: Where it lies.
+            path: Where it lies, a file or a sample of a shard.
             known: Scores that are taken from elsewhere, for PR.
             name: What its labels are found by.
 
@@ -82,8 +84,7 @@ class Scorer:
         """
         try:
             with self._at_once:
-                big_file = path.stat().st_size > _ALONE_BYTES if path.is_file() else False
-                with self._large if big_file else contextlib.nullcontext():
+                with self._large if _file_size(path) > _ALONE_BYTES else contextlib.nullcontext():
                     pixels = (self.read or read_rgb)(path)
                     gray = is_gray(pixels)
                 large = pixels.shape[0] * pixels.shape[1] > _ALONE_PIXELS
@@ -95,6 +96,13 @@ class Scorer:
             return ImageResult({}, str(error))
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
             return ImageResult({}, f"{path.name}: {type(error).__name__}: {error}")
+
+
+def _file_size(path: Path | Packed) -> int:
+    """Bytes of an image, 0 if it is no file."""
+    if isinstance(path, Path):
+        return path.stat().st_size if path.is_file() else 0
+    return path.size
 
 
 def round_score(score: float) -> float:
@@ -129,7 +137,7 @@ def score_images(
     def result_of(name: str) -> ImageResult:
         if name in images.escaped:
             return ImageResult({}, f"{name}: the file name is not UTF-8, so no table can hold it; rename the file")
-        return scorer(images.path(name), given.scores.get(name, {}), name)
+        return scorer(images.place(name), given.scores.get(name, {}), name)
 
     lacking = {dimension: set(writer.remaining(images.names)) for dimension, writer in writers.items()}
     waiting = iter([name for name in images.names if any(name in names for names in lacking.values())])

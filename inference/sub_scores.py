@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.images import ImageList
-from utils.scores import NO_ROW, fingerprint, join_scores, missing_scores, read_scores, row_names
+from utils.scores import NO_ROW, join_scores, missing_scores, read_scores, row_names
 
 
 @dataclass
 class SubScores:
-    """What is given of each image.
+    """Given CF and SCC of images.
 
     Attributes:
-        scores: By image, then by dimension.
-        errors: Why an image has none, of those whose row in a file is an error.
+        scores: Scores by image, then by dimension.
+        errors: Error by image, where the row of the image in a file has an error in place of a score.
     """
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class SubScores:
         recorded = frame.attrs.get("meta", {}).get("files", {})
         for name, row in row_names(names, frame).items():
             size = recorded.get(row, "").partition("-")[0]
-            if size and size != fingerprint(images.path(name)).partition("-")[0]:
+            if size and size != images.fingerprints[name].partition("-")[0]:
                 raise ValueError(
                     f"{path} holds the {dimension} of another file named {name}; run infer_{dimension}.py on {images.root}"
                 )

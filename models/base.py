@@ -1,4 +1,4 @@
-"""What the three branches share: preparing images, the way from an image to a score, and the parts of their heads."""
+"""The parts that the three branches share: preparing images, the way from an image to a score, parts of the heads."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Maps: TypeAlias = tuple[list[Tensor], list[Tensor], Tensor | None]
 
 
 class MissingScoreError(ValueError):
-    """The score of another dimension that a network reads and that an image does not have."""
+    """A score of another dimension that a network reads and that an image lacks."""
 
     def __init__(self, dimension: str) -> None:
         super().__init__(f"no {dimension} score")
@@ -36,22 +36,23 @@ class MissingScoreError(ValueError):
 class ScoreNet(nn.Module):
     """A network that gives an image one score in [-1, 1], higher is better.
 
-    The way to a score is ``prepare`` (pixels of fixed size), ``inputs_of`` (what else the network reads of the image),
-    ``encode`` (the pretrained part) and ``head`` (the part that is always trained). ``score`` goes all of it, for images in any
-    form; ``forward`` does so for a batch of pixels, with gradients. Training goes from ``encode`` on, and keeps features.
+    The way to a score is ``prepare`` (pixels of fixed size), ``inputs_of`` (all other inputs of the network), ``encode`` (the
+    pretrained part) and ``head`` (the part that is always trained). ``score`` takes all these steps for images in any form;
+    ``forward`` takes them for a batch of pixels, with gradients. Training starts at ``encode`` and keeps the features.
 
     Attributes:
         dimension: CF, SCC or PR.
         preset: "compact" or "published".
-        config: All it takes to rebuild the network.
+        config: All arguments to rebuild the network.
         size: Side of the square image that the backbone sees, in pixels.
-        input_key: Equal for networks that prepare an image alike.
+        input_key: Equal for networks that prepare an image in the same way.
         columns: Names of the scores; a branch of ours has one.
         precision: Arithmetic of scoring, one of ``PRECISIONS``.
-        scoring_batch: Images per batch where many are scored in training; scores of ours do not depend on it.
-        ranks_within_scenes: Whether training compares images of one scene, so that a batch must hold such.
-        source: The weight file, of a network that was loaded; ``weights_hash`` is its SHA-256.
-        seen: File sizes and fingerprints (``image_id``) of the images it was trained on; None if the file does not say.
+        scoring_batch: Images per batch where training scores many images; scores of our networks do not depend on it.
+        ranks_within_scenes: Whether training compares images of one scene, so that a batch must hold several of a scene.
+        source: The weight file of a loaded network.
+        weights_hash: SHA-256 of the weight file.
+        seen: File sizes and fingerprints (``image_id``) of the training images; None if the file does not record them.
     """
 
     dimension: ClassVar[str]
@@ -78,7 +79,7 @@ class ScoreNet(nn.Module):
         return next(self.parameters()).device
 
     def preprocessing(self) -> dict[str, Any]:
-        """What happens to an image before the network, in words and numbers."""
+        """Return how an image is prepared for the network, in words and numbers."""
         raise NotImplementedError
 
     def set_precision(self, precision: str) -> None:
@@ -105,7 +106,7 @@ class ScoreNet(nn.Module):
         raise NotImplementedError
 
     def prepare(self, image: ImageInput) -> Inputs:
-        """Tensors of fixed size of one image, of any of the forms that ``score`` takes.
+        """Return tensors of fixed size for one image, in any form that ``score`` takes.
 
         Raises:
             ImageReadError: If a path does not lead to a readable image.
@@ -115,17 +116,17 @@ class ScoreNet(nn.Module):
         raise NotImplementedError
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
-        """The same of sRGB in [0, 1], shape (B, 3, H, W), differentiable."""
+        """Prepare a batch of sRGB in [0, 1], shape (B, 3, H, W), differentiable; same as ``prepare`` for each image."""
         raise NotImplementedError
 
     def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
-        """All that the network reads of one image. A branch that reads more than pixels overrides this.
+        """Return all inputs of the network for one image. A branch that reads more than pixels overrides this method.
 
         Args:
-            prepared: What ``prepare`` gives for the image.
-            name: What the image is called where its objects are labeled.
-            labels: Objects of the images, where they are known.
-            scores: Scores of the image that are known already, by dimension.
+            prepared: Result of ``prepare`` for the image.
+            name: Name of the image, by which its label file is found.
+            labels: Objects of the images; None if there are no labels.
+            scores: Scores of the image so far, by dimension.
 
         Raises:
             LabelError: If the label file of the image cannot be read.
@@ -134,11 +135,11 @@ class ScoreNet(nn.Module):
         return prepared
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """Features of a batch of images.
+        """Return the features of a batch of images.
 
         Args:
-            inputs: Batch of what ``inputs_of`` gives.
-            maps: What ``CompactNet.backbone_maps`` gives for it, if another branch with the same backbone has it already.
+            inputs: Batch of results of ``inputs_of``.
+            maps: Result of ``CompactNet.backbone_maps`` for the batch, if a branch with the same backbone has computed it.
 
         Returns:
             Tensors by name, first dimension B.
@@ -146,11 +147,11 @@ class ScoreNet(nn.Module):
         raise NotImplementedError
 
     def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
-        """Scores in (-1, 1) of a batch of features, shape (B,).
+        """Return scores in (-1, 1) for a batch of features, shape (B,).
 
         Args:
-            features: What ``encode`` gives.
-            scores: CF and SCC of each image, shape (B, 2), for the realism branch; the others take no notice.
+            features: Result of ``encode``.
+            scores: CF and SCC of each image, shape (B, 2), for the realism branch; the other branches ignore them.
 
         Raises:
             ValueError: If the realism branch gets no ``scores``.
@@ -158,27 +159,27 @@ class ScoreNet(nn.Module):
         raise NotImplementedError
 
     def loss(self, pred: Tensor, mos: Tensor, inputs: Inputs, correlation_weight: float) -> Tensor:
-        """What training makes small.
+        """Return the loss of a batch, a scalar tensor that training minimizes.
 
         Args:
-            pred: What ``head`` gives for a batch.
-            mos: Of the same shape.
-            inputs: What the network was given.
-            correlation_weight: Of 1 - PLCC.
+            pred: Result of ``head`` for the batch.
+            mos: MOS of the images, same shape as ``pred``.
+            inputs: Inputs of the network.
+            correlation_weight: Weight of 1 - PLCC.
         """
         return loss_function(pred, mos, correlation_weight)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that ``encode`` uses; they get the backbone learning rate, and none of it when frozen."""
+        """Return the parameters of ``encode``, which learn at the backbone learning rate or stay frozen."""
         raise NotImplementedError
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """The parameters that only ``head`` uses."""
+        """Return the parameters that only ``head`` uses."""
         pretrained = {id(p) for p in self.pretrained_parameters()}
         return [p for p in self.parameters() if id(p) not in pretrained]
 
     def forward(self, rgb: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Score a batch of images, differentiable in all that goes in.
+        """Score a batch of images, differentiable in images and scores.
 
         Args:
             rgb: sRGB in [0, 1], shape (B, 3, H, W).
@@ -188,21 +189,21 @@ class ScoreNet(nn.Module):
             Scores in (-1, 1), shape (B,).
 
         Raises:
-            TypeError: If the images come in another form; ``score`` takes them.
+            TypeError: If the images come in another form, which ``score`` takes.
             ValueError: If the realism branch gets no ``scores``.
         """
         if not isinstance(rgb, Tensor) or rgb.ndim != 4:
-            found = f"shape {tuple(rgb.shape)}" if isinstance(rgb, Tensor) else type(rgb).__name__
-            raise TypeError(f"expected a tensor (B, 3, H, W), got {found}; score(images) takes images in any other form")
+            given = f"shape {tuple(rgb.shape)}" if isinstance(rgb, Tensor) else type(rgb).__name__
+            raise TypeError(f"expected a tensor (B, 3, H, W), got {given}; score(images) takes images in any other form")
         return self.head(self.encode(self.prepare_batch(rgb)), scores)
 
     @torch.inference_mode()
     def score(self, images: ImageInput | list[ImageInput]) -> float | list[float]:
-        """Score images with the network as it stands (evaluation mode).
+        """Score images in evaluation mode.
 
         Args:
             images: A path, a PIL image, an sRGB array (H, W, 3) or tensor (3, H, W), of uint8 or floating point in [0, 1],
-                or a list of such; an array (B, H, W, 3) or a tensor (B, 3, H, W) is a list of B.
+                or a list of such images; an array (B, H, W, 3) or a tensor (B, 3, H, W) is a list of B images.
 
         Returns:
             One number in [-1, 1] for one image, a list of numbers for a list.
@@ -214,7 +215,7 @@ class ScoreNet(nn.Module):
 
     @torch.inference_mode()
     def score_prepared(self, inputs: Inputs, maps: Maps | None = None) -> float:
-        """Score one image by what ``inputs_of`` gives; always a batch of one, so that company never changes a score."""
+        """Score one image from the result of ``inputs_of``, in a batch of one, so that other images never change a score."""
         training = self.training
         if training:
             self.eval()
@@ -226,11 +227,11 @@ class ScoreNet(nn.Module):
 
 
 class LoadedBatches(nn.Module):
-    """A network for the batches of a data loader. It is a module, for processes that train together wrap one.
+    """A network for the batches of a data loader, as a module, because processes that train together wrap a module.
 
     Args:
         net: The network.
-        encoded: Whether batches hold features, as ``net.encode`` gave them, in place of inputs.
+        encoded: Whether batches hold features from ``net.encode`` in place of inputs.
     """
 
     def __init__(self, net: ScoreNet, encoded: bool) -> None:
@@ -238,16 +239,16 @@ class LoadedBatches(nn.Module):
         self.net, self.encoded = net, encoded
 
     def forward(self, batch: Inputs, scores: Tensor | None = None) -> Tensor:
-        """Scores of a batch, and of the CF and SCC of its images, shape (B, 2), for the realism branch."""
+        """Return the scores of a batch; ``scores`` are CF and SCC of its images, shape (B, 2), for the realism branch."""
         return self.net.head(batch if self.encoded else self.net.encode(batch), scores)
 
 
 class CompactNet(ScoreNet):
     """A branch of the compact ICQA-Net.
 
-    The backbone sees the image and its gray version. The difference of what it says of the two is what color adds, freed
-    of what the scene is: a network that reads it cannot mistake a pleasant scene for good color. Beside it stands a network
-    that knows colorizers (models/ranker.py): what it says, times a fixed weight, is added to what the head says.
+    The backbone sees the image and its gray version. The difference of the two features is the effect of color, free of the
+    scene: a network that reads the difference cannot mistake a pleasant scene for good color. The ranker (models/ranker.py), a
+    network that knows colorizers, ranks the image as well; its rank, times a fixed weight, is added to the output of the head.
 
     Args:
         backbone: Name of a timm network with feature maps.
@@ -277,20 +278,20 @@ class CompactNet(ScoreNet):
         }
 
     def take_ranker(self, path: Path | None, weight: float = 0.0) -> None:
-        """Score by the ranker in a file beside the head from now on, or by the head alone.
+        """Take the ranker in a file, whose ranks are then added to the head by a weight; without a path, use the head alone.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it has no ranker, or one of another backbone or size.
+            ValueError: If the file has no ranker, or one of another backbone or size.
         """
         self.config["ranking"] = weight if path else 0.0
         self.ranker = None
         if path is None:
             return
-        found = read_ranker(path)
-        if found is None:
+        ranker = read_ranker(path)
+        if ranker is None:
             raise ValueError(f"{path} has no ranker; train one with train_ranker.py")
-        config, tensors = found
+        config, tensors = ranker
         for name in ("backbone", "size"):
             if config[name] != self.config[name]:
                 raise ValueError(f"{path} has a ranker of --{name} {config[name]}, not {self.config[name]}")
@@ -298,21 +299,21 @@ class CompactNet(ScoreNet):
         self.ranker.load_state_dict(tensors)
 
     def backbone_maps(self, inputs: Inputs) -> Maps:
-        """Backbone maps of a batch of prepared images and of their gray versions, each finest first, and their ranks."""
+        """Return backbone maps of prepared images and of their gray versions, each finest first, and ranks of the images."""
         rgb = inputs["rgb"]
         maps = self.backbone(torch.cat((rgb, gray_version(rgb_to_lab(rgb)))))
         ranks = None if self.ranker is None else self.ranker(rgb)
         return [m[: len(rgb)] for m in maps], [m[len(rgb) :] for m in maps], ranks
 
-    def rank(self, maps: Maps) -> Inputs:
-        """What ``encode`` hands on of the ranks: the one of this dimension, shape (B,); nothing without a ranker."""
+    def rank_feature(self, maps: Maps) -> Inputs:
+        """Return the rank of this dimension as a feature, shape (B,); no feature without a ranker."""
         return {} if maps[2] is None else {"rank": maps[2][:, DIMENSIONS.index(self.dimension)]}
 
     def bounded(self, value: Tensor, features: Inputs) -> Tensor:
-        """Scores in (-1, 1) of what the head says and of the ranks, shape (B,).
+        """Return scores in (-1, 1) from the output of the head and the ranks, shape (B,).
 
-        Training compares what the head alone says. A head that is fitted beside the ranks learns to undo them on the images
-        that the ranker was trained on, and agrees less with people on others (benchmarks/agreement_trials.md).
+        Training uses the output of the head alone. A head that is fitted beside the ranks learns to undo the ranks on the
+        images that the ranker was trained on, and agrees less with people on others (benchmarks/agreement_trials.md).
         """
         if "rank" not in features or self.training:
             return torch.tanh(value)
@@ -334,17 +335,17 @@ class CompactNet(ScoreNet):
 
 
 def as_list(images: ImageInput | list[ImageInput]) -> tuple[list[ImageInput], bool]:
-    """The images that ``score`` was given, and whether it was a single one."""
+    """Return the images that ``score`` was given as a list, and whether there was a single one."""
     if isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4):
         return list(images), False
     return [images], True
 
 
 def with_sub_scores(prepared: Inputs, scores: Mapping[str, float]) -> Inputs:
-    """What a realism network reads of an image: its pixels, and CF and SCC as ``scores``, shape (2,).
+    """Return the inputs of a realism network for an image: the pixels, and CF and SCC as ``scores``, shape (2,).
 
     Raises:
-        MissingScoreError: If one of them is not there.
+        MissingScoreError: If CF or SCC is not there.
     """
     for dimension in ("CF", "SCC"):
         if dimension not in scores:
@@ -354,10 +355,10 @@ def with_sub_scores(prepared: Inputs, scores: Mapping[str, float]) -> Inputs:
 
 
 def check_sub_scores(scores: Tensor | None) -> Tensor:
-    """CF and SCC of a batch that a realism network got.
+    """Return CF and SCC of a batch for a realism network.
 
     Raises:
-        ValueError: If it got none.
+        ValueError: If there are none.
     """
     if scores is None:
         raise ValueError("the PR network needs CF and SCC of each image, shape (B, 2)")
@@ -367,10 +368,10 @@ def check_sub_scores(scores: Tensor | None) -> Tensor:
 def sub_score_lists(
     count: int, cf: float | Sequence[float] | None, scc: float | Sequence[float] | None
 ) -> list[list[float] | None]:
-    """CF and SCC that a realism network was given, one of each per image, or None; a single number counts for all.
+    """Return the given CF and SCC as lists, one score per image, or None if not given; a single number counts for all images.
 
     Raises:
-        ValueError: If their number is not the number of images, or one is not a number in [-1, 1].
+        ValueError: If the number of scores is not the number of images, or a score is not a number in [-1, 1].
     """
     lists: list[list[float] | None] = []
     for name, scores in (("CF", cf), ("SCC", scc)):
@@ -395,7 +396,7 @@ def sub_score_lists(
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Arithmetic on one thread, as the scripts do it: the last digits of a sum depend on how it is divided."""
+    """Compute on one thread, same as in the scripts: the last digits of a sum depend on how the sum is divided."""
     threads = torch.get_num_threads()
     if threads > 1:
         torch.set_num_threads(1)
@@ -407,7 +408,7 @@ def one_thread() -> Iterator[None]:
 
 
 def to_tensor(image: ImageInput) -> Tensor:
-    """Pixels of an image as a tensor (3, H, W), uint8 unless it came as floating point numbers."""
+    """Return the pixels of an image as a tensor (3, H, W), floating point if the image was, else uint8."""
     if isinstance(image, Tensor):
         return image
     if isinstance(image, str | Path):
@@ -430,12 +431,12 @@ def to_tensor(image: ImageInput) -> Tensor:
 
 
 def stack(items: list[Inputs]) -> Inputs:
-    """Prepared images as one batch."""
+    """Return prepared images as one batch."""
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}
 
 
 class ScoreHead(nn.Sequential):
-    """Two-layer perceptron from features of any scale to one number, shape (B, F) to (B,)."""
+    """A two-layer perceptron from features of any scale to one number, shape (B, F) to (B,)."""
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__(
@@ -450,10 +451,10 @@ class ScoreHead(nn.Sequential):
 
 
 class Standardize(nn.Module):
-    """Bring each feature to zero mean and unit spread, by estimates that training keeps up to date.
+    """A layer that brings each feature to zero mean and unit spread, by estimates that training keeps up to date.
 
-    Unlike batch normalization it uses the estimates in training too: no output depends on the batch, and a batch of one
-    will do.
+    Unlike batch normalization, the layer uses the estimates in training too: no output depends on the batch, and a batch of
+    one is enough.
     """
 
     mean: Tensor
@@ -467,14 +468,14 @@ class Standardize(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # whole, so that float16 cannot cap it
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (B, F) in and out."""
+        """Standardize features, shape (B, F) in and out."""
         if self.training:
             with torch.no_grad():
                 self.learn(distributed.gather_rows(x))  # processes that share a batch learn from all of it
         return self.scale(x)
 
     def learn(self, x: Tensor) -> None:
-        """Bring the estimates up to date, by features of shape (B, F)."""
+        """Update the estimates from features of shape (B, F)."""
         if len(x) > 1:
             self.batches += 1
             step = (1 / self.batches).clamp(min=0.01)
@@ -483,20 +484,20 @@ class Standardize(nn.Module):
             self.variance += step * (x.var(0) + (1 - step) * change.square() - self.variance)
 
     def scale(self, x: Tensor) -> Tensor:
-        """By the estimates as they are, shape (..., F) in and out."""
+        """Standardize features by the current estimates, shape (..., F) in and out."""
         return (x - self.mean) / (self.variance + 1e-6).sqrt()
 
 
 def compress(inputs: int, width: int, dropout: float) -> nn.Sequential:
-    """Few numbers from many features of any scale."""
+    """Return a layer that makes few numbers from many features of any scale, shape (B, inputs) to (B, width)."""
     return nn.Sequential(Standardize(inputs), nn.Dropout(dropout), nn.Linear(inputs, width), nn.GELU())
 
 
 def color_effect(maps: Maps) -> Tensor:
-    """What color adds to the mean and the spread of the backbone's maps at its two coarser scales.
+    """Return what color adds to mean and spread of the backbone maps at the two coarser scales.
 
     Args:
-        maps: Of the image and of its gray version, as ``CompactNet.backbone_maps`` gives them.
+        maps: Result of ``CompactNet.backbone_maps``: maps of the image and of its gray version.
 
     Returns:
         Differences, shape (B, 2 * sum of D_i); zero for a gray image.
@@ -506,7 +507,7 @@ def color_effect(maps: Maps) -> Tensor:
 
 
 def loss_function(pred: Tensor, mos: Tensor, correlation_weight: float) -> Tensor:
-    """Mean squared error, and 1 - PLCC of the batch, which looks at order and spread rather than level."""
+    """Return the mean squared error plus ``correlation_weight`` times 1 - PLCC of the batch; PLCC ignores level and scale."""
     loss = F.mse_loss(pred, mos)
     if correlation_weight > 0 and len(pred) > 2:
         p, m = pred - pred.mean(), mos - mos.mean()

@@ -1,9 +1,9 @@
 """Chromatic Fidelity (CF): is the color clean?
 
-Stains, mottling, bleeding over edges, shifted color planes, gray patches and oversaturation pull the score down. As in the
-published ICQA-Net, global features stand beside the spread of local ones. What differs: a compact backbone whose maps at two
-scales give both, taken as differences from the gray version of the image, and a chroma path that reads statistics of a and
-b at the full resolution of the image.
+Stains, mottling, bleeding over edges, shifted color planes, gray patches and oversaturation lower the score. As in the
+published ICQA-Net, global features stand beside the spread of local ones. Differences: maps of a compact backbone at two
+scales give both, as differences from the gray version of the image, and a chroma path reads statistics of a and b at the
+full resolution of the image.
 """
 
 import torch
@@ -15,7 +15,7 @@ from models.preprocessing import CHROMA_MAPS, chroma_maps
 
 
 class ChromaPath(nn.Module):
-    """Small network over the chroma maps, with the mean, the spread and the extreme of what it finds."""
+    """A small network over the chroma maps that returns mean, spread and maximum of its features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,19 +30,19 @@ class ChromaPath(nn.Module):
         self.features = 3 * width + 2 * len(CHROMA_MAPS)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Chroma maps (B, C, G, G) to features (B, ``features``)."""
-        found = self.net(maps).flatten(2)
+        """Return features (B, ``features``) of chroma maps (B, C, G, G)."""
+        learned = self.net(maps).flatten(2)
         plain = maps.flatten(2)
-        return torch.cat((found.mean(2), found.std(2), found.amax(2), plain.mean(2), plain.std(2)), 1)
+        return torch.cat((learned.mean(2), learned.std(2), learned.amax(2), plain.mean(2), plain.std(2)), 1)
 
 
 class ChromaticFidelityNet(CompactNet):
-    """CF of an image, in (-1, 1), higher is better.
+    """The network that scores CF of an image, in (-1, 1), higher is better.
 
     Args:
         backbone: Name of a timm network with feature maps.
         size: Side of the image that the backbone sees, in pixels.
-        width: Channels of the chroma path and half the width of the head.
+        width: Channels of the chroma path, half the width of the head.
         dropout: Share of head activations dropped in training.
         ranking: Weight of the ranker; 0 for a branch without one.
     """
@@ -59,9 +59,9 @@ class ChromaticFidelityNet(CompactNet):
         self.regressor = ScoreHead(2 * width + self.chroma_path.features, 2 * width, dropout)
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """``global``: what color adds to the backbone maps, (B, F); ``chroma``: chroma maps, (B, C, G, G); ``rank``, (B,)."""
+        """Return ``global``, the effect of color on the backbone maps (B, F); ``chroma``, maps (B, C, G, G); ``rank`` (B,)."""
         maps = maps or self.backbone_maps(inputs)
-        return {"global": color_effect(maps), "chroma": chroma_maps(inputs["rgb"])} | self.rank(maps)
+        return {"global": color_effect(maps), "chroma": chroma_maps(inputs["rgb"])} | self.rank_feature(maps)
 
     def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         image = self.compress_global(features["global"])

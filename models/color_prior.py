@@ -1,4 +1,4 @@
-"""Which color would a thing have here: P(ab | gray image) as a map, and the comparison of pixels with it.
+"""The color prior, P(ab | gray image) as a map: which color would a thing have here? And the comparison of pixels with it.
 
 The classes are cells of a 10-unit grid over the ab plane, as in Zhang et al., Colorful Image Colorization (ECCV 2016,
 arXiv 1603.08511); the list of cells inside the sRGB gamut is generated here. The comparison with the actual pixels is ours.
@@ -23,7 +23,7 @@ _REACH = 12  # lattice points from the center in each direction; the sRGB gamut 
 
 _TEMPERATURE = 0.38  # of the annealed mean, Zhang et al.
 
-# Percentiles of the surprise of real photographs that a prior keeps, of the highest ones more
+# Percentiles of the surprise of real photographs that a prior keeps, in finer steps for the highest ones
 LEVELS = (*range(0, 95), *(95 + i / 10 for i in range(51)))
 
 COMPARISONS = (
@@ -44,7 +44,7 @@ COMPARISONS = (
 
 @lru_cache(maxsize=1)
 def ab_bins() -> tuple[Tensor, Tensor]:
-    """Cells of the ab lattice that sRGB colors fall into.
+    """Return the cells of the ab lattice that sRGB colors fall into.
 
     Returns:
         Centers in CIELAB units, shape (K, 2), and a table from lattice point (a, b) to the nearest cell, shape (25, 25).
@@ -59,11 +59,11 @@ def ab_bins() -> tuple[Tensor, Tensor]:
 
 
 def soft_encode(ab: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Soft assignment of colors to the four nearest lattice cells, bilinear and differentiable.
+    """Assign colors softly to the four nearest lattice cells, bilinear and differentiable.
 
     Args:
-        ab: Shape (B, 2, H, W), in CIELAB units.
-        table: From lattice point to cell, as of ``ab_bins``.
+        ab: a and b in CIELAB units, shape (B, 2, H, W).
+        table: The table of ``ab_bins`` from lattice point to cell.
 
     Returns:
         Cell numbers and weights (which sum to 1), both of shape (B, 4, H, W).
@@ -78,16 +78,16 @@ def soft_encode(ab: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cell_numbers(ab: Tensor, table: Tensor) -> Tensor:
-    """The nearest ab cell of each color, (B, 2, H, W) to (B, 1, H, W); arguments as of ``soft_encode``."""
+    """Return the nearest ab cell of each color, (B, 2, H, W) to (B, 1, H, W); arguments are the same as in ``soft_encode``."""
     i, j = ((ab / GRID).round().clamp(-_REACH, _REACH).long() + _REACH).unbind(1)
     return table[i, j][:, None]
 
 
 def class_weights(log_marginal: Tensor, share: float) -> Tensor:
-    """Weights that make rare colors count more, 1 on average over the colors of photographs, shape (K,).
+    """Return weights that make rare colors count more, 1 on average over the colors of photographs, shape (K,).
 
     Args:
-        log_marginal: How often each cell occurs, as a logarithm, shape (K,).
+        log_marginal: Natural logarithm of the frequency of each cell, shape (K,).
         share: 0 for equal weights, 1 for the inverse of the frequency.
 
     Reference:
@@ -99,7 +99,7 @@ def class_weights(log_marginal: Tensor, share: float) -> Tensor:
 
 
 class Refine(nn.Sequential):
-    """What a cell and its surroundings say together, added to what is known of the cell; shape kept."""
+    """A residual block that adds to each cell what the cell and its surroundings say together; shape kept."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -115,17 +115,17 @@ class Refine(nn.Sequential):
 
 
 class ColorPrior(nn.Module):
-    """Predicts the distribution over ab cells from backbone maps of the gray image.
+    """A decoder that predicts the distribution over ab cells from backbone maps of the gray image.
 
-    From the coarsest map, which knows what the scene is, to the finest, where lightness joins in: each scale is refined and
-    handed on. What it knows of real photographs (how often each color occurs, how surprising their colors are) are buffers,
-    set by tools/train_color_prior.py.
+    The decoder goes from the coarsest map, which knows the scene, to the finest, where lightness joins in, and refines each
+    scale. Its buffers hold statistics of real photographs (the frequency of each color, the surprise of their colors), which
+    tools/train_color_prior.py sets.
 
     Args:
-        backbone: What makes the maps.
+        backbone: The backbone of the maps.
         width: Channels inside.
         dropout: Share of channels dropped in training.
-        late: Whether the prior has late stages of the backbone of its own, made for gray images.
+        late: Whether the prior has its own late stages of the backbone, trained for gray images.
     """
 
     centers: Tensor
@@ -155,22 +155,22 @@ class ColorPrior(nn.Module):
         self.register_buffer("surprise_levels", torch.linspace(0, 10, len(LEVELS)))
 
     def semantics(self, maps: list[Tensor]) -> list[Tensor]:
-        """What the prior knows of the scene: maps of its own late stages if it has such, else the backbone's.
+        """Return the maps that the prior reads: those of its own late stages if it has any, else those of the backbone.
 
         Args:
-            maps: Backbone maps of the gray image, finest first; of a prior with late stages the finest alone will do.
+            maps: Backbone maps of the gray image, finest first; a prior with late stages needs only the finest.
         """
         return maps if self.late is None else self.late(maps[0])
 
     def forward(self, maps: list[Tensor], lab: Tensor) -> Tensor:
-        """Log-probabilities of the ab cells.
+        """Return log-probabilities of the ab cells.
 
         Args:
-            maps: What ``semantics`` gives, finest first; the finest sets the resolution h x w.
+            maps: Result of ``semantics``, finest first; the finest sets the resolution h x w.
             lab: CIELAB of the pixels, shape (B, 3, 2h, 2w); only lightness is read.
 
         Returns:
-            Shape (B, K, h, w).
+            Natural logarithms, shape (B, K, h, w).
         """
         maps = [self.drop(standardize(m)) for standardize, m in zip(self.standardize, maps, strict=True)]
         x = self.scene(pooled_statistics(maps[-1:]))[:, :, None, None]
@@ -185,14 +185,14 @@ class ColorPrior(nn.Module):
         return self.classify(x).float().log_softmax(1)
 
     def log_likelihood(self, log_prior: Tensor, ab: Tensor) -> Tensor:
-        """Log-probability of each pixel's color under its cell of the prior.
+        """Return the log-probability of each pixel's color under its cell of the prior.
 
         Args:
-            log_prior: Shape (B, K, h, w).
-            ab: Shape (B, 2, 2h, 2w).
+            log_prior: Log-probabilities of the ab cells, shape (B, K, h, w).
+            ab: a and b of the pixels, shape (B, 2, 2h, 2w).
 
         Returns:
-            Natural logarithm of the expected cell probability, the four pixels of a cell apart, shape (B, 4, h, w).
+            Natural logarithm of the expected cell probability, one for each of the four pixels of a cell, shape (B, 4, h, w).
         """
         index, weight = soft_encode(ab, self.table)
         index, weight = _four_pixels(index), _four_pixels(weight)  # (B, 16, h, w): four corners x four pixels
@@ -201,15 +201,15 @@ class ColorPrior(nn.Module):
         return log_p.view(b, 4, 4, h, w).logsumexp(1)
 
     def cross_entropy(self, log_prior: Tensor, ab: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of the soft-encoded pixels under the prior.
+        """Return the mean cross-entropy of the soft-encoded pixels under the prior.
 
         Args:
-            log_prior: Shape (B, K, h, w).
-            ab: Shape (B, 2, 2h, 2w).
-            weights: Of the cells, shape (K,), if some count more than others.
+            log_prior: Log-probabilities of the ab cells, shape (B, K, h, w).
+            ab: a and b of the pixels, shape (B, 2, 2h, 2w).
+            weights: Weights of the cells, shape (K,); None for equal weights.
 
         Returns:
-            Shape (B,).
+            In nats, shape (B,).
         """
         index, weight = soft_encode(ab, self.table)
         if weights is not None:
@@ -218,22 +218,23 @@ class ColorPrior(nn.Module):
         return -(log_prior.gather(1, index) * weight).sum(1).mean((1, 2)) / 4
 
     def surprise(self, log_prior: Tensor, lab: Tensor) -> Tensor:
-        """How improbable the color of each cell is: negative log-probability in nats, mean of its pixels, shape (B, h, w).
+        """Return how improbable the color of each cell is: minus the mean log-probability of its pixels, in nats, (B, h, w).
 
         Args:
-            log_prior: Shape (B, K, h, w).
+            log_prior: Log-probabilities of the ab cells, shape (B, K, h, w).
             lab: CIELAB of the pixels, shape (B, 3, 2h, 2w).
         """
         return -self.log_likelihood(log_prior, lab[:, 1:]).mean(1)
 
     def excess(self, log_prior: Tensor, lab: Tensor) -> Tensor:
-        """How much more improbable the colors around each cell are than is to be expected there.
+        """Return how much more improbable the colors around each cell are than the prior expects.
 
-        Surprise less the entropy of the prior, its own expectation, as a mean of 3 x 3 cells: zero on average where the prior
-        is right, for plain things and for things of any color alike. Other measures are beside it in benchmarks/color_prior.md.
+        The excess is surprise minus the entropy of the prior, which is the expected surprise, as a mean of 3 x 3 cells. The
+        excess is zero on average where the prior is right, for things of one color and for things of any color.
+        benchmarks/color_prior.md compares other measures.
 
         Args:
-            log_prior: Shape (B, K, h, w).
+            log_prior: Log-probabilities of the ab cells, shape (B, K, h, w).
             lab: CIELAB of the pixels, shape (B, 3, 2h, 2w).
 
         Returns:
@@ -244,7 +245,7 @@ class ColorPrior(nn.Module):
         return F.avg_pool2d(around, 3, 1)[:, 0]
 
     def percentiles(self, surprise: Tensor) -> Tensor:
-        """The share of places in real photographs whose ``excess`` is lower, in percent, any shape."""
+        """Return the percentiles of ``excess`` among places in real photographs: the share with less, in percent, any shape."""
         levels = self.surprise_levels
         upper = torch.searchsorted(levels, surprise.contiguous(), right=True).clamp(1, len(levels) - 1)
         low, high = levels[upper - 1], levels[upper]
@@ -253,18 +254,18 @@ class ColorPrior(nn.Module):
         return percent[upper - 1] + part * (percent[upper] - percent[upper - 1])
 
     def plausible(self, log_prior: Tensor) -> Tensor:
-        """A color that is likely and clear: the mean of the sharpened distribution, (B, K, h, w) to (B, 2, h, w).
+        """Return a likely and clear color: the mean a and b of the sharpened distribution, (B, K, h, w) to (B, 2, h, w).
 
         Reference:
             Zhang et al., Colorful Image Colorization, equation 5, the annealed mean.
         """
         return torch.einsum("bkhw,kc->bchw", (log_prior / _TEMPERATURE).softmax(1), self.centers)
 
-    def compare(self, log_prior: Tensor, lab: Tensor) -> Tensor:
-        """Set the pixels against the prior.
+    def compare_pixels(self, log_prior: Tensor, lab: Tensor) -> Tensor:
+        """Compare the pixels with the prior.
 
         Args:
-            log_prior: Shape (B, K, h, w).
+            log_prior: Log-probabilities of the ab cells, shape (B, K, h, w).
             lab: CIELAB of the pixels, shape (B, 3, 2h, 2w).
 
         Returns:
@@ -300,12 +301,12 @@ class ColorPrior(nn.Module):
 
 @dataclass(frozen=True)
 class Surprise:
-    """What the color prior makes of one image.
+    """The map of surprise of one image.
 
     Attributes:
-        nats: How improbable the colors around each place are, beyond what is to be expected there, shape (h, w).
+        nats: How much more improbable the colors around each place are than the prior expects, in nats, shape (h, w).
         percentile: The share of places in real photographs that are less surprising, in percent, shape (h, w).
-        expected: The most plausible a and b of each place, in CIELAB units, shape (2, h, w).
+        expected: A plausible a and b of each place, in CIELAB units, shape (2, h, w).
     """
 
     nats: np.ndarray
@@ -319,8 +320,8 @@ class ColorPriorNet(CompactNet):
     Args:
         backbone: Name of a timm network with feature maps.
         size: Side of the image that the backbone sees, in pixels.
-        prior: ``width``, ``dropout`` and ``late`` of the prior, where they are not the usual ones.
-        ranking: Weight of the ranker of a branch that is built on it.
+        prior: ``width``, ``dropout`` and ``late`` of the prior, where they are not the defaults of ``ColorPrior``.
+        ranking: Weight of the ranker of a branch that is built on this network.
     """
 
     dimension = "prior"
@@ -340,25 +341,25 @@ class ColorPriorNet(CompactNet):
         return [*self.backbone.parameters(), *self.prior.parameters()]
 
     def gray_maps(self, rgb: Tensor) -> list[Tensor]:
-        """Backbone maps of the gray version of prepared images, finest first."""
+        """Return the backbone maps of the gray version of prepared images, finest first."""
         return self.backbone(gray_version(rgb_to_lab(rgb)))
 
     def pixels(self, rgb: Tensor, cells: int) -> Tensor:
-        """CIELAB of the pixels that a map of ``cells`` x ``cells`` is compared with, shape (B, 3, 2 cells, 2 cells)."""
+        """Return CIELAB of the pixels to compare with a map of ``cells`` x ``cells``, shape (B, 3, 2 cells, 2 cells)."""
         return lab_of(rgb, 2 * cells)
 
     @cached_property
     def cells(self) -> int:
-        """Side of the map of the prior."""
+        """Return the side of the map of the prior, in cells."""
         with torch.inference_mode():
             return self.backbone(torch.zeros(1, 3, self.size, self.size, device=self.device))[0].shape[-1]
 
     def predict_prior(self, rgb: Tensor, gray_maps: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Color prior from the gray version of prepared images.
+        """Predict the color prior from the gray version of prepared images.
 
         Args:
-            rgb: sRGB in [0, 1], shape (B, 3, size, size); of it the prior sees the lightness only.
-            gray_maps: Backbone maps of the gray version, if they are known already.
+            rgb: sRGB in [0, 1], shape (B, 3, size, size); the prior sees only the lightness.
+            gray_maps: Backbone maps of the gray version, if they are computed already.
 
         Returns:
             Log-probabilities of the ab cells, shape (B, K, h, w); CIELAB of the pixels to compare with them, shape
@@ -370,21 +371,21 @@ class ColorPriorNet(CompactNet):
 
     @torch.inference_mode()
     def surprise(self, image: ImageInput) -> Surprise:
-        """Where the colors of an image are improbable for what its gray version shows, and which ones would be plausible.
+        """Find where the colors of an image are improbable given its gray version, and which colors would be plausible.
 
         Args:
-            image: Of any of the forms that ``score`` takes.
+            image: An image in any form that ``score`` takes.
         """
         with one_thread():
             rgb = self.prepare(image)["rgb"][None]
             log_prior, lab = self.predict_prior(rgb)
             nats = self.prior.excess(log_prior, lab)
-            found = (nats[0], self.prior.percentiles(nats)[0], self.prior.plausible(log_prior)[0])
-        return Surprise(*(x.float().cpu().numpy() for x in found))
+            maps = (nats[0], self.prior.percentiles(nats)[0], self.prior.plausible(log_prior)[0])
+        return Surprise(*(x.float().cpu().numpy() for x in maps))
 
 
 def _four_pixels(x: Tensor) -> Tensor:
-    """The 2 x 2 pixels of a cell as channels: (B, C, 2h, 2w) to (B, 4C, h, w), channel-major."""
+    """Return the 2 x 2 pixels of a cell as channels: (B, C, 2h, 2w) to (B, 4C, h, w), channel-major."""
     if x.is_floating_point():
         return F.pixel_unshuffle(x, 2)
     b, c, h, w = x.shape

@@ -1,4 +1,4 @@
-"""From a weight file to a network, ready to score: which network the file holds, and where shipped and published files lie."""
+"""Loading a network from a weight file, ready to score, and the places of shipped and published files."""
 
 import os
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from models.color_prior import ColorPriorNet
 from models.ranker import Ranker
 from models.realism import PerceptualRealismNet
 from models.semantic import SemanticConsistencyNet
-from utils.checkpoint import check_format, described, is_own, published_dimension, read_weights, seen_by
+from utils.checkpoint import check_format, describe_weights, is_own, published_dimension, read_weights, seen_by
 from utils.choices import DIMENSIONS, PRESETS, SHIPPED
 from utils.files import sha256
 
 
 def build_model(content: dict[str, Any], source: str, networks: Mapping[str, type[nn.Module]] | None = None) -> Any:
-    """Rebuild the network of a checkpoint; downloads nothing.
+    """Rebuild the network of a checkpoint, without any download.
 
     Args:
-        content: Of the checkpoint.
-        source: Its file, for errors.
+        content: Content of the checkpoint.
+        source: File of the checkpoint, for errors.
         networks: Networks by dimension; None for those of the preset that the checkpoint names.
 
     Raises:
@@ -46,12 +46,12 @@ def build_model(content: dict[str, Any], source: str, networks: Mapping[str, typ
 
 
 def shipped_branches(device: torch.device) -> tuple[ScoreNet, ScoreNet]:
-    """The shipped CF and SCC networks, which a PR network reads where it is given no such scores."""
+    """Load the shipped CF and SCC networks, which compute the scores that a PR network is not given."""
     return load_model("CF", device), load_model("SCC", device)
 
 
 def networks_of(preset: str, source: str = "--preset") -> Mapping[str, type[nn.Module]]:
-    """The three networks of a preset by dimension.
+    """Return the networks of a preset by dimension.
 
     Raises:
         ValueError: If there is no such preset.
@@ -70,10 +70,10 @@ def networks_of(preset: str, source: str = "--preset") -> Mapping[str, type[nn.M
 
 
 def find_published(name: str, *also: Path) -> Path:
-    """A file of the published repository: in the current folder, beside our scripts, in ``weights/``, or in folders named.
+    """Find a file of the published repository in the current folder, beside our scripts, in ``weights/`` or in other folders.
 
     Raises:
-        FileNotFoundError: If it is in none of them; says where to get it and where to put it.
+        FileNotFoundError: If the file is in none of them; says where to get the file and where to put it.
     """
     folders = list(dict.fromkeys((Path().resolve(), SHIPPED.parent, SHIPPED, *(folder.resolve() for folder in also))))
     for folder in folders:
@@ -90,7 +90,7 @@ def load_prior(weights: str | Path) -> ColorPriorNet:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds neither.
+        ValueError: If the file holds no color prior.
     """
     model = load_model(weights)
     if not isinstance(model, ColorPriorNet):
@@ -109,10 +109,10 @@ def load_model(
 
     Args:
         weights: "CF", "SCC" or "PR" for the shipped weights (for the published file of that name, if ``preset`` is
-            "published"), or the path of a checkpoint of ours or of a published one; the file tells which it is.
-        device: Where to put the network.
-        dimension: The dimension that the caller needs; None takes what the file holds.
-        preset: The preset that the caller needs, "compact" or "published"; None takes what the file holds.
+            "published"), or the path of one of our checkpoints or of a published weight file.
+        device: Device of the network.
+        dimension: The dimension that the caller needs; None takes any.
+        preset: The preset that the caller needs, "compact" or "published"; None takes any.
         attention: Graph of the object attention of a published SCC network, "infer" or "train"; None for its own.
 
     Returns:
@@ -120,7 +120,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or holds no network or not the one that is needed.
+        ValueError: If the file is damaged, or holds no network or another one than needed.
+        TypeError: If ``weights`` is no path.
     """
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(f"expected CF, SCC, PR or the path of a checkpoint, got {weights!r}")
@@ -132,16 +133,16 @@ def load_model(
         path = Path(weights)
     content = read_weights(path)
     if is_own(content):
-        found, kind = content.get("dimension"), content.get("preset", "compact")
+        held, kind = content.get("dimension"), content.get("preset", "compact")
         networks_of(kind, str(path))  # refuses a file of train_baseline.py
     else:
-        found, kind = published_dimension(content), "published"
-        if found is None:
-            check_format(content, path)  # which says what it is
-    if dimension is not None and found != dimension:
-        raise ValueError(f"{path} holds a {found} network, expected {dimension}")
+        held, kind = published_dimension(content), "published"
+        if held is None:
+            check_format(content, path)  # raises an error that describes the file
+    if dimension is not None and held != dimension:
+        raise ValueError(f"{path} holds a {held} network, expected {dimension}")
     if preset is not None and kind != preset:
-        raise ValueError(f"{path} holds {described(content)}; expected one of the preset {preset}")
+        raise ValueError(f"{path} holds {describe_weights(content)}; expected one of the preset {preset}")
     if is_own(content):
         model: Any = build_model(content, str(path))
         model.seen = seen_by(content) if content.get("seen_is_all", True) else None
@@ -151,8 +152,8 @@ def load_model(
         model = from_published(content, str(path), copy=False)
         model.seen = None
     if attention is not None:
-        if kind != "published" or found != "SCC":
-            raise ValueError(f"--attention is for a published SCC network; {path} holds a {kind} {found} network")
+        if kind != "published" or held != "SCC":
+            raise ValueError(f"--attention is for a published SCC network; {path} holds a {kind} {held} network")
         model.set_attention(attention)
     model = model.to(device).eval()
     model.weights_hash = sha256(path)

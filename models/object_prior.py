@@ -1,11 +1,11 @@
-"""Which color does a thing of a category have: P(ab | category, lightness), and the pixels of one object set against it.
+"""The object prior, P(ab | category, lightness): which color does a thing have? And the comparison of one object with it.
 
 The prior is a table, counted from photographs with labeled objects (``tools/build_color_prior.py``): for each category of
 COCO-80 and each band of lightness a distribution over the ab cells of ``models/color_prior.py``. Every comparison also comes
-as a percentile among real objects of the category: a car may have any color, so no distance is unusual for it; broccoli may
-not. The published network has the prior too (``color_.json``) and compares nothing with it.
+as a percentile among real objects of the category: a car may have any color, so no distance is unusual for a car, unlike for
+broccoli. The published network has a prior too (``color_.json``) and compares nothing with it.
 
-All of it happens at the resolution of ``Preprocess(224)``, in counting and in scoring.
+Colors are counted and compared at the resolution of ``Preprocess(224)``.
 """
 
 import copy
@@ -28,7 +28,7 @@ from utils.files import write_atomic
 from utils.labels import COCO_NAMES
 
 SIZE = 224  # side of the prepared image, in pixels
-MIN_PIXELS = 16  # an object of fewer is mostly edge, mixed with what is behind it: it counts as no object
+MIN_PIXELS = 16  # an object of fewer pixels is mostly edge, mixed with the background, and counts as no object
 LIGHTNESS_EDGES = (20.0, 40.0, 60.0, 80.0)  # of the bands, CIELAB; a pixel on an edge belongs to the lighter band
 BANDS = len(LIGHTNESS_EDGES) + 1
 CATEGORIES = len(COCO_NAMES)
@@ -38,10 +38,10 @@ POOL = 10.0  # objects that the values of all categories count for in a percenti
 
 MEASURES = (
     "sliced Wasserstein",  # CIELAB units, from the colors of the object to those expected for its lightness
-    "KL divergence",  # nats, of the same two
+    "KL divergence",  # nats, of the same two distributions
     "surprise",  # nats, minus the mean log-likelihood of its pixels, each given its lightness band
-    "chroma z",  # mean chroma less the expected one, in standard deviations between objects
-    "a difference",  # mean a less the expected one, CIELAB units
+    "chroma z",  # mean chroma minus the expected one, in standard deviations between objects
+    "a difference",  # mean a minus the expected one, CIELAB units
     "b difference",
     "hue difference",  # degrees between mean color and expected color, 0 to 180
 )
@@ -58,11 +58,11 @@ OBJECT_COMPARISONS = (
     "expected b",
     "area",  # share of the image
     "pixels",
-    "objects known",  # of the category, in the photographs of the prior: how far it can be trusted
+    "objects known",  # of the category, in the photographs of the prior: how far the prior can be trusted
 )
 
-# Percentile, counted from either end for signed measures, that is worth a word. How many objects have one as they are, and how
-# many in another color, is in benchmarks/object_prior.md.
+# Percentile, counted from either end for signed measures, from which on a measure is named as unusual.
+# benchmarks/object_prior.md counts the objects that reach it in their own color and in another one.
 UNUSUAL = 98.0
 _WORDS = {
     "chroma z": ("duller", "more colorful"),
@@ -96,13 +96,13 @@ _LEVELS = np.array(
 
 @lru_cache(maxsize=1)
 def _centers() -> np.ndarray:
-    """Centers of the ab cells, shape (K, 2)."""
+    """Return the centers of the ab cells, shape (K, 2)."""
     return ab_bins()[0].double().numpy()
 
 
 @lru_cache(maxsize=4)
 def _blur(deviation: float) -> np.ndarray:
-    """Gaussian over the ab cells, CIELAB units, shape (K, K); each row sums to 1."""
+    """Return a Gaussian over the ab cells, ``deviation`` in CIELAB units, shape (K, K); each row sums to 1."""
     centers = _centers()
     squared = ((centers[:, None] - centers) ** 2).sum(2)
     weights = np.exp(-squared / (2 * deviation**2))
@@ -111,7 +111,7 @@ def _blur(deviation: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _projections() -> tuple[np.ndarray, np.ndarray]:
-    """The cells in their order along each direction, shape (D, K), and the gaps between neighbors, shape (D, K - 1)."""
+    """Return the order of the cells along each direction, shape (D, K), and the gaps between neighbors, shape (D, K - 1)."""
     angles = np.arange(_DIRECTIONS) * np.pi / _DIRECTIONS
     positions = np.stack((np.cos(angles), np.sin(angles)), 1) @ _centers().T
     order = positions.argsort(1, kind="stable")
@@ -119,15 +119,15 @@ def _projections() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sliced_wasserstein(p: np.ndarray, q: np.ndarray) -> float:
-    """Distance of two color distributions.
+    """Return the distance of two color distributions.
 
     Args:
         p: Shares of the ab cells, shape (K,).
-        q: Likewise.
+        q: Shares of the other distribution, shape (K,).
 
     Returns:
         The 1-D Wasserstein distance of the cell centers projected on a direction, in CIELAB units, mean over 16 directions.
-        Two single colors are 2 / pi of their distance apart.
+        For two single colors, 2 / pi of their distance.
 
     Reference:
         Rabin et al., Wasserstein Barycenter and its Application to Texture Mixing, SSVM 2011; here the directions are fixed.
@@ -141,11 +141,11 @@ class Observation:
     """The colors of one object.
 
     Attributes:
-        histogram: Share of its pixels in each lightness band and ab cell, shape (BANDS, K); sums to 1.
-        chroma: Mean chroma of its pixels in each band, 0 where there are none, shape (BANDS,).
-        lab: Its mean color in CIELAB, shape (3,).
-        pixels: Its size in the prepared image.
-        area: Its share of the image.
+        histogram: Share of the pixels in each lightness band and ab cell, shape (BANDS, K); sums to 1.
+        chroma: Mean chroma of the pixels in each band, 0 where there are none, shape (BANDS,).
+        lab: Mean color in CIELAB, shape (3,).
+        pixels: Size in the prepared image, in pixels.
+        area: Share of the image.
     """
 
     histogram: np.ndarray
@@ -156,24 +156,24 @@ class Observation:
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of its pixels in each lightness band, shape (BANDS,)."""
+        """Return the share of the pixels in each lightness band, shape (BANDS,)."""
         return self.histogram.sum(1)
 
     @property
     def weight(self) -> float:
-        """How much of an object it counts for: size makes no difference from 100 pixels on."""
+        """Return the weight of the object in counts, in (0, 1]: 1 from 100 pixels on, less in proportion below."""
         return min(1.0, self.pixels / _FULL_WEIGHT)
 
 
 def observe(lab: Tensor, mask: np.ndarray) -> Observation | None:
-    """The colors of the pixels of an object.
+    """Return the colors of the pixels of an object.
 
     Args:
         lab: CIELAB of the prepared image, shape (3, H, W).
-        mask: Which pixels show the object, bool, shape (H, W), as from ``utils.labels.object_mask``.
+        mask: True for the pixels that show the object, bool, shape (H, W), as from ``utils.labels.object_mask``.
 
     Returns:
-        None for fewer than ``MIN_PIXELS`` pixels.
+        The observation; None for fewer than ``MIN_PIXELS`` pixels.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -200,7 +200,7 @@ Labeled = tuple[int, Observation]  # an object with its category
 
 @dataclass(frozen=True, eq=False)
 class Expectation:
-    """What is known of the colors of one category.
+    """The expected colors of one category.
 
     Attributes:
         probability: P(ab cell | category, band), shape (BANDS, K), nowhere 0; each row sums to 1.
@@ -213,16 +213,16 @@ class Expectation:
     chroma_deviation: np.ndarray
 
     def mixed(self, observation: Observation) -> np.ndarray:
-        """Distribution over ab for the lightness of an object, shape (K,)."""
+        """Return the distribution over ab for the lightness of an object, shape (K,)."""
         return observation.shares @ self.probability
 
 
 def measure(observation: Observation, expectation: Expectation) -> np.ndarray:
-    """``MEASURES`` of one object against what is expected of its category, shape (7,)."""
+    """Return ``MEASURES`` of one object compared with the expectation for its category, shape (7,)."""
     shares, mixed = observation.shares, expectation.mixed(observation)
     colors = observation.histogram.sum(0)
-    seen = colors > 0
-    divergence = (colors[seen] * np.log(colors[seen] / mixed[seen])).sum()
+    filled = colors > 0
+    divergence = (colors[filled] * np.log(colors[filled] / mixed[filled])).sum()
     surprise = -(observation.histogram * np.log(expectation.probability)).sum()
     excess = shares @ (observation.chroma - expectation.chroma_mean)
     deviation = np.sqrt(shares @ expectation.chroma_deviation**2)
@@ -235,18 +235,18 @@ def measure(observation: Observation, expectation: Expectation) -> np.ndarray:
 
 
 class Evidence:
-    """Counts of the colors of objects, to which images can be added and from which they can be taken away.
+    """Counts of the colors of objects; images can be added and taken away.
 
     Args:
         smoothing: Standard deviation of the blur over ab, CIELAB units; above 0.
-        shrinkage: Objects that the prior of all categories counts for, in each band; above 0.
+        shrinkage: Number of objects that the prior of all categories counts as, in each band; above 0.
 
     Attributes:
-        histogram: Sum over objects of ``Observation.histogram`` by weight, shape (80, BANDS, K).
-        chroma: Sums over objects, by weight, of their share in a band, and of this times their chroma there and its square,
-            shape (80, BANDS, 3).
-        objects: How many there are of each category and of all, shape (81,).
-        pictures: How many images show one, shape (81,).
+        histogram: Sum over objects of ``Observation.histogram`` times weight, shape (80, BANDS, K).
+        chroma: Sums over objects, times weight, of the share s in a band, of s times the chroma c there, and of s times c
+            squared, shape (80, BANDS, 3).
+        objects: Number of objects of each category and of all, shape (81,).
+        pictures: Number of images that show such an object, shape (81,).
     """
 
     def __init__(self, smoothing: float = SMOOTHING, shrinkage: float = SHRINKAGE) -> None:
@@ -261,7 +261,7 @@ class Evidence:
         self._count(image, 1)
 
     def without(self, image: list[Labeled]) -> "Evidence":
-        """The same without one of the images that were added: what is known to judge the objects of that image by."""
+        """Return the evidence without one of the added images, to judge the objects of that image by."""
         rest = copy.deepcopy(self)
         rest._count(image, -1)
         np.maximum(rest.histogram, 0, out=rest.histogram)  # where rounding left less than nothing
@@ -269,19 +269,19 @@ class Evidence:
         return rest
 
     def _count(self, image: list[Labeled], sign: int) -> None:
-        for category, seen in image:
-            sums = seen.shares[:, None] * seen.chroma[:, None] ** np.arange(3)
-            self.histogram[category] += sign * seen.weight * seen.histogram
-            self.chroma[category] += sign * seen.weight * sums
+        for category, observation in image:
+            sums = observation.shares[:, None] * observation.chroma[:, None] ** np.arange(3)
+            self.histogram[category] += sign * observation.weight * observation.histogram
+            self.chroma[category] += sign * observation.weight * sums
             self.objects[[category, ALL]] += sign
         if image:
             self.pictures[sorted({category for category, _ in image} | {ALL})] += sign
 
     def expectation(self, category: int) -> Expectation:
-        """What the evidence says of a category, from 0 to 79, or of ``ALL`` of them.
+        """Return the expected colors of a category, from 0 to 79, or of ``ALL``.
 
-        Histograms are blurred. To those of a category, in each band, the distribution of all categories is added as
-        ``shrinkage`` objects, and to these one object of all colors.
+        Histograms are blurred. In each band, the distribution of all categories is added to the histogram of a category as
+        ``shrinkage`` objects. The distribution of all categories contains one object of all colors.
         """
         total, sums = self.histogram.sum(0), self.chroma.sum(0)
         uniform = 1 / len(_centers())
@@ -297,12 +297,12 @@ class Evidence:
 
 
 def _shrunken(counts: np.ndarray, prior: np.ndarray | float, weight: float) -> np.ndarray:
-    """Distributions from counts, shape (BANDS, K), and from a prior for them that weighs as much as so many objects."""
+    """Return distributions from counts, shape (BANDS, K), and from a prior that counts as ``weight`` objects."""
     return (counts + weight * prior) / (counts.sum(1, keepdims=True) + weight)
 
 
 def _shrunken_moments(sums: np.ndarray, prior: np.ndarray, weight: float) -> np.ndarray:
-    """Mean and mean square, shape (BANDS, 2), from ``Evidence.chroma`` and from a prior for them."""
+    """Return mean and mean square, shape (BANDS, 2), from ``Evidence.chroma`` and a prior that counts as ``weight`` objects."""
     return (sums[:, 1:] + weight * prior) / (sums[:, :1] + weight)
 
 
@@ -318,17 +318,17 @@ _ARRAYS: dict[str, tuple[int | None, ...]] = {  # and their shapes, None for the
 
 @dataclass(frozen=True, eq=False)
 class ObjectPrior:
-    """The prior of every category, and how far real objects are from it.
+    """The prior of every category, and the distances of real objects from the prior.
 
     Attributes:
-        probability: P(ab cell | category, band), float32, shape (81, BANDS, K); the last row is of any category.
+        probability: P(ab cell | category, band), float32, shape (81, BANDS, K); the last row is for any category.
         chroma_mean: Expected chroma by band, shape (81, BANDS).
         chroma_deviation: Standard deviation between objects, shape (81, BANDS).
-        quantiles: Values of ``MEASURES`` at ``_LEVELS`` percent of the real objects of a category, each compared with what the
-            other images say of it, shape (81, 7, Q).
-        objects: How many objects of each category were seen, shape (81,).
-        pictures: How many images show them, shape (81,).
-        about: Where it comes from: settings, counts, names of the folders.
+        quantiles: Values of ``MEASURES`` at ``_LEVELS`` percent of the real objects of a category, each compared with the
+            prior of all other images, shape (81, 7, Q).
+        objects: Number of objects of each category, shape (81,).
+        pictures: Number of images that show such objects, shape (81,).
+        about: Origin of the prior: settings, counts, names of the folders.
     """
 
     probability: np.ndarray
@@ -348,18 +348,18 @@ class ObjectPrior:
         values_of_any: np.ndarray,
         about: dict[str, Any] | None = None,
     ) -> "ObjectPrior":
-        """The prior from counts and from the values of the objects that were counted.
+        """Make the prior from counts and from the values of the counted objects.
 
-        Percentiles of a category are those of its own objects and of those of all categories, which weigh as much as ``POOL``
-        objects. Of these every category has the same share, whatever its size: most are small, and what is known less well is
-        farther from what is expected.
+        The percentiles of a category are computed from its own objects and from the objects of all categories, which count as
+        ``POOL`` objects together. In this pool every category has the same share, whatever its size: most categories are small,
+        and objects of a category that is known less well are farther from the expectation.
 
         Args:
             evidence: Counts of all images.
             categories: Category of each object, shape (N,).
-            values: ``MEASURES`` of each object, against the expectation of its category without its own image, shape (N, 7).
-            values_of_any: Likewise against that of any category.
-            about: Where it comes from, of numbers, strings, lists and dictionaries.
+            values: ``MEASURES`` of each object, compared with its category without its own image, shape (N, 7).
+            values_of_any: ``MEASURES`` of each object, compared with any category without its own image, shape (N, 7).
+            about: Origin of the prior, in numbers, strings, lists and dictionaries.
 
         Raises:
             ValueError: If there is no object.
@@ -377,7 +377,7 @@ class ObjectPrior:
                 quantiles[category, number] = _quantiles(ordered, weights + (of == category))
             ordered = np.sort(values_of_any[:, number])
             quantiles[ALL, number] = _quantiles(ordered, np.ones(len(ordered)))
-        # Rounded as on disk, so that a prior that was saved compares as it did before.
+        # Rounded as on disk, so that a saved prior gives the same comparisons.
         return cls(
             np.stack([e.probability for e in expectations]).astype(np.float16).astype(np.float32),
             np.stack([e.chroma_mean for e in expectations]).astype(np.float32),
@@ -393,7 +393,7 @@ class ObjectPrior:
         write_atomic(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Content of the file that ``save`` writes."""
+        """Return the content of the file that ``save`` writes."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays["probability"] = self.probability.astype(np.float16)
         file = io.BytesIO()
@@ -406,7 +406,7 @@ class ObjectPrior:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged or something else.
+            ValueError: If the file is damaged or no object prior.
         """
         path = Path(path)
         if not path.is_file():
@@ -415,7 +415,7 @@ class ObjectPrior:
 
     @classmethod
     def from_bytes(cls, data: bytes, path: str = "the file") -> "ObjectPrior":
-        """``load`` of a file whose content is at hand; ``path`` names it in errors."""
+        """Read a prior from the content of its file, same as ``load``; ``path`` names the file in errors."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as content:
                 arrays = {name: content[name] for name in _ARRAYS}
@@ -435,26 +435,26 @@ class ObjectPrior:
         return cls(**arrays, about=about)
 
     def expectation(self, category: int) -> Expectation:
-        """What is known of a category, from 0 to 79, or of ``ALL``."""
+        """Return the expected colors of a category, from 0 to 79, or of ``ALL``."""
         probability = self.probability[category].astype(np.float64)
         probability /= probability.sum(1, keepdims=True)
         return Expectation(probability, self.chroma_mean[category], self.chroma_deviation[category])
 
     def percentiles(self, values: np.ndarray, category: int) -> np.ndarray:
-        """How many percent of the real objects of a category have smaller ``MEASURES``, in [0, 100], shape (7,).
+        """Return the percentage of the real objects of a category with smaller ``MEASURES``, in [0, 100], shape (7,).
 
-        Of objects with the very same value, half are counted as smaller.
+        Half of the objects with the same value count as smaller.
         """
         below = [np.interp(v, q, _LEVELS) for v, q in zip(values, self.quantiles[category], strict=True)]
         above = [np.interp(-v, -q[::-1], 100 - _LEVELS[::-1]) for v, q in zip(values, self.quantiles[category], strict=True)]
         return (100 + np.array(below) - np.array(above)) / 2
 
-    def compare(self, lab: Tensor, mask: np.ndarray, category: int) -> dict[str, float] | None:
-        """Set the colors of an object against those of its category.
+    def compare_object(self, lab: Tensor, mask: np.ndarray, category: int) -> dict[str, float] | None:
+        """Compare the colors of an object with those of its category.
 
         Args:
-            lab: CIELAB of the image as ``Preprocess(224)`` gives it, shape (3, 224, 224).
-            mask: Which pixels show the object, bool, shape (224, 224), as from ``utils.labels.object_mask``.
+            lab: CIELAB of the image that ``Preprocess(224)`` prepared, shape (3, 224, 224).
+            mask: True for the pixels that show the object, bool, shape (224, 224), as from ``utils.labels.object_mask``.
             category: From 0 to 79, or ``ALL`` if it is not known.
 
         Returns:
@@ -465,34 +465,34 @@ class ObjectPrior:
         """
         if not 0 <= category <= ALL:
             raise ValueError(f"category must be from 0 to {ALL}, got {category}")
-        seen = observe(lab, mask)
-        return None if seen is None else self.compare_observed(seen, category)
+        observation = observe(lab, mask)
+        return None if observation is None else self.compare_observed(observation, category)
 
-    def compare_observed(self, seen: Observation, category: int) -> dict[str, float]:
-        """``compare`` of an object whose colors are at hand."""
+    def compare_observed(self, observation: Observation, category: int) -> dict[str, float]:
+        """Compare an observation with its category, same as ``compare_object``."""
         expectation = self.expectation(category)
-        values = measure(seen, expectation)
-        expected = expectation.mixed(seen) @ _centers()
+        values = measure(observation, expectation)
+        expected = expectation.mixed(observation) @ _centers()
         numbers = (
             *values,
             *self.percentiles(values, category),
-            *seen.lab,
+            *observation.lab,
             *expected,
-            seen.area,
-            seen.pixels,
+            observation.area,
+            observation.pixels,
             self.objects[category],
         )
         return dict(zip(OBJECT_COMPARISONS, map(float, numbers), strict=True))
 
     def shuffled(self, seed: int) -> "ObjectPrior":
-        """The prior with its categories mixed up, none in its own place: what the category tells, by taking it away."""
+        """Return the prior with its categories permuted, none in its own place, to measure the effect of the category."""
         cycle = np.random.default_rng(seed).permutation(CATEGORIES)
         rows = np.arange(CATEGORIES + 1)
         rows[cycle] = np.roll(cycle, 1)
         return self._with_rows(rows)
 
     def unconditional(self) -> "ObjectPrior":
-        """The prior with every category replaced by all of them."""
+        """Return the prior with every category replaced by ``ALL``."""
         return self._with_rows(np.full(CATEGORIES + 1, ALL))
 
     def _with_rows(self, rows: np.ndarray) -> "ObjectPrior":
@@ -500,13 +500,13 @@ class ObjectPrior:
 
 
 def _quantiles(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Values at ``_LEVELS`` percent of a weighted sample in ascending order, shape (Q,)."""
+    """Return the values at ``_LEVELS`` percent of a weighted sample in ascending order, shape (Q,)."""
     below = weights.cumsum() - weights / 2
     return np.interp(_LEVELS, 100 * below / weights.sum(), ordered)
 
 
 def scaled(comparison: dict[str, float]) -> np.ndarray:
-    """``OBJECT_COMPARISONS`` for a network, each in about [-1, 1], float32, shape (22,)."""
+    """Scale ``OBJECT_COMPARISONS`` for a network, each to about [-1, 1], float32, shape (22,)."""
     values = dict(comparison)
     for name, unit in _UNITS.items():
         values[name] /= unit
@@ -518,17 +518,17 @@ def scaled(comparison: dict[str, float]) -> np.ndarray:
     return np.array([values[name] for name in OBJECT_COMPARISONS], np.float32)
 
 
-def reason(category: int, comparison: dict[str, float], level: float = UNUSUAL) -> str:
-    """What is unusual about the color of an object, such as "stop sign: hue bluer than 99 % of photos".
+def describe_unusual(category: int, comparison: dict[str, float], level: float = UNUSUAL) -> str:
+    """Describe the unusual color of an object, such as "stop sign: hue bluer than 99 % of photos".
 
     Args:
         category: From 0 to 79, or ``ALL``.
-        comparison: What ``ObjectPrior.compare`` gives for it.
-        level: Percentile from which on a measure is unusual, counted from either end where both are.
+        comparison: Result of ``ObjectPrior.compare_object``.
+        level: Percentile from which on a measure is unusual, counted from either end for signed measures.
 
     Returns:
-        Empty if no measure is. Says how the mean color differs, in hue and in chroma, and only where neither is unusual that
-        the colors are; where few objects of the category are known, with what it was compared.
+        Empty if no measure is unusual. Names unusual hue and chroma of the mean color; where neither is unusual but a distance
+        is, says that the colors are less usual. Says so if few objects of the category are known.
     """
 
     def unusual(name: str) -> tuple[float, str]:
@@ -543,10 +543,10 @@ def reason(category: int, comparison: dict[str, float], level: float = UNUSUAL) 
         phrases.append((unusual(name)[0], f"hue {unusual(name)[1]} than"))
     phrases.append((unusual("chroma z")[0], f"{unusual('chroma z')[1]} than"))
     rarest = max(comparison[f"{name}, percentile"] for name in _DISTANCES)
-    told = [phrase for phrase in phrases if phrase[0] >= level] or [(rarest, "colors less usual than in")]
-    if told[0][0] < level:
+    named = [phrase for phrase in phrases if phrase[0] >= level] or [(rarest, "colors less usual than in")]
+    if named[0][0] < level:
         return ""
-    words = " and ".join(f"{word} {min(99, int(percent))} %" for percent, word in told)
-    known = int(comparison["objects known"])
-    among = "" if known >= POOL or category == ALL else f" (compared with all objects: {known} of its kind known)"
+    words = " and ".join(f"{word} {min(99, int(percent))} %" for percent, word in named)
+    count = int(comparison["objects known"])
+    among = "" if count >= POOL or category == ALL else f" (compared with all objects: {count} of its kind known)"
     return f"{COCO_NAMES[category] if category != ALL else 'object'}: {words} of photos{among}"

@@ -1,7 +1,7 @@
 """From an image of any size to the image of fixed size that the networks read.
 
-Every path to a score (training, inference scripts, Python call) goes through ``Preprocess``. It walks over large images
-in strips of rows, so memory is bounded, and it gives one image the same pixels whatever else is scored beside it.
+Every path to a score (training, inference scripts, Python call) goes through ``Preprocess``. Large images are read in strips
+of rows, so memory is bounded, and an image gets the same pixels whatever else is scored beside it.
 """
 
 import math
@@ -32,14 +32,14 @@ CHROMA_MAPS = (
 _STRIP_PIXELS = 1 << 16  # pixels worked on at a time; they stay in the cache of a core
 _GPU_STRIP_PIXELS = 1 << 22  # the same of a GPU, for which few large steps are best
 _AB_SCALE = 50.0  # CIELAB units that become 1
-_EDGE_SCALE = 20.0  # CIELAB units a pixel that become 1
+_EDGE_SCALE = 20.0  # CIELAB units per pixel that become 1
 _FLAT = 0.15  # edge strength, in units of _EDGE_SCALE, below which a plane counts as flat
 _GRAY_CHROMA = 3.0  # CIELAB units; below about this chroma people see no color
 _CLIP_LEVEL = 0.5 / 255
 
 
 class Preprocess(nn.Module):
-    """One image at the size that the networks see.
+    """The resizing of one image to the size that the networks see.
 
     Args:
         size: Side of the square image, in pixels; the aspect ratio is not kept.
@@ -89,9 +89,9 @@ class Preprocess(nn.Module):
 
 
 def chroma_maps(rgb: Tensor, grid: int = 32) -> Tensor:
-    """``CHROMA_MAPS`` of prepared images, averaged into a grid of cells.
+    """Return ``CHROMA_MAPS`` of prepared images, averaged into a grid of cells.
 
-    They are taken from the prepared image, not from the file: a score must not tell a large image from a small one.
+    The maps come from the prepared image, not from the file: a score must not tell a large image from a small one.
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, S, S).
@@ -157,14 +157,14 @@ def _divided_by_255(levels: Tensor) -> Tensor:
 
 
 def _gradient_squared(planes: Tensor) -> Tensor:
-    """Squared length of the forward difference, zero at the last row and column, shape as given (B, C, H, W)."""
+    """Return the squared length of the forward difference, zero at the last row and column, shape (B, C, H, W) in and out."""
     across = F.pad((planes[..., 1:] - planes[..., :-1]).square(), (0, 1))
     down = F.pad((planes[..., 1:, :] - planes[..., :-1, :]).square(), (0, 0, 0, 1))
     return across + down
 
 
 def lab_of(rgb: Tensor, side: int) -> Tensor:
-    """CIELAB of a prepared image, averaged to ``side`` x ``side`` cells, shape (B, 3, side, side)."""
+    """Return CIELAB of prepared images, averaged to ``side`` x ``side`` cells, shape (B, 3, side, side)."""
     lab = rgb_to_lab(rgb)
     factor = rgb.shape[-1] / side
     if factor == math.floor(factor):

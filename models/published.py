@@ -1,11 +1,11 @@
 """The three networks of the published ICQA-Net, for its weight files and its recipe.
 
 Origin: https://github.com/ARBEZ-ZEBRA/ICQA (commit 922ed1e). The architectures are rebuilt here on timm and torchvision from
-their state dicts and figures; no code of that repository is used. A state dict written there is read by ``from_published`` and
-given back, key by key, by ``to_published``. Scores agree with the published code to 2e-6 in float32.
+their state dicts and figures; no code of that repository is used. ``from_published`` reads a state dict of that repository and
+``to_published`` returns the same one, key by key. Scores agree with the published code to 2e-6 in float32.
 
-What differs on purpose: the pooler of the published CF network, which no score depends on, is left out; the object graph
-can be the same in training and scoring (``attention``).
+Differences on purpose: the pooler of the published CF network, which no score depends on, is left out; the object graph can be
+the same in training and scoring (``attention``).
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 class PublishedNet(ScoreNet):
-    """What the three published networks share: the image is resized by Pillow to a square of 8-bit levels."""
+    """A published network: Pillow resizes the image to a square of 8-bit levels."""
 
     preset = "published"
     resize: str  # "bicubic" or "bilinear"
@@ -69,11 +69,11 @@ class PublishedNet(ScoreNet):
         self.backbone.to(torch.bfloat16)
 
     def prepare(self, image: ImageInput) -> Inputs:
-        """sRGB in [0, 1] on 8-bit levels, shape (3, size, size), as ``rgb``. Other levels are rounded to these first."""
+        """Return ``rgb``, sRGB in [0, 1] on 8-bit levels, shape (3, size, size); other levels are rounded before resizing."""
         return {"rgb": unit_range(resized(image, self.size, self.resize)).to(self.device)}
 
     def prepare_batch(self, rgb: Tensor) -> Inputs:
-        """Resized in torch, which rounds a little otherwise than Pillow; the gradient passes the 8-bit levels."""
+        """Resize a batch in torch, which rounds slightly differently than Pillow; the gradient passes the 8-bit levels."""
         if tuple(rgb.shape[2:]) != (self.size, self.size):
             rgb = F.interpolate(rgb, (self.size, self.size), mode=self.resize, antialias=True, align_corners=False).clamp(0, 1)
         return {"rgb": rgb + ((rgb * 255).round() / 255 - rgb).detach()}
@@ -87,7 +87,7 @@ class PublishedCF(PublishedNet):
 
     Args:
         backbone: Name of a timm vision transformer of square images with a class token; the published one by default.
-        resize: "bicubic", as the published scoring does, or "bilinear", as the published training.
+        resize: "bicubic", same as the published scoring, or "bilinear", same as the published training.
     """
 
     dimension = "CF"
@@ -116,10 +116,10 @@ class PublishedCF(PublishedNet):
                 setattr(parent, name, RoundedLinear(getattr(parent, name)))
 
     def features(self, inputs: Inputs) -> Inputs:
-        """Every stage on the way to the score.
+        """Return every stage on the way to the score.
 
         Args:
-            inputs: Batch of what ``prepare`` gives.
+            inputs: Batch of results of ``prepare``.
 
         Returns:
             ``tokens`` (B, 1 + patches, D) after the last norm, ``cls`` (B, D), ``patch_std`` (B, D), ``chroma_map``
@@ -149,9 +149,9 @@ class PublishedSCC(PublishedNet):
 
     Args:
         backbone: Name of a torchvision residual network; the published one by default.
-        attention: Graph of the object attention in scoring. "infer": one softmax over the used slots, as in the published
-            scoring. "train": the logits first pass a softmax over all slots, as in the published training.
-        train_attention: The same in training mode.
+        attention: Graph of the object attention in scoring. "infer": one softmax over the used slots, same as the published
+            scoring. "train": the logits first pass a softmax over all slots, same as the published training.
+        train_attention: Graph of the object attention in training mode.
     """
 
     dimension = "SCC"
@@ -184,12 +184,12 @@ class PublishedSCC(PublishedNet):
         return super().preprocessing() | {"attention": self.config["attention"]}
 
     def prepare(self, image: ImageInput, objects: Slots = None) -> Inputs:
-        """Tensors of one image.
+        """Return the tensors of one image.
 
         Args:
-            image: In any of the forms that ``score`` takes.
-            objects: Class id, box and color prior of each slot, shape (20, 773), unused slots zero; with how many are used, or
-                alone, which counts up to the last one that is not all zero; None for no objects.
+            image: An image in any form that ``score`` takes.
+            objects: Class id, box and color prior of each slot, shape (20, 773), unused slots zero; alone, or as a tuple with
+                the number of used slots. Alone, slots up to the last one that is not all zero are used. None for no objects.
 
         Returns:
             ``rgb`` (3, 224, 224) in [0, 1], ``objects`` (20, 773), ``used`` (20,).
@@ -202,17 +202,17 @@ class PublishedSCC(PublishedNet):
         return super().prepare_batch(rgb) | {k: v.expand(len(rgb), *v.shape) for k, v in objects.items()}
 
     def object_inputs(self, rgb: Tensor, objects: Slots) -> Inputs:
-        """``objects`` and ``used`` of one image, as ``prepare`` gives them, where ``rgb`` is."""
+        """Return ``objects`` and ``used`` of one image, same as ``prepare``, on the device of ``rgb``."""
         return {k: v.to(rgb.device) for k, v in slot_inputs(*(objects if isinstance(objects, tuple) else (objects,))).items()}
 
     def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
         return prepared if labels is None else prepared | self.object_inputs(prepared["rgb"], labels.slots(name))
 
     def features(self, inputs: Inputs) -> Inputs:
-        """Every stage on the way to the score.
+        """Return every stage on the way to the score.
 
         Args:
-            inputs: Batch of what ``prepare`` gives.
+            inputs: Batch of results of ``prepare``.
 
         Returns:
             ``image`` (B, 512), ``objects`` (B, 256), ``logits`` (B, 20) before and ``attention`` (B, 20) after softmax.
@@ -247,9 +247,9 @@ class PublishedSCC(PublishedNet):
         """Score images.
 
         Args:
-            images: As for the other networks.
-            objects: What ``utils.labels.ObjectLabels.slots`` gives for each image, or its slots (20, 773) alone, in the form
-                of the result; None where nothing is known of objects.
+            images: Same as in ``ScoreNet.score``.
+            objects: Result of ``utils.labels.ObjectLabels.slots``, or its slots (20, 773) alone; for a list of images, a list
+                with one per image. None for no objects.
 
         Returns:
             One number in [-1, 1] for one image, a list of numbers for a list.
@@ -294,7 +294,7 @@ class PublishedPR(PublishedNet):
         )
 
     def features(self, inputs: Inputs, scores: Tensor) -> Inputs:
-        """Every stage on the way to the score: ``image`` (B, 2048), ``scores`` (B, 16)."""
+        """Return every stage on the way to the score: ``image`` (B, 2048), ``scores`` (B, 16)."""
         return {**self.encode(inputs), "scores": self.score_fc(scores)}
 
     def inputs_of(self, prepared: Inputs, name: str, labels: ObjectLabels | None, scores: Mapping[str, float]) -> Inputs:
@@ -313,26 +313,26 @@ class PublishedPR(PublishedNet):
         cf: float | list[float] | None = None,
         scc: float | list[float] | None = None,
     ) -> float | list[float]:
-        """Score images, as the other networks do; CF and SCC of each image must be given, or one for all.
+        """Score images, same as ``ScoreNet.score``; CF and SCC must be given, one per image or one for all.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of images, or one is not in [-1, 1].
+            ValueError: If the number of sub-scores is not the number of images, or a sub-score is not in [-1, 1].
         """
         if cf is None or scc is None:
             raise ValueError("the published PR network takes the CF and SCC of each image: score(images, cf, scc)")
         items, single = as_list(images)
         pairs = zip(*filter(None, sub_score_lists(len(items), cf, scc)), strict=True)
-        known = [{"CF": one, "SCC": other} for one, other in pairs]
+        scores = [{"CF": one, "SCC": other} for one, other in pairs]
         with one_thread():
-            values = [self.score_prepared(with_sub_scores(self.prepare(p), s)) for p, s in zip(items, known, strict=True)]
+            values = [self.score_prepared(with_sub_scores(self.prepare(p), s)) for p, s in zip(items, scores, strict=True)]
         return values[0] if single else values
 
 
 def resized(image: ImageInput, size: int, resize: str) -> np.ndarray:
-    """An image as the published networks see it: a square of 8-bit levels, made by Pillow.
+    """Resize an image for the published networks: by Pillow, to a square of 8-bit levels.
 
     Args:
-        image: Of any of the forms that ``ScoreNet.score`` takes.
+        image: An image in any form that ``ScoreNet.score`` takes.
         size: Side in pixels.
         resize: "bicubic" or "bilinear".
 
@@ -348,12 +348,12 @@ def resized(image: ImageInput, size: int, resize: str) -> np.ndarray:
 
 
 def unit_range(levels: np.ndarray) -> Tensor:
-    """8-bit levels, shape (H, W, 3), as sRGB in [0, 1], float32, shape (3, H, W)."""
+    """Convert 8-bit levels, shape (H, W, 3), to sRGB in [0, 1], float32, shape (3, H, W)."""
     return torch.from_numpy(levels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div(255)
 
 
 def residual_network(name: str) -> tuple[nn.Sequential, int]:
-    """The children of a torchvision residual network without the classifier, numbered as published, and its width."""
+    """Return the children of a torchvision residual network without the classifier, numbered as published, and its width."""
     if not name.startswith(("resnet", "resnext", "wide_resnet")):
         raise ValueError(f"backbone {name!r} is no residual network of torchvision, such as resnet18")
     net = torchvision.models.get_model(name, weights=None)
@@ -362,7 +362,7 @@ def residual_network(name: str) -> tuple[nn.Sequential, int]:
 
 
 class RoundedLinear(nn.Module):
-    """A linear layer in bfloat16, whatever goes in."""
+    """A linear layer that computes in bfloat16 for inputs of any dtype."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -374,23 +374,23 @@ class RoundedLinear(nn.Module):
 
 
 def residual_features(network: nn.Sequential, rgb: Tensor) -> Tensor:
-    """What a residual network, in its own precision, makes of sRGB in [0, 1]: (B, 3, H, W) to (B, D) in float32."""
+    """Return features of sRGB in [0, 1] by a residual network in its own precision, (B, 3, H, W) to (B, D) in float32."""
     return network(imagenet_normalized(rgb).to(next(network.parameters()).dtype)).flatten(1).to(rgb.dtype)
 
 
 def imagenet_normalized(rgb: Tensor) -> Tensor:
-    """sRGB in [0, 1] as torchvision's ImageNet weights want it, shape (B, 3, H, W), channels last in memory."""
+    """Normalize sRGB in [0, 1] for torchvision's ImageNet weights, shape (B, 3, H, W), channels last in memory."""
     mean, std = (rgb.new_tensor(values)[:, None, None] for values in (_IMAGENET_MEAN, _IMAGENET_STD))
     return ((rgb - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def chroma_planes(rgb: Tensor) -> Tensor:
-    """a and b of CIELAB divided by 128, of sRGB in [0, 1]: (B, 3, H, W) to (B, 2, H, W)."""
+    """Return a and b of CIELAB divided by 128 for sRGB in [0, 1], (B, 3, H, W) to (B, 2, H, W)."""
     return linear_to_lab(srgb_to_linear(rgb))[:, 1:] / 128
 
 
 def slot_inputs(objects: np.ndarray | Tensor | None, used: int | None = None) -> Inputs:
-    """Slots of one image as the network takes them, with how many are used; see ``PublishedSCC.prepare``."""
+    """Return slots and used slots of one image as tensors for the network; see ``PublishedSCC.prepare``."""
     slots = torch.zeros(SLOTS, 5 + CURVE) if objects is None else torch.as_tensor(objects, dtype=torch.float32)
     if tuple(slots.shape) != (SLOTS, 5 + CURVE):
         raise ValueError(f"objects must have shape ({SLOTS}, {5 + CURVE}), got {tuple(slots.shape)}")
@@ -412,15 +412,15 @@ def from_published(
 
     Args:
         content: State dict; one level of ``{"state_dict": ...}`` and a prefix ``module.`` are taken off.
-        source: Its file, for errors.
-        copy: Leave the tensors of ``content`` alone when the network is trained or moved; takes their memory once more.
+        source: File of the state dict, for errors.
+        copy: Whether to copy the tensors, so that training or moving the network leaves ``content`` alone.
         config: Settings of the network beside the weights, such as ``attention``.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        ValueError: If a tensor is absent, unknown or of another shape; names it.
+        ValueError: If a tensor is absent, unknown or of another shape; names the tensor.
     """
     dimension = published_dimension(content)
     if dimension is None:
@@ -431,20 +431,20 @@ def from_published(
     check_layout(state, dimension, source)
     prefix = PUBLISHED_BACKBONE_NAMES[dimension] + "."
     backbone = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    own = {k: v for k, v in state.items() if not k.startswith(prefix)}
-    own |= {f"backbone.{k}": v for k, v in (vit_to_timm(backbone) if dimension == "CF" else backbone).items()}
+    tensors = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    tensors |= {f"backbone.{k}": v for k, v in (vit_to_timm(backbone) if dimension == "CF" else backbone).items()}
     types = {k: v.dtype for k, v in model.state_dict().items()}
-    model.load_state_dict({k: own[k].detach().to(t, copy=copy) for k, t in types.items()}, assign=True)
+    model.load_state_dict({k: tensors[k].detach().to(t, copy=copy) for k, t in types.items()}, assign=True)
     if dimension != "CF":
         model.backbone.to(memory_format=torch.channels_last)
     return model.requires_grad_().eval()
 
 
 def check_layout(state: Mapping[str, Tensor], dimension: str, source: str) -> None:
-    """Compare a published state dict with the one expected, tensor by tensor.
+    """Check a published state dict, tensor by tensor.
 
     Raises:
-        ValueError: If a tensor is absent, unknown or of another shape; names it.
+        ValueError: If a tensor is absent, unknown or of another shape; names the tensor.
     """
     spelling = spelling_of({k.removeprefix("vit."): v for k, v in state.items()}) or "classic"
     with torch.device("meta"):
@@ -460,11 +460,11 @@ def check_layout(state: Mapping[str, Tensor], dimension: str, source: str) -> No
 
 
 def to_published(model: PublishedNet, spelling: str = "classic") -> dict[str, Tensor]:
-    """The state dict that the published scripts load strictly; the pooler of CF, which no score depends on, is zero.
+    """Return the state dict that the published scripts load strictly; the pooler of CF, which no score depends on, is zero.
 
     Args:
         model: A published network with the published backbone.
-        spelling: Of the keys of CF: "classic" for transformers before 5.9, "transformers-5.9" since.
+        spelling: Spelling of the keys of CF: "classic" for transformers before 5.9, "transformers-5.9" since.
 
     Raises:
         ValueError: If the spelling is unknown or the backbone is not the published one.
@@ -476,11 +476,11 @@ def to_published(model: PublishedNet, spelling: str = "classic") -> dict[str, Te
         raise ValueError(f"the published {model.dimension} network is on {expected}, not {model.config['backbone']}")
     state = {k: v.detach() for k, v in model.state_dict().items()}
     backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+    head = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     if model.dimension == "CF":
         backbone = vit_from_timm(backbone, spelling)
     name = PUBLISHED_BACKBONE_NAMES[model.dimension]
-    published = {f"{name}.{k}": v for k, v in backbone.items()} | own
+    published = {f"{name}.{k}": v for k, v in backbone.items()} | head
     return {k: v.clone(memory_format=torch.contiguous_format) for k, v in published.items()}
 
 
@@ -488,47 +488,47 @@ def to_published(model: PublishedNet, spelling: str = "classic") -> dict[str, Te
 
 
 def load_start_weights(model: PublishedNet, weights: Path | None = None) -> str:
-    """Start the backbone from ImageNet weights, as the published training does.
+    """Start the backbone from ImageNet weights, same as the published training.
 
     Args:
-        model: Changed in place.
-        weights: A state dict of the backbone (.pth, .bin, .safetensors) as timm, torchvision or transformers writes it, with or
-            without classifier, or a published or own checkpoint of the same network; or a folder of transformers such as the
-            published ``pretrain/``. None for the hub of timm (CF) or torchvision (SCC, PR).
+        model: The network, changed in place.
+        weights: A state dict of the backbone (.pth, .bin, .safetensors) from timm, torchvision or transformers, with or without
+            classifier; a checkpoint of the same network, published or ours; or a folder of transformers such as the published
+            ``pretrain/``. None for the hub of timm (CF) or torchvision (SCC, PR).
 
     Returns:
         One line that says what was loaded.
 
     Raises:
         FileNotFoundError: If there is no such file, or no weights in the folder.
-        ValueError: If the file cannot be read, or lacks a tensor of the backbone or holds it in another shape.
-        UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to name it.
+        ValueError: If the file cannot be read, or a tensor of the backbone is absent or of another shape.
+        UnreachableError: If the hub cannot be reached; says which file to fetch elsewhere and how to pass the file.
     """
     name = model.config["backbone"]
     if weights is None:
         source, state = f"{_HUB_TAGS.get(name, name)} from the hub", _from_hub(model)
     else:
         source, state = str(weights), _read_backbone(Path(weights), model)
-    own = model.backbone.state_dict()
-    absent = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
+    tensors = model.backbone.state_dict()
+    absent = sorted(k for k in tensors if k not in state and not k.endswith("num_batches_tracked"))
     if absent:
         raise ValueError(
-            f"{source}: {len(absent)} of the {len(own)} tensors of {name} are absent, e.g. {absent[0]}; the file holds "
+            f"{source}: {len(absent)} of the {len(tensors)} tensors of {name} are absent, e.g. {absent[0]}; the file holds "
             f"{', '.join(list(state)[:3])} and so on"
         )
-    for key in own:
-        if key in state and state[key].shape != own[key].shape:
-            shape, expected = tuple(state[key].shape), tuple(own[key].shape)
+    for key in tensors:
+        if key in state and state[key].shape != tensors[key].shape:
+            shape, expected = tuple(state[key].shape), tuple(tensors[key].shape)
             raise ValueError(
                 f"{source}: tensor {key} has shape {shape}, expected {expected}; weights of another size than {name}?"
             )
-    model.backbone.load_state_dict({k: state.get(k, own[k]) for k in own})
-    unused = sorted(k for k in state if k not in own)
+    model.backbone.load_state_dict({k: state.get(k, tensors[k]) for k in tensors})
+    unused = sorted(k for k in state if k not in tensors)
     deeper = [k for k in unused if k.split(".")[0] in ("blocks", *"01234567")]
     if deeper:
         raise ValueError(f"{source}: {len(deeper)} tensors are of a deeper network than {name}, e.g. {deeper[0]}")
     left_out = f", {len(unused)} other tensors left out ({', '.join(unused[:3])})" if unused else ""
-    return f"backbone weights: {len(own)} tensors of {name} from {source}{left_out}"
+    return f"backbone weights: {len(tensors)} tensors of {name} from {source}{left_out}"
 
 
 def _from_hub(model: PublishedNet) -> dict[str, Tensor]:
@@ -537,7 +537,7 @@ def _from_hub(model: PublishedNet) -> dict[str, Tensor]:
         if model.dimension == "CF":
             return timm.create_model(_HUB_TAGS.get(name, name), pretrained=True, num_classes=0).state_dict()
         state = torchvision.models.get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=False)
-    except Exception as error:  # hub clients raise many kinds; every one means the same to the user
+    except Exception as error:  # hub clients raise many kinds; all of them mean the same to the user
         file = (
             f"model.safetensors of timm/{_HUB_TAGS.get(name, name)} at huggingface.co"
             if model.dimension == "CF"
@@ -551,7 +551,7 @@ def _from_hub(model: PublishedNet) -> dict[str, Tensor]:
 
 
 def _read_backbone(path: Path, model: PublishedNet) -> dict[str, Tensor]:
-    """State dict of the backbone under our names, from any of the files that ``load_start_weights`` takes."""
+    """Read the state dict of the backbone under our names, from any file that ``load_start_weights`` takes."""
     if path.is_dir():
         files = [path / f for f in ("model.safetensors", "pytorch_model.bin") if (path / f).is_file()]
         if not files:
@@ -572,7 +572,7 @@ def _read_backbone(path: Path, model: PublishedNet) -> dict[str, Tensor]:
 
 
 def _numbered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A residual network's state dict with its stages numbered, as the published files have it."""
+    """Return the state dict of a residual network with its stages numbered, same as in the published files."""
     names = {"conv1": "0", "bn1": "1", **{f"layer{n}": str(n + 3) for n in range(1, 5)}}
     heads = {k: k.split(".", 1) for k in state}
     return {".".join([names.get(h[0], h[0]), *h[1:]]): state[k] for k, h in heads.items()}
@@ -603,16 +603,19 @@ _INSIDE = {  # timm: each spelling
 
 
 def spelling_of(state: Mapping[str, Tensor]) -> str | None:
-    """How a vision transformer of transformers spells its keys, without prefix; None if it is not one."""
+    """Return the spelling of the keys, without prefix, of a ViT of transformers; None for any other state dict."""
     if "embeddings.cls_token" not in state:
         return None
     return next((s for s, layers in _LAYERS.items() if any(k.startswith(f"{layers}.0.") for k in state)), None)
 
 
 def vit_to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of transformers' ViTModel, of either spelling, under timm's names.
+    """Return the state dict of transformers' ViTModel, of either spelling, under timm's names.
 
-    The pooler, and a mask token, are dropped; all else must be there (``KeyError``).
+    Pooler and mask token are dropped.
+
+    Raises:
+        KeyError: If another tensor is absent.
     """
     spelling = spelling_of(state) or SPELLINGS[0]
     out = {target: state[key] for key, target in _OUTSIDE.items()}
@@ -627,15 +630,15 @@ def vit_to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def vit_from_timm(state: Mapping[str, Tensor], spelling: str) -> dict[str, Tensor]:
-    """The inverse of ``vit_to_timm``, with a pooler of zeros."""
+    """Invert ``vit_to_timm``, with a pooler of zeros."""
     width = state["cls_token"].shape[-1]
     out = {key: state[target] for key, target in _OUTSIDE.items() if not key.startswith("layernorm.")}
     depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
     for n in range(depth):
         layer, block = f"{_LAYERS[spelling]}.{n}", f"blocks.{n}"
-        parts = {end: state[f"{block}.attn.qkv.{end}"].chunk(3) for end in ("weight", "bias")}
+        qkv = {end: state[f"{block}.attn.qkv.{end}"].chunk(3) for end in ("weight", "bias")}
         for i, name in enumerate(_QKV[spelling]):
-            out |= {f"{layer}.{name}.{end}": parts[end][i] for end in ("weight", "bias")}
+            out |= {f"{layer}.{name}.{end}": qkv[end][i] for end in ("weight", "bias")}
         for target in ("attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2"):
             name = _INSIDE[target][spelling]
             out |= {f"{layer}.{name}.{end}": state[f"{block}.{target}.{end}"] for end in ("weight", "bias")}

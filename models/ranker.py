@@ -1,8 +1,8 @@
-"""Which of two colorings of one photograph is the better one? Learned from pairs of which this is known, without ratings.
+"""The ranker: which of two colorings of one photograph is better? Learned without ratings, from pairs with a known order.
 
-The network sees the image in color, alone. It was trained end to end (train_ranker.py) to put the photograph above what
-colorizers make of its gray version, above planted faults, and above itself with less or more chroma. CF, SCC and PR add what
-it says to what their heads say.
+The network sees one image in color. It was trained end to end (train_ranker.py) to rank the photograph above outputs of
+colorizers for its gray version, above planted faults, and above itself with less or more chroma. CF, SCC and PR add its ranks
+to the outputs of their heads.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from utils.choices import DIMENSIONS, SHIPPED
 
 
 class Ranker(nn.Module):
-    """A number for CF, SCC and PR that ranks colorings of one photograph, higher is better.
+    """A network that ranks colorings of one photograph by a number each for CF, SCC and PR, higher is better.
 
     Args:
         backbone: Name of a timm network with feature maps.
-        size: Side of the square image that it sees, in pixels.
+        size: Side of the square image that the network sees, in pixels.
         width: Width of the head.
         dropout: Share of activations dropped in training.
     """
@@ -49,11 +49,11 @@ class Ranker(nn.Module):
         self.register_buffer("spread", torch.ones(len(DIMENSIONS)))
 
     def preprocessing(self) -> dict[str, Any]:
-        """What happens to an image before the network, in words and numbers."""
+        """Return how an image is prepared for the network, in words and numbers."""
         return {"color": "sRGB", "size": self.config["size"]}
 
     def raw(self, rgb: Tensor) -> Tensor:
-        """Return ranks without bounds, which the training compares, for sRGB in [0, 1] (B, 3, S, S), shape (B, 3)."""
+        """Return ranks without bounds, which training compares, of sRGB in [0, 1] (B, 3, S, S), shape (B, 3)."""
         return self.head(pooled_statistics(self.backbone(rgb)))
 
     def forward(self, rgb: Tensor) -> Tensor:
@@ -65,11 +65,11 @@ def read_ranker(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Read the ranker of a file of train_ranker.py, or of a branch that has one.
 
     Returns:
-        Its configuration and its tensors; None for a branch without a ranker.
+        Configuration and tensors of the ranker; None for a branch without one.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint of this project.
+        ValueError: If the file is no checkpoint of this project.
     """
     content = read_checkpoint(path)
     if content.get("dimension") == Ranker.dimension:
@@ -84,5 +84,5 @@ def read_ranker(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
 def shipped_ranker(backbone: str, size: int) -> Path | None:
     """Return the shipped file with a ranker for a backbone and a size; None if there is none."""
     path = SHIPPED / "PR.pt"
-    found = read_ranker(path) if path.is_file() else None
-    return path if found is not None and found[0]["backbone"] == backbone and found[0]["size"] == size else None
+    ranker = read_ranker(path) if path.is_file() else None
+    return path if ranker is not None and ranker[0]["backbone"] == backbone and ranker[0]["size"] == size else None

@@ -1,7 +1,7 @@
 """Perceptual Realism (PR): would a person take it for a photograph?
 
-As in the published ICQA-Net, a global encoder of the image is fused with the predicted CF and SCC. What differs: the encoder
-reads what color adds to the gray version, so that PR is of the coloring and not of the scene.
+As in the published ICQA-Net, a global encoder of the image is fused with the predicted CF and SCC. The difference: the encoder
+reads what color adds to the gray version, so that PR judges the coloring and not the scene.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from utils.labels import ObjectLabels
 
 
 class PerceptualRealismNet(CompactNet):
-    """PR of an image, given its predicted CF and SCC, in (-1, 1), higher is better.
+    """The network that scores PR of an image, given its predicted CF and SCC, in (-1, 1), higher is better.
 
     Args:
         backbone: Name of a timm network with feature maps.
@@ -40,7 +40,7 @@ class PerceptualRealismNet(CompactNet):
         ranking: Weight of the ranker; 0 for a branch without one.
 
     Attributes:
-        load_branches: Loads what computes CF and SCC where ``score`` gets none; set by ``models.loading``.
+        load_branches: Loads the networks that compute CF and SCC where ``score`` gets none; set by ``models.loading``.
     """
 
     dimension = "PR"
@@ -60,9 +60,9 @@ class PerceptualRealismNet(CompactNet):
         return with_sub_scores(prepared, scores)
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """``global``: what color adds to the backbone maps, (B, F); ``rank``, (B,)."""
+        """Return ``global``, the effect of color on the backbone maps (B, F), and ``rank`` (B,)."""
         maps = maps or self.backbone_maps(inputs)
-        return {"global": color_effect(maps)} | self.rank(maps)
+        return {"global": color_effect(maps)} | self.rank_feature(maps)
 
     def head(self, features: Inputs, scores: Tensor | None = None) -> Tensor:
         image, sub_scores = self.compress_global(features["global"]), self.score_fc(check_sub_scores(scores))
@@ -74,30 +74,30 @@ class PerceptualRealismNet(CompactNet):
         cf: float | list[float] | None = None,
         scc: float | list[float] | None = None,
     ) -> float | list[float]:
-        """Score images, as the other branches do.
+        """Score images, same as ``ScoreNet.score``, given CF and SCC.
 
         Args:
-            images: As for the other branches.
-            cf: CF of each image in [-1, 1], or one for all; None to compute it with the shipped CF weights.
-            scc: The same for SCC.
+            images: Same as in ``ScoreNet.score``.
+            cf: CF of each image in [-1, 1], or one for all; None to compute CF with the shipped weights.
+            scc: SCC, in the same form.
 
         Returns:
             One number in [-1, 1] for one image, a list of numbers for a list.
 
         Raises:
-            ValueError: If the number of sub-scores is not the number of images, or one is not in [-1, 1].
+            ValueError: If the number of sub-scores is not the number of images, or a sub-score is not in [-1, 1].
         """
         items, single = as_list(images)
         given = sub_score_lists(len(items), cf, scc)
         if None in given and self.branches is None:
             if self.load_branches is None:
-                raise ValueError("give cf and scc, or set branches to what computes them; only a loaded network has such")
+                raise ValueError("give cf and scc, or set branches to a CF and an SCC network; only a loaded network has them")
             # a plain tuple, so that the two networks are no part of this one's state
             self.branches = self.load_branches(self.device)
         results = []
         with one_thread():
             for number, item in enumerate(items):
-                pixels = to_tensor(item)  # decoded once for all branches
+                pixels = to_tensor(item)  # once for all branches
                 scores = {d: values[number] for d, values in zip(("CF", "SCC"), given, strict=True) if values is not None}
                 for branch in self.branches or ():
                     if branch.dimension not in scores:  # rounded as in score files, so that both ways give the same PR

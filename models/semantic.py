@@ -1,11 +1,10 @@
 """Semantic Color Consistency (SCC): does each thing have a color that such a thing can have?
 
-Meaning is read from the gray version of the image, so that a wrong color cannot hide the category; color is read from the
-image; the score rests on comparing the two. The published ICQA-Net looks up a color curve by class id and never sees the
-object's pixels. Here a prior P(ab | gray image), learned from photographs without any label, is set against every pixel, and
-where objects are labeled, a prior P(ab | category, lightness) against the pixels of each. Attention over regions and over
-objects weighs what is found by what is shown there; beside them stands the difference of what the backbone says of the image
-and of its gray version.
+Meaning is read from the gray version of the image, so that a wrong color cannot hide the category. Color is read from the
+image, and the score compares the two. The published ICQA-Net looks up a color curve by class id and never sees the pixels of
+the object. Here every pixel is compared with a prior P(ab | gray image), which was learned from photographs without any label.
+Where objects are labeled, the pixels of each are also compared with a prior P(ab | category, lightness). Attention over regions
+and over objects weighs the comparisons by the content of each place. The head also reads what color adds to the backbone maps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,11 +34,11 @@ from models.object_prior import OBJECT_COMPARISONS, ObjectPrior, scaled
 from utils.color import rgb_to_lab
 from utils.labels import LabeledObject, ObjectLabels, object_mask
 
-MOST_OBJECTS = 20  # of an image that are compared, the largest ones
+MOST_OBJECTS = 20  # objects per image that are compared, the largest ones
 
 
 class AttentionPool(nn.Module):
-    """One vector from any number of tokens, each weighed by what it says itself; zero if there is none.
+    """A layer that makes one vector from any number of tokens, weighed by their own content; zero if there is no token.
 
     Args:
         inputs: Numbers per token.
@@ -54,7 +53,7 @@ class AttentionPool(nn.Module):
         self.weigh = nn.Linear(width, 1, bias=False)  # softmax takes no notice of one
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Tokens (B, T, inputs) of which those count that are ``present`` (B, T), to (B, width)."""
+        """Return the vectors (B, width) of the tokens (B, T, inputs) where ``present`` (B, T) is 1, not 0."""
         x = self.token(tokens)
         logits = self.weigh(x)[..., 0].masked_fill(present == 0, -torch.inf)
         # an empty row would be 0 / 0; it contributes nothing, and so does its gradient
@@ -63,17 +62,17 @@ class AttentionPool(nn.Module):
 
 
 class SemanticConsistencyNet(ColorPriorNet):
-    """SCC of an image, in (-1, 1), higher is better.
+    """The network that scores SCC of an image, in (-1, 1), higher is better.
 
-    The object prior travels with the weights as the bytes of its file, in the buffer ``object_file``. As an archive it takes
-    190 kB in place of 0.5 MB of arrays, and it holds text beside them; as bytes it stays whole in a checkpoint of half
-    precision, which rounds all floating point tensors. The arrays are unpacked when they are first asked for.
+    The buffer ``object_file`` holds the object prior as the bytes of its file. The archive takes 190 kB in place of 0.5 MB of
+    arrays and holds text beside them. As bytes it stays exact in a checkpoint of half precision, which rounds all floating
+    point tensors. The arrays are unpacked at first use.
 
     Args:
         backbone: Name of a timm network with feature maps.
         size: Side of the image that the backbone sees, in pixels.
-        prior: Of the color prior, as for ``ColorPriorNet``.
-        width: Channels of the comparison and half the width of the head.
+        prior: Settings of the color prior, same as in ``ColorPriorNet``.
+        width: Channels of the comparison, half the width of the head.
         dropout: Share of head activations dropped in training.
         object_bytes: Size of the file of the object prior, which is part of the weights.
         ranking: Weight of the ranker; 0 for a branch without one.
@@ -124,21 +123,22 @@ class SemanticConsistencyNet(ColorPriorNet):
 
     @cached_property
     def object_prior(self) -> ObjectPrior | None:
-        """The object prior of the weights; None if they have none."""
+        """Return the object prior of the weights; None if the weights have none."""
         if not len(self.object_file):
             return None
         return ObjectPrior.from_bytes(self.object_file.cpu().numpy().tobytes(), "the object prior of the weights")
 
     def object_inputs(self, rgb: Tensor, objects: Sequence[LabeledObject]) -> Inputs:
-        """The comparisons of an image's objects with the prior of their categories.
+        """Compare an image's objects with the prior of their categories.
 
         Args:
             rgb: The prepared image, sRGB in [0, 1], shape (3, size, size).
-            objects: What is labeled in it. Beyond ``MOST_OBJECTS`` the smaller ones are left out, as are those of a few pixels.
+            objects: Labeled objects of the image. Only the ``MOST_OBJECTS`` largest are compared, and none of a few pixels.
 
         Returns:
-            With T = ``MOST_OBJECTS``: ``objects``, shape (T, D), zero where there is none; ``object_cells``, the share of each
-            cell of the map of the prior that it fills, shape (T, h, w); ``present``, shape (T,).
+            With T = ``MOST_OBJECTS``: ``objects``, the comparisons, shape (T, D), zero where there is no object;
+            ``object_cells``, the share of each cell of the map of the prior that the object fills, shape (T, h, w);
+            ``present``, 1 for an object and 0 for none, shape (T,).
         """
         side = self.cells
         tensors = {
@@ -150,7 +150,7 @@ class SemanticConsistencyNet(ColorPriorNet):
             lab = rgb_to_lab(rgb[None].cpu())[0]
             masks = [object_mask(thing, *lab.shape[1:]) for thing in objects]
             largest = sorted(range(len(objects)), key=lambda i: (-masks[i].sum(), i))
-            compared = ((i, self.object_prior.compare(lab, masks[i], objects[i].category)) for i in largest)
+            compared = ((i, self.object_prior.compare_object(lab, masks[i], objects[i].category)) for i in largest)
             kept = [(i, values) for i, values in compared if values is not None][:MOST_OBJECTS]
             for slot, (i, values) in enumerate(kept):
                 tensors["objects"][slot] = torch.from_numpy(scaled(values))
@@ -164,20 +164,21 @@ class SemanticConsistencyNet(ColorPriorNet):
 
     @torch.inference_mode()
     def score(self, images: ImageInput | list[ImageInput], objects: Sequence[Any] | None = None) -> float | list[float]:
-        """Score images, as the other branches do.
+        """Score images, same as ``ScoreNet.score``, with their objects if labeled.
 
         Args:
-            images: As for the other branches.
-            objects: What is labeled in the image, from ``utils.labels.read_objects``; for a list of images, a list of such.
+            images: Same as in ``ScoreNet.score``.
+            objects: Objects of the image from ``utils.labels.read_objects``; for a list of images, a list with one per image.
 
         Returns:
             One number in [-1, 1] for one image, a list of numbers for a list.
 
         Raises:
-            ValueError: If the objects are not of as many images.
+            ValueError: If ``objects`` is not for as many images.
+            TypeError: If ``objects`` is a path.
         """
         if isinstance(objects, str | Path):
-            raise TypeError(f"objects must be what utils.labels.read_objects reads, got the path {str(objects)!r}")
+            raise TypeError(f"objects must come from utils.labels.read_objects, got the path {str(objects)!r}")
         items, single = as_list(images)
         labeled = [objects or []] if single else objects or [[] for _ in items]
         if len(labeled) != len(items):
@@ -192,19 +193,19 @@ class SemanticConsistencyNet(ColorPriorNet):
         return values[0] if single else values
 
     def encode(self, inputs: Inputs, maps: Maps | None = None) -> Inputs:
-        """What is found in the image, in numbers.
+        """Return the comparisons of the image with both priors, and the content of its places.
 
         Returns:
-            ``cells``, the comparison of pixels with the prior, (B, 12, h, w); ``scene``, what the gray image shows there,
-            (B, D, h', w'); ``global``, what color adds, (B, F); ``objects``, the comparisons of each object with its category
-            and with the prior of its place, (B, T, .); ``object_scene``, what the gray image shows of each, (B, T, D);
-            ``present``, (B, T).
+            ``cells``, the comparison of pixels with the prior, (B, 12, h, w); ``scene``, the coarsest map of the gray image,
+            (B, D, h', w'); ``global``, the effect of color on the backbone maps, (B, F); ``rank``, (B,). With objects also
+            ``objects``, the comparisons of each object with its category and with the prior of its place, (B, T, .);
+            ``object_scene``, the mean of ``scene`` over each object, (B, T, D); ``present``, (B, T).
         """
         maps = maps or self.backbone_maps(inputs)
         semantics = self.prior.semantics(maps[1])
         lab = self.pixels(inputs["rgb"], semantics[0].shape[-1])
-        cells, scene = self.prior.compare(self.prior(semantics, lab), lab), semantics[-1]
-        features = {"cells": cells, "scene": scene, "global": color_effect(maps)} | self.rank(maps)
+        cells, scene = self.prior.compare_pixels(self.prior(semantics, lab), lab), semantics[-1]
+        features = {"cells": cells, "scene": scene, "global": color_effect(maps)} | self.rank_feature(maps)
         if "objects" in inputs:
             features |= {
                 "objects": torch.cat((inputs["objects"], pooled(cells, inputs["object_cells"])), 2),
@@ -218,31 +219,31 @@ class SemanticConsistencyNet(ColorPriorNet):
         compared = self.compare_cells(cells)
         learned, plain = compared.flatten(2), cells.flatten(2)
         worst = plain.topk(max(1, plain.shape[2] // 10), dim=2).values.mean(2)  # the most conspicuous tenth of the cells
-        parts = [learned.mean(2), learned.std(2), learned.amax(2), plain.mean(2), plain.std(2), worst]
+        vectors = [learned.mean(2), learned.std(2), learned.amax(2), plain.mean(2), plain.std(2), worst]
 
         scene = features["scene"]
         side = (scene.shape[2], scene.shape[3])
-        seen = scene.flatten(2).transpose(1, 2)  # (B, h'w', D)
+        places = scene.flatten(2).transpose(1, 2)  # (B, h'w', D)
         of_regions = [F.adaptive_avg_pool2d(x, side).flatten(2).transpose(1, 2) for x in (compared, cells)]
         if self.training:
-            self.standardize_scene(seen.flatten(0, 1))  # keeps its estimates up to date
-        tokens = torch.cat((*of_regions, self.read(seen)), 2)
-        parts.append(self.regions(tokens, torch.ones_like(tokens[..., 0])))
+            self.standardize_scene(places.flatten(0, 1))  # keeps its estimates up to date
+        tokens = torch.cat((*of_regions, self.read(places)), 2)
+        vectors.append(self.regions(tokens, torch.ones_like(tokens[..., 0])))
         if "objects" in features:
             tokens = torch.cat((features["objects"], self.read(features["object_scene"])), 2)
             present = features["present"]
-        else:  # contributes zero, and takes part, as processes that train together expect of all that is trained
+        else:  # the objects contribute zero but take part: processes that train together need a gradient of every parameter
             present = scene.new_zeros(len(scene), 1)
             tokens = scene.new_zeros(len(scene), 1, self.objects.inputs)
-        parts.append(self.objects(tokens, present))
-        return self.bounded(self.regressor(torch.cat((*parts, self.compress_global(features["global"])), 1)), features)
+        vectors.append(self.objects(tokens, present))
+        return self.bounded(self.regressor(torch.cat((*vectors, self.compress_global(features["global"])), 1)), features)
 
     def read(self, scene: Tensor) -> Tensor:
-        """What gray places show, (B, T, D), in few numbers."""
+        """Return few numbers from the features of gray places, (B, T, D) to (B, T, width // 2)."""
         return self.read_scene(self.standardize_scene.scale(scene))
 
 
 def pooled(maps: Tensor, cells: Tensor) -> Tensor:
-    """Mean of maps (B, C, h, w) over the parts that objects fill (B, T, h, w), shape (B, T, C); zero for no object."""
+    """Return the mean of maps (B, C, h, w) over the shares that objects fill (B, T, h, w), shape (B, T, C); 0 for no object."""
     total = torch.einsum("bchw,bthw->btc", maps, cells)
     return total / cells.sum((2, 3)).clamp(min=1e-6)[..., None]

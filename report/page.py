@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import jinja2
 import numpy as np
@@ -24,7 +25,8 @@ import pandas as pd
 from evaluation.agreement import logistic_fit
 from inference.maps import scale_colors, scale_positions
 from models.base import ScoreNet
-from report.statistics import percentile, statistics
+from report.paper_table import SCORES, as_documents, tables_of
+from report.statistics import RESAMPLES, differences, gray_originals, is_original, most_shared, percentile, statistics
 from report.thumbnails import Thumbnail, choose_maps, finding_of, make_thumbnails, percentile_of, wrong_objects
 from utils.choices import PERCENTILES, VERSION
 from utils.files import write_atomic
@@ -34,6 +36,11 @@ from utils.scores import read_scores
 
 DIMENSIONS = ("PR", "CF", "SCC")  # the order of the page: what is judged, then what it was computed from
 
+_ASKS = {
+    "PR": ("Perceptual Realism", "would a person take it for a photograph?"),
+    "CF": ("Chromatic Fidelity", "is the color clean?"),
+    "SCC": ("Semantic Color Consistency", "can a thing like this have this color?"),
+}
 _NO_METHOD = "(no method)"
 _TEMPLATE = "report.html.jinja"
 _SHOWN = 6  # best and worst images of each score
@@ -194,7 +201,7 @@ def write_report(
         mos: MOS table, joined by ``image``; its scenes and methods go before all others.
 
     Returns:
-        ``path``.
+        ``path``. Beside it are ``difference_files``, if there is more than one method.
 
     Raises:
         FileNotFoundError: If none of the images is there.
@@ -210,17 +217,31 @@ def write_report(
     names = frame["image"].tolist()
     chosen, scc, map_note = choose_maps(frame, dimensions, about.scc, about.maps, about.labels is not None)
     thumbnails = make_thumbnails(names, Path(root), chosen, scc, about.labels)
+    frame["gray"] = [bool(row.get("gray", thumbnails[row["image"]].gray)) for row in frame.to_dict("records")]
+    frame["left_out"] = gray_originals(frame)
     folder = common_folder(names)
     images = [
         describe(number, row, thumbnails[row["image"]], dimensions, reference) | {"name": row["image"][len(folder) :]}
         for number, row in enumerate(frame.to_dict("records"))
     ]
-    notes = [*about.notes, *sample_notes(about.origins), grouping, why_not or reference_note(reference), map_note]
+    in_sample = sample_notes(about.origins)
+    notes = [*about.notes, *in_sample, grouping, why_not or reference_note(reference), map_note]
     unseen = [image for image in images if not image["thumbnail"] and not image["error"]]
     if unseen:
         notes.append(f"{len(unseen)} images have scores but cannot be shown: {unseen[0]['unreadable']}, for one.")
 
-    context = statistics(frame, dimensions) | {
+    measured = statistics(frame, dimensions)
+    tables = difference_tables(measured, about.command, in_sample)
+    for file, text in zip(difference_files(path), tables.values(), strict=True):
+        if measured["pairs"]["all"]:
+            write_atomic(file, text)
+        else:
+            file.unlink(missing_ok=True)  # of an earlier page of this name
+    context = measured | {
+        "tables": tables if measured["differences"] else {},
+        "in_sample": [dimension for dimension, origin in about.origins.items() if origin.sample == "in-sample"],
+        "asks": _ASKS,
+        "start": most_shared(measured["board"], dimensions[0]),
         "images": images,
         "extremes": extremes(images, dimensions),
         "has_maps": bool(chosen),
@@ -241,6 +262,62 @@ def write_report(
     return Path(path)
 
 
+def difference_files(path: str | Path) -> list[Path]:
+    """Return where the paired differences of a page go: CSV, Markdown and LaTeX."""
+    return [Path(path).with_name(f"{Path(path).stem}_differences.{suffix}") for suffix in ("csv", "md", "tex")]
+
+
+def written(path: Path) -> str:
+    """Return where a page is, and the tables beside it."""
+    files = difference_files(path)
+    tables = f"\npaired differences of methods: {', '.join(map(str, files))}" if files[0].is_file() else ""
+    return f"report: {path}{tables}"
+
+
+def difference_tables(measured: Mapping[str, Any], command: str, remarks: Sequence[str]) -> dict[str, str]:
+    """Return the means of methods and their paired differences as text, by format.
+
+    Args:
+        measured: What :func:`report.statistics.statistics` returns.
+        command: What made the scores.
+        remarks: What to say beside the caption.
+
+    Returns:
+        CSV (the differences alone, with the columns first, second, measure, difference, low, high, n, better and share, same as
+        those of the table of a paper), Markdown and LaTeX.
+    """
+    board, dimensions = measured["board"], measured["dimensions"]
+    means = pd.DataFrame(
+        [
+            (entry["method"], SCORES[d].name, entry[d]["mean"], entry[d]["low"], entry[d]["high"])
+            for entry in board
+            for d in dimensions
+        ],
+        columns=["method", "measure", "value", "low", "high"],
+    ).dropna(subset="value")
+    rows = [
+        (first, second, SCORES[d].name, found["mean"], found["low"], found["high"], found["scenes"],
+         {1: first, -1: second}.get(found["verdict"], ""), found["share"])
+        for first, second, by_dimension in differences(board, dimensions)
+        for d, found in by_dimension.items()
+        if found["scenes"]
+    ]  # fmt: skip
+    columns = ["first", "second", "measure", "difference", "low", "high", "n", "better", "share"]
+    paired = pd.DataFrame(rows, columns=columns)
+    caption = [
+        f"ICQA scores of images, in [-1, 1], means over {sum(int(entry['images']) for entry in board)} images.",
+        f"In brackets: 95 % interval of a bootstrap t over scenes, {RESAMPLES} draws, not corrected for the number of "
+        "comparisons. Those of differences count what the scores have for or against a method whatever the scene "
+        "(weights/method_bias.json), which more scenes do not average out.",
+    ]
+    if measured["gray_originals"]:
+        caption.append(f"{measured['gray_originals']} gray originals are left out.")
+    markdown, latex = as_documents("Methods by the scores of ICQA", command, tables_of(means, paired), [*caption, *remarks])
+    csv = paired.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    texts = {"CSV": csv, "Markdown": markdown, "LaTeX": latex}
+    return {form: text.encode("utf-8", "replace").decode() for form, text in texts.items()}
+
+
 def _require_table(frame: pd.DataFrame, dimensions: Sequence[str]) -> None:
     if not dimensions or not {"image", "error"} <= set(frame):
         raise ValueError(f"expected columns image, error and scores out of PR, CF, SCC, got {', '.join(frame)}")
@@ -259,12 +336,17 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "percent": lambda score: f"{(score + 1) * 50:.1f}%"}
+    environment.filters |= {"signed": signed, "address": address, "percent": lambda score: f"{(score + 1) * 50:.1f}%"}
     page = environment.get_template(_TEMPLATE).render(context, script_hash="SCRIPT_HASH")
     page = page.encode("utf-8", "replace").decode()  # Python reads file names of other bytes as lone surrogates
     script = page.rpartition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page.replace("SCRIPT_HASH", f"sha256-{digest}", 1)
+
+
+def address(parts: Mapping[str, str]) -> str:
+    """What follows # in a link to a place on the page."""
+    return urlencode(parts, quote_via=quote, errors="replace")
 
 
 def signed(score: float) -> str:
@@ -382,7 +464,10 @@ def describe(
         "image": row["image"],
         "method": row["method"],
         "scene": row["scene"],
-        "gray": bool(row.get("gray", thumbnail.gray)),
+        "address": address({"image": row["image"]}),
+        "original": is_original(row["method"]),
+        "gray": row["gray"],
+        "left_out": row["left_out"],
         "error": row["error"] or ("" if any(s["known"] for s in scores) else "no score"),
         "scores": scores,
         "thumbnail": thumbnail.thumbnail,

@@ -497,7 +497,7 @@ def tables_of(means: pd.DataFrame, differences: pd.DataFrame) -> list[Table]:
     best = []
     for column, kind in enumerate(kinds, start=1):
         judged = -1 if kind is CHANGE else kind.better
-        found = {m: values[m, kind.name].value for m in methods if m != ORIGINAL and (m, kind.name) in values}
+        found = {m: values[m, kind.name].value for m in methods if m.casefold() not in ORIGINALS and (m, kind.name) in values}
         ranked = {m: judged * round(abs(v) if kind is CHANGE else v, kind.decimals) for m, v in found.items()}
         if judged and len(ranked) > 1:
             best += [(methods.index(m), column) for m, v in ranked.items() if v == max(ranked.values())]
@@ -670,6 +670,21 @@ def _without_bars(cell: str) -> str:
     return cell.replace("|", r"\|")
 
 
+def as_documents(
+    heading: str, command: str, tables: Sequence[Table], caption: Sequence[str], remarks: Sequence[str] = ()
+) -> tuple[str, str]:
+    """Return tables with their caption as Markdown and as LaTeX, where remarks are comments."""
+    caption = [*caption, "Bold: the best mean of a column, told apart from the others or not."]
+    markdown = f"# {heading}\n\n```\n{command}\n```\n"
+    for table in tables:
+        cells = table.marked("**{}**").map(_without_bars).rename(columns=_without_bars)
+        markdown += f"\n## {table.title}\n\n{as_markdown(cells)}"
+    markdown += "\n" + "".join(f"- {line}\n" for line in [*caption, *remarks])
+    latex = f"% {command}\n% needs the package booktabs\n" + "".join(f"% {line}\n" for line in remarks)
+    latex += "\n".join(as_latex_table(table, " ".join(caption) if n == 0 else table.title) for n, table in enumerate(tables))
+    return markdown, latex
+
+
 def write_files(
     folder: Path,
     measured: Measured,
@@ -681,15 +696,8 @@ def write_files(
 ) -> None:
     """Write the numbers as CSV, and the tables with their caption as Markdown and LaTeX, where remarks are comments."""
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    caption = [*caption, "Bold: the best mean of a column, told apart from the others or not."]
     remarks = [*remarks, *(f"{name}: {reason}" for name, reason in measured.failed.items())]
-    markdown = f"# Colorizations beside their originals\n\n```\n{command}\n```\n"
-    for table in tables:
-        cells = table.marked("**{}**").map(_without_bars).rename(columns=_without_bars)
-        markdown += f"\n## {table.title}\n\n{as_markdown(cells)}"
-    markdown += "\n" + "".join(f"- {line}\n" for line in [*caption, *remarks])
-    latex = f"% {command}\n% needs the package booktabs\n" + "".join(f"% {line}\n" for line in remarks)
-    latex += "\n".join(as_latex_table(table, " ".join(caption) if n == 0 else table.title) for n, table in enumerate(tables))
+    markdown, latex = as_documents("Colorizations beside their originals", command, tables, caption, remarks)
     numbers = {"paper_table.csv": means, "paper_differences.csv": differences, "paper_images.csv": measured.frame}
     texts = {name: frame.to_csv(index=False, float_format="%.6f", lineterminator="\n") for name, frame in numbers.items()}
     for name, text in {**texts, "paper_table.md": markdown, "paper_table.tex": latex}.items():

@@ -6,7 +6,7 @@ The charts are geometry only; the template draws them.
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import pandas as pd
 
 from evaluation.agreement import MIN_SCENES, logistic_fit, measure_agreement, method_table
 from utils.choices import METHOD_BIAS
+from utils.scenes import ORIGINALS
 
 RESAMPLES, _SEED = 2000, 0
 _NORMAL_95 = 1.959963984540054  # half-width of a 95 % interval in standard deviations
 _NO_MEAN = {"mean": math.nan, "low": math.nan, "high": math.nan, "scenes": 0}
+_MOST_PAIRS = 45  # on the page, those of 10 methods; the files have all
 _CURVE_POINTS = 120
 _MATRIX_METHODS = 30
 
@@ -27,23 +29,30 @@ def statistics(frame: pd.DataFrame, dimensions: Sequence[str]) -> dict[str, Any]
     """Return all that the page says of more than one image.
 
     Args:
-        frame: A row per image: scores, ``scene``, ``method``, ``error`` and, where known, ratings ``mos_PR`` and so on.
+        frame: A row per image: scores, ``scene``, ``method``, ``error``, ``left_out`` (of :func:`gray_originals`) and, where
+            known, ratings ``mos_PR`` and so on.
         dimensions: The scores, the main one first.
     """
     scored = frame[frame["error"] == ""]
+    counted = scored[~scored["left_out"]]
     biases = read_biases()
-    board = leaderboard(scored, dimensions, biases)
+    board = leaderboard(counted, dimensions, biases)
     pairs = compared_pairs(board, dimensions[0])
+    judged = [row for row in differences(board, dimensions) if any(c["verdict"] is not None for c in row[2].values())]
     show_matrix = pairs["compared"] and len(board) <= _MATRIX_METHODS  # a larger one cannot be read
     return {
         "dimensions": dimensions,
         "rated": [dimension for dimension in dimensions if f"mos_{dimension}" in frame],
         "methods": sorted(set(frame["method"])),
         "scenes": [scene for scene, size in sorted(frame["scene"].value_counts().items()) if size > 1],
+        "originals": {method for method in frame["method"] if is_original(method)},
+        "gray_originals": int(scored["left_out"].sum()),
         "board": board,
+        "answers": [answer(board, dimension, dimensions) for dimension in dimensions],
         "pairs": pairs,
+        "differences": judged if len(judged) <= _MOST_PAIRS else [],
         "matrices": [matrix(board, dimension) for dimension in dimensions] if show_matrix else [],
-        "distributions": [distribution(scored, board, dimension) for dimension in dimensions],
+        "distributions": [distribution(counted, board, dimension) for dimension in dimensions],
         "scatters": [plot for dimension in dimensions if (plot := scatter(scored, dimension))],
         "biases": {dimension: biases[dimension] for dimension in dimensions},
         "resamples": RESAMPLES,
@@ -52,6 +61,16 @@ def statistics(frame: pd.DataFrame, dimensions: Sequence[str]) -> dict[str, Any]
 
 
 # --- methods against each other
+
+
+def is_original(method: str) -> bool:
+    """Whether a method is the photographs themselves, to go by its name."""
+    return method.casefold() in ORIGINALS
+
+
+def gray_originals(frame: pd.DataFrame) -> pd.Series:
+    """Whether each image is a gray original: what color its scene had is not known, and no mean should count it."""
+    return frame["gray"].astype(bool) & frame["method"].map(is_original)
 
 
 def read_biases(path: str | Path = METHOD_BIAS) -> dict[str, Any]:
@@ -67,7 +86,7 @@ def read_biases(path: str | Path = METHOD_BIAS) -> dict[str, Any]:
 def leaderboard(
     scored: pd.DataFrame, dimensions: Sequence[str], biases: Mapping[str, Mapping[str, float]] | None = None
 ) -> list[dict[str, Any]]:
-    """Return methods from the best to the worst by the first dimension.
+    """Return methods from the best to the worst by the first dimension, then the originals.
 
     Args:
         scored: Images with scores.
@@ -76,14 +95,17 @@ def leaderboard(
             the shipped ones.
 
     Returns:
-        For each: ``method``, ``images``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 % interval of a
-        bootstrap t over scenes; NaN with few scenes) and ``against``: by other method the mean difference over the scenes that
-        both have, its interval, which counts the bias as well, and the verdict 1 (better), -1 (worse), 0 (not told apart) or
-        None (too few scenes).
+        For each: ``method``, ``original``, ``images``, ``scenes``, and by dimension ``mean``, ``low`` and ``high`` (95 %
+        interval of a bootstrap t over scenes; NaN with few scenes) and ``against``: by other method the mean difference over
+        the scenes that both have, its interval, which counts the bias as well, the verdict 1 (better), -1 (worse), 0 (not told
+        apart) or None (too few scenes), and the ``share`` of scenes in which it is higher (equal scores count one half).
     """
     methods = sorted(set(scored["method"]))
     counts = scored.groupby("method").agg(images=("image", "size"), scenes=("scene", "nunique"))
-    board = {m: {"method": m, "images": counts.loc[m, "images"], "scenes": counts.loc[m, "scenes"]} for m in methods}
+    board = {
+        m: {"method": m, "original": is_original(m), "images": counts.loc[m, "images"], "scenes": counts.loc[m, "scenes"]}
+        for m in methods
+    }
     biases = read_biases() if biases is None else biases
     for dimension in dimensions:
         known = scored[scored[dimension].notna()]
@@ -97,8 +119,17 @@ def leaderboard(
                 "worse": verdicts.count(-1),
                 "compared": sum(verdict is not None for verdict in verdicts),
             }
-    main = dimensions[0]
-    return sorted(board.values(), key=lambda e: (not math.isfinite(e[main]["mean"]), -e[main]["mean"], e["method"]))
+    return ranked(board.values(), dimensions[0])
+
+
+def ranked(board: Iterable[dict[str, Any]], dimension: str) -> list[dict[str, Any]]:
+    """Return methods from the highest mean of a dimension to the lowest, then the originals."""
+
+    def place(entry: dict[str, Any]) -> tuple[Any, ...]:
+        mean = entry[dimension]["mean"]
+        return entry["original"], not math.isfinite(mean), -mean if math.isfinite(mean) else 0.0, entry["method"]
+
+    return sorted(board, key=place)
 
 
 def _means(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -131,16 +162,81 @@ def _differences(
     pairs = {f"{number}": pair for number, pair in enumerate(itertools.combinations(methods, 2))}
     differences = [(by_scene[a] - by_scene[b]).dropna().rename("prediction").to_frame().assign(method=key)
                    for key, (a, b) in pairs.items()]  # fmt: skip
+    shares = {key: float(np.mean((1 + np.sign(steps["prediction"])) / 2)) if len(steps) else math.nan
+              for key, steps in zip(pairs, differences, strict=True)}  # fmt: skip
     means = _means(pd.concat(differences).reset_index(names="scene")) if differences else {}
     against: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in methods}
     for key, (a, b) in pairs.items():
         mean, low, high, scenes = means.get(key, _NO_MEAN).values()
         low, high = mean - math.hypot(mean - low, bias), mean + math.hypot(high - mean, bias)
         verdict = None if math.isnan(low) else int(low > 0) - int(high < 0)
-        against[a][b] = {"mean": mean, "low": low, "high": high, "scenes": scenes, "verdict": verdict}
-        turned = None if verdict is None else -verdict
-        against[b][a] = {"mean": -mean, "low": -high, "high": -low, "scenes": scenes, "verdict": turned}
+        against[a][b] = {"mean": mean, "low": low, "high": high, "scenes": scenes, "verdict": verdict, "share": shares[key]}
+        against[b][a] = {"mean": -mean, "low": -high, "high": -low, "scenes": scenes, "share": 1 - shares[key]}
+        against[b][a]["verdict"] = None if verdict is None else -verdict
     return against
+
+
+def answer(board: Sequence[dict[str, Any]], dimension: str, dimensions: Sequence[str]) -> dict[str, Any]:
+    """Return which method is the best by one score, how far the others are below it, and whether other scores agree.
+
+    Args:
+        board: Of :func:`leaderboard`.
+        dimension: The score.
+        dimensions: All scores.
+
+    Returns:
+        ``rows``: methods in their order with ``gap``, the comparison of the first with each (None for itself); ``first``;
+        ``beaten``, ``alike``, ``above`` and ``unjudged``: methods that are below the first, not told apart from it, above it
+        on the scenes that both have, or share too few with it, without the originals; ``reach``, the farthest end of an
+        interval of a gap; and ``others``: scores that order the methods otherwise, with their order and the number of pairs
+        that both scores tell apart in opposite ways.
+    """
+    order = ranked(board, dimension)
+    first = order[0] if order else None
+    rows = [(entry, first[dimension]["against"].get(entry["method"])) for entry in order] if first else []
+    groups: dict[int | None, list[str]] = {1: [], 0: [], -1: [], None: []}
+    for entry, gap in rows:
+        if gap is not None and not entry["original"]:
+            groups[gap["verdict"]].append(entry["method"])
+    ends = [abs(gap[end]) for _, gap in rows if gap for end in ("low", "high") if math.isfinite(gap[end])]
+    others = []
+    for other in dimensions:
+        known = [e["method"] for e in ranked(board, other) if not e["original"] and math.isfinite(e[other]["mean"])]
+        mine = [e["method"] for e in order if not e["original"] and e["method"] in known]
+        if known != mine:
+            opposite = sum(
+                (e[dimension]["against"][m]["verdict"] or 0) * (e[other]["against"][m]["verdict"] or 0) < 0
+                for e in board
+                for m in known
+                if m != e["method"] and not e["original"]
+            )
+            others.append({"dimension": other, "order": known, "opposite": opposite // 2})
+    return {
+        "dimension": dimension,
+        "first": first,
+        "rows": rows,
+        "beaten": groups[1],
+        "alike": groups[0],
+        "above": groups[-1],
+        "unjudged": groups[None],
+        "reach": max(ends, default=1.0),
+        "others": others,
+    }
+
+
+def differences(board: Sequence[dict[str, Any]], dimensions: Sequence[str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return each two methods, the one that comes first on the board before the other, and by dimension how they compare."""
+    return [
+        (a["method"], b["method"], {dimension: a[dimension]["against"][b["method"]] for dimension in dimensions})
+        for a, b in itertools.combinations(board, 2)
+    ]
+
+
+def most_shared(board: Sequence[dict[str, Any]], dimension: str) -> list[str]:
+    """Return the two methods that share most scenes, the first ones on the board of those; empty if no two share one."""
+    rows = [(found[dimension]["scenes"], a, b) for a, b, found in differences(board, [dimension])]
+    most = max((scenes for scenes, _, _ in rows), default=0)
+    return next(([a, b] for scenes, a, b in rows if scenes == most > 0), [])
 
 
 def matrix(board: Sequence[dict[str, Any]], dimension: str) -> dict[str, Any]:

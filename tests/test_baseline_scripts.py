@@ -814,7 +814,7 @@ def test_scoring_without_what_it_takes_ends_with_one_line_that_says_so(run, trai
         score("afine", *weights["afine"], "--reference", tmp_path / "far"), "has no original of any image, e.g.", "a CSV"
     )
     assert_one_line(score("dpam", *weights["dpam"], "--reference", data / "originals"), "dpam looks at images alone")
-    assert_one_line(score("dpam", *weights["dpam"], "--naturalness"), "--naturalness is of afine, not of dpam")
+    assert_one_line(score("dpam", *weights["dpam"], "--naturalness"), "--naturalness is for afine, not for dpam")
     assert_one_line(score("dpam", *weights["afine"]), "holds a network of afine, preset baseline; expected a", "of its authors")
     assert_one_line(score("nr_aigciqa", *weights["fr_aigciqa"]), "holds a network of fr_aigciqa, preset baseline; expected a")
     assert_one_line(score("dpam", *weights["dpam"], "--columns", "PR"), "scores CF, SCC, PR, not PR")

@@ -64,7 +64,7 @@ def cell_of(a: float, b: float) -> int:
 
 
 def comparisons(prior: ColorPrior, log_prior: Tensor, lab: Tensor) -> dict[str, Tensor]:
-    return dict(zip(COMPARISONS, prior.compare(log_prior, lab)[0], strict=True))
+    return dict(zip(COMPARISONS, prior.compare_pixels(log_prior, lab)[0], strict=True))
 
 
 def test_there_are_260_cells_on_a_grid_of_10_units():
@@ -215,7 +215,7 @@ def test_the_comparison_is_finite_with_a_finite_gradient_for_a_certain_prior(pri
     logits[:, 5] = 200  # the probabilities of the other cells underflow
     logits.requires_grad_()
     lab = torch.full((1, 3, 4, 4), 0.0, requires_grad=True)
-    compared = prior.compare(logits.log_softmax(1), lab)
+    compared = prior.compare_pixels(logits.log_softmax(1), lab)
     assert compared.isfinite().all()
     compared.sum().backward()
     assert logits.grad.isfinite().all()

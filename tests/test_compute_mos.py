@@ -270,7 +270,7 @@ def test_no_rater_gets_infinite_weight_by_agreeing_exactly():
     assert found.images["error"].min() > 0
 
 
-def test_maximum_likelihood_settles_where_raters_share_few_images_and_tells_groups_apart():
+def test_maximum_likelihood_converges_where_raters_share_few_images_and_tells_groups_apart():
     rng = np.random.default_rng(0)
     rows = [
         (f"{group}{rater:03d}", f"{group}{rater + step:03d}", rng.normal(50, 10))

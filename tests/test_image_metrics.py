@@ -273,7 +273,7 @@ def test_absent_weights_are_one_line(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(MetricUnavailable) as caught:
         packaged_metric("pyiqa:musiq")
     assert str(caught.value) == (
-        "pyiqa:musiq: skipped, cannot be set up, mostly for want of weights: OSError: urlopen error Name or service not known"
+        "pyiqa:musiq: skipped, cannot be set up, mostly for lack of weights: OSError: urlopen error Name or service not known"
     )
 
 

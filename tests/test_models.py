@@ -451,5 +451,5 @@ def test_pr_without_shipped_weights_says_where_they_were_looked_for(pr_net, weig
     monkeypatch.setattr("models.loading.SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match=re.escape(f"no weights at {Path(tmp_path / 'CF.pt')}")):
         load_model(weights["PR"]).score(image())
-    with pytest.raises(ValueError, match="give cf and scc, or set branches to what computes them"):
+    with pytest.raises(ValueError, match="give cf and scc, or set branches to a CF and an SCC network"):
         copy.deepcopy(pr_net).score(image())

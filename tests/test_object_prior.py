@@ -26,9 +26,9 @@ from models.object_prior import (
     Labeled,
     ObjectPrior,
     Observation,
+    describe_unusual,
     measure,
     observe,
-    reason,
     scaled,
     sliced_wasserstein,
 )
@@ -135,7 +135,7 @@ def test_an_object_of_fewer_than_16_pixels_is_none(prior):
     assert observe(lab, mask) is None
     mask.flat[: MIN_PIXELS - 1] = True
     assert observe(lab, mask) is None
-    assert prior.compare(lab, mask, CAR) is None
+    assert prior.compare_object(lab, mask, CAR) is None
     mask.flat[MIN_PIXELS - 1] = True
     assert observe(lab, mask).pixels == MIN_PIXELS == 16
 
@@ -145,7 +145,7 @@ def test_shapes_that_do_not_fit_and_categories_that_do_not_exist_are_refused(pri
         observe(flat(50, 0, 0), np.ones((12, 13), bool))
     for category in (-1, ALL + 1):
         with pytest.raises(ValueError, match=f"category must be from 0 to 80, got {category}"):
-            prior.compare(flat(50, 0, 0), np.ones((12, 12), bool), category)
+            prior.compare_object(flat(50, 0, 0), np.ones((12, 12), bool), category)
 
 
 def test_the_sliced_wasserstein_distance_is_the_mean_of_scipy_s_over_16_directions():
@@ -326,7 +326,7 @@ def test_a_comparison_has_all_numbers_in_their_order(prior):
     lab = noisy(np.random.default_rng(5), 50, *hue(120))
     mask = np.zeros((12, 12), bool)
     mask[2:10, 3:] = True
-    compared = prior.compare(lab, mask, BROCCOLI)
+    compared = prior.compare_object(lab, mask, BROCCOLI)
     assert tuple(compared) == OBJECT_COMPARISONS
     assert all(isinstance(value, float) and np.isfinite(value) for value in compared.values())
     assert compared["pixels"] == 72
@@ -347,11 +347,11 @@ def test_a_comparison_has_all_numbers_in_their_order(prior):
 def test_any_color_gives_finite_numbers(prior, color):
     lab = flat(*color)
     for category in (CAR, BROCCOLI, RARE, ALL):
-        compared = prior.compare(lab, whole(lab), category)
+        compared = prior.compare_object(lab, whole(lab), category)
         assert np.isfinite(list(compared.values())).all()
         assert compared["surprise"] < 12.6
         assert np.isfinite(scaled(compared)).all()
-        reason(category, compared)
+        describe_unusual(category, compared)
 
 
 def test_a_car_of_any_color_is_excused_and_broccoli_is_not(prior):
@@ -361,24 +361,24 @@ def test_a_car_of_any_color_is_excused_and_broccoli_is_not(prior):
     for _ in range(40):
         lightness, car_hue, car_chroma = rng.uniform((30, 0, 5), (70, 360, 50))
         turned = noisy(rng, lightness, *hue(car_hue + 180, car_chroma))
-        car = prior.compare(turned, whole(turned), CAR)
+        car = prior.compare_object(turned, whole(turned), CAR)
         cars.append([car[f"{name}, percentile"] for name in distances])
         degrees, chroma = rng.normal(120, 8), rng.uniform(28, 42)
         green, purple = (noisy(rng, lightness, *hue(angle, chroma)) for angle in (degrees, degrees + 180))
-        real, wrong = (prior.compare(lab, whole(lab), BROCCOLI) for lab in (green, purple))
+        real, wrong = (prior.compare_object(lab, whole(lab), BROCCOLI) for lab in (green, purple))
         for name in (*distances, "hue difference"):
             assert wrong[f"{name}, percentile"] > 99.5 > real[f"{name}, percentile"]
-        assert reason(BROCCOLI, wrong).startswith(("broccoli: hue redder than 99 %", "broccoli: hue bluer than 99 %"))
+        assert describe_unusual(BROCCOLI, wrong).startswith(("broccoli: hue redder than 99 %", "broccoli: hue bluer than 99 %"))
     assert np.abs(np.mean(cars, 0) - 50).max() < 15
 
 
 def test_too_much_and_too_little_chroma_have_a_sign(prior):
     for chroma, word, percentile in ((80, "more colorful", 100), (8, "duller", 0)):
         lab = flat(50, *hue(120, chroma))
-        compared = prior.compare(lab, whole(lab), BROCCOLI)
+        compared = prior.compare_object(lab, whole(lab), BROCCOLI)
         assert np.sign(compared["chroma z"]) == (1 if percentile else -1)
         assert compared["chroma z, percentile"] == pytest.approx(percentile, abs=2)
-        assert reason(BROCCOLI, compared) == f"broccoli: {word} than 99 % of photos"
+        assert describe_unusual(BROCCOLI, compared) == f"broccoli: {word} than 99 % of photos"
 
 
 def plain(**changes: float) -> dict[str, float]:
@@ -424,12 +424,12 @@ def plain(**changes: float) -> dict[str, float]:
     ],
 )  # fmt: skip
 def test_a_reason_says_what_the_numbers_say(changes, expected):
-    assert reason(STOP_SIGN, plain(**changes)) == expected
+    assert describe_unusual(STOP_SIGN, plain(**changes)) == expected
 
 
 def test_a_reason_follows_its_level_and_names_no_category_where_there_is_none():
-    assert reason(CAR, plain(p_chroma_z=96.0), level=95) == "car: more colorful than 96 % of photos"
-    assert reason(ALL, plain(p_chroma_z=99.0, objects_known=3)) == "object: more colorful than 99 % of photos"
+    assert describe_unusual(CAR, plain(p_chroma_z=96.0), level=95) == "car: more colorful than 96 % of photos"
+    assert describe_unusual(ALL, plain(p_chroma_z=99.0, objects_known=3)) == "object: more colorful than 99 % of photos"
 
 
 def test_shuffled_categories_are_never_in_their_own_place(prior):
@@ -452,10 +452,10 @@ def test_shuffled_categories_are_never_in_their_own_place(prior):
 def test_an_unconditional_prior_has_one_answer_for_every_category(prior):
     lab = flat(50, *hue(300))
     plain_prior = prior.unconditional()
-    answers = [plain_prior.compare(lab, whole(lab), category) for category in (CAR, BROCCOLI, RARE, ALL)]
+    answers = [plain_prior.compare_object(lab, whole(lab), category) for category in (CAR, BROCCOLI, RARE, ALL)]
     assert all(answer == answers[0] for answer in answers)
-    assert answers[0] == prior.compare(lab, whole(lab), ALL)
-    assert answers[0] != prior.compare(lab, whole(lab), BROCCOLI)
+    assert answers[0] == prior.compare_object(lab, whole(lab), ALL)
+    assert answers[0] != prior.compare_object(lab, whole(lab), BROCCOLI)
 
 
 def test_a_saved_prior_compares_as_it_did_before(prior, tmp_path):
@@ -468,7 +468,7 @@ def test_a_saved_prior_compares_as_it_did_before(prior, tmp_path):
     assert loaded.about == {"from": "made up"}
     assert loaded.probability.dtype == np.float32
     lab = noisy(np.random.default_rng(9), 50, 20, 20)
-    assert loaded.compare(lab, whole(lab), CAR) == prior.compare(lab, whole(lab), CAR)
+    assert loaded.compare_object(lab, whole(lab), CAR) == prior.compare_object(lab, whole(lab), CAR)
     assert (tmp_path / "prior.npz").stat().st_size < 1 << 20
     with np.load(tmp_path / "prior.npz", allow_pickle=False) as content:
         assert content["probability"].dtype == np.float16

@@ -1,5 +1,6 @@
 """The project where users already are: torch.hub, torchmetrics, an installed package."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import icqa
 from icqa import command
 from icqa.judge import Judge
+from inference.graph import Graph
 from models import load_model
 from utils.images import read_rgb
 
@@ -145,6 +147,17 @@ def test_metric_keeps_the_conventions_of_torchmetrics(batch: torch.Tensor, judge
     metric.update(batch)
     figure, _ = metric.plot()
     assert figure is not None
+
+
+def test_the_graph_scores_with_the_lines_of_the_page_that_need_no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/elsewhere.md").read_text(), flags=re.DOTALL)
+    (block,) = [block for block in blocks if "onnxruntime" in block]
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(block, names)
+    (path,) = re.findall(r'"(data/samples/[^"]+)"', block)
+    assert names["scores"] == pytest.approx(Graph().score(path), abs=2e-3)
+    assert len(block.splitlines()) <= 20
 
 
 # --- An installed package

@@ -126,9 +126,9 @@ def test_an_outputs_chroma_can_be_brought_to_any_amount(tables):
     view = colorings._View(48, np.random.default_rng(1))
     colorings.put_two_chromas(view, output, reference=12.0)
     assert len(view.pixels) == 2
-    assert [known[1] for known in view.known] == [True, True]
+    assert [labels[1] for labels in view.labels] == [True, True]
     chroma = [np.hypot(*to_lab(pixels)[1:]).mean() for pixels in view.pixels]
-    level = [known[0][2] for known in view.known]
+    level = [labels[0][2] for labels in view.labels]
     distance = [abs(math.log2(c / 12)) for c in chroma]
     assert np.argmax(level) == np.argmin(distance)
 

@@ -143,6 +143,101 @@ def test_the_page_says_what_its_verdicts_count_and_never_says_really(images: Pat
     assert "No methods are known here" not in source
 
 
+# --- which is best, and the tables beside the page
+
+
+def with_originals(images: Path, folder: Path) -> pd.DataFrame:
+    """Scores as :func:`table` has them, with originals that score highest; two of them are gray and score lowest."""
+    shutil.copytree(images, folder)
+    names = [f"original_{scene}.png" for scene in range(8)]
+    for name in names:
+        shutil.copy(folder / name.replace("original", "GOOD"), folder / name)
+    gray = [scene < 2 for scene in range(8)]
+    pr = np.where(gray, -1, 0.9)
+    originals = pd.DataFrame({"image": names, "PR": pr, "CF": 0.9, "SCC": 0.9, "gray": gray, "error": ""})
+    return pd.concat([table(images), originals], ignore_index=True)
+
+
+def test_gray_originals_are_left_out_of_means_and_differences_and_counted(images: Path, tmp_path: Path) -> None:
+    frame = with_originals(images, tmp_path / "images")
+    page = Page(write_report(tmp_path / "r.html", frame, tmp_path / "images", About(maps=0)))
+    assert "2 gray originals are left out of all means and differences" in page.source
+    left_out = [card["data-image"] for card in page.cards() if "data-left-out" in card]
+    assert left_out == ["original_0.png", "original_1.png"]
+    paired = pd.read_csv(tmp_path / "r_differences.csv").set_index(["first", "second", "measure"])
+    found = paired.loc[("GOOD", "original", "ICQA PR")]
+    good = frame.set_index("image")["PR"].loc[[f"GOOD_{scene}.png" for scene in range(2, 8)]]
+    assert (found["difference"], found["n"]) == (pytest.approx(good.mean() - 0.9, abs=1e-6), 6)
+    assert paired.loc[("GOOD", "POOR", "ICQA PR"), "n"] == 8  # both have a gray scene in color
+    assert "2 gray originals are left out." in (tmp_path / "r_differences.md").read_text(encoding="utf-8")
+
+
+def test_a_gray_image_of_a_method_counts(images: Path, tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path / "r.html", table(images).assign(gray=True), images, About(maps=0)))
+    assert not [card for card in page.cards() if "data-left-out" in card]
+    assert "gray original" not in page.source
+
+
+def test_originals_are_a_reference_below_the_methods_and_never_the_best(images: Path, tmp_path: Path) -> None:
+    frame, _ = report.grouped(with_originals(images, tmp_path / "images"), None)
+    measured = statistics.statistics(frame.assign(left_out=False), ["PR", "CF"])
+    assert [entry["method"] for entry in measured["board"]][-1] == "original"
+    assert {answer["first"]["original"] for answer in measured["answers"]} == {False}
+    assert measured["answers"][0]["beaten"] == ["POOR"]
+
+
+def test_the_first_screen_says_which_is_best_by_how_much_and_how_sure(images: Path, tmp_path: Path) -> None:
+    frame = table(images)
+    frame = frame[~frame["image"].str.startswith("SAME")]
+    source = write_report(tmp_path / "r.html", frame, images, About(maps=0)).read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]+>", " ", source[source.index('<section id="methods"') :]).split())
+    assert text.startswith("GOOD is best by PR, told apart from the other GOOD")
+    (row,) = [r for r in pd.read_csv(tmp_path / "r_differences.csv").to_dict("records") if r["measure"] == "ICQA PR"]
+    shown = f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    assert text.count(shown) == 3  # in the sentence, the table of methods and that of pairs
+    assert (row["first"], row["second"], row["better"], row["share"]) == ("GOOD", "POOR", "GOOD", 1.0)
+
+
+def test_a_score_that_orders_the_methods_otherwise_is_said(images: Path, tmp_path: Path) -> None:
+    frame = table(images).assign(CF=lambda f: -2 * f["PR"], SCC=lambda f: f["PR"] / 2)
+    source = write_report(tmp_path / "r.html", frame, images, About(maps=0)).read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]+>", "", source))
+    order = [e["method"] for e in statistics.leaderboard(report.grouped(frame, None)[0], ["CF"])]
+    said = f"CF orders them otherwise: {' > '.join(order)}; 2 pairs are told apart the other way round than by PR. This page"
+    assert said in text  # SCC, which orders them as PR does, is not named
+
+
+def test_the_differences_are_beside_the_page_and_on_it_to_copy(images: Path, tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path / "r.html", table(images), images, About(maps=0, command="infer_PR.py x")))
+    copied = dict(re.findall(r'<textarea[^>]*data-form="(\w+)">\n(.*?)</textarea>', page.source, re.DOTALL))
+    for form, suffix in (("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex")):
+        assert html.unescape(copied[form]) == (tmp_path / f"r_differences.{suffix}").read_text(encoding="utf-8")
+    paired = pd.read_csv(tmp_path / "r_differences.csv")
+    assert list(paired) == ["first", "second", "measure", "difference", "low", "high", "n", "better", "share"]
+    assert len(paired) == 9  # three pairs in three scores
+    assert "\\toprule" in copied["LaTeX"]
+    write_report(tmp_path / "r.html", table(images)[:8], images, About(maps=0))  # one method
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_pairs_that_are_too_many_for_the_page_are_in_the_files(tmp_path: Path) -> None:
+    names = [f"M{method}_{scene}.png" for method in range(11) for scene in range(4)]
+    frame = pd.DataFrame({"image": names, "PR": np.linspace(-1, 1, 44), "error": ""})
+    Image.fromarray(make_image(0, 20, 30)).save(tmp_path / names[0])
+    source = write_report(tmp_path / "r.html", frame, tmp_path, About(maps=0)).read_text(encoding="utf-8")
+    assert "55 pairs with their differences and intervals are in the files beside this page" in source
+    assert "<textarea" not in source
+    assert len(pd.read_csv(tmp_path / "r_differences.csv")) == 55
+
+
+def test_an_image_has_an_address_that_does_not_change_with_its_company(images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "GOOD_0.png", tmp_path / "a & b+c_0.png")
+    frame = pd.DataFrame({"image": ["a & b+c_0.png"], "PR": [0.1], "gray": False, "error": ""})
+    page = Page(write_report(tmp_path / "r.html", frame, tmp_path, About(maps=0)))
+    assert [card["id"] for card in page.cards()] == ["image=a%20%26%20b%2Bc_0.png"]
+    assert "#image=a%20%26%20b%2Bc_0.png" in [attrs.get("href") for _, attrs in page.tags]
+
+
 # --- methods and scenes
 
 
@@ -342,7 +437,8 @@ def test_no_file_name_breaks_the_page(tmp_path: Path) -> None:
 def test_a_method_without_scores_has_no_word_about_its_interval(images: Path, tmp_path: Path) -> None:
     frame = table(images)[:9].assign(SCC=math.nan)
     source = Page(write_report(tmp_path / "r.html", frame, images, About(maps=0))).source
-    assert source.count("no interval") == 2  # PR and CF of POOR, which has one image; GOOD has eight
+    by_pr = source[source.index('data-by="pr"') : source.index('data-by="cf"')]
+    assert by_pr.count("no interval") == 2  # PR and CF of POOR, which has one image; GOOD has eight
     assert "<td>\N{EN DASH}</td>" in source
 
 
@@ -495,6 +591,29 @@ addEventListener("load", async () => {
   found.dialog = [...document.querySelectorAll("dialog[open] article")].map(card => card.dataset.image);
   document.querySelector("dialog .close").click();
   found.open = document.querySelectorAll("dialog[open]").length;
+  const judge = value => {
+    const radio = document.querySelector(`[name=by][value=${value}]`);
+    radio.checked = true;
+    radio.dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  const side = () => [...document.querySelectorAll("#rows .side")].map(row => row.querySelector("a").textContent.slice(6));
+  const choose = (name, value) => {
+    duel.elements[name].value = value;
+    duel.elements[name].dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  choose("a", "GOOD"); choose("b", "POOR"); choose("first", "a");
+  found.furthest = side(); found.between = duel.querySelector("output").value;
+  found.beside = [...document.querySelector("#rows .side").querySelectorAll("article")].map(card => card.dataset.method);
+  document.querySelector("button.more").click(); found.more = side().length;
+  judge("cf"); found.answers = [...document.querySelectorAll("#methods [data-by]")].map(part => part.hidden);
+  found.address = location.hash;
+  location.hash = "#image=SAME_5.png"; await pause();
+  found.target = document.querySelector(".card:target")?.dataset.image;
+  location.hash = "#by=scc&a=POOR&b=SAME&first=scene"; await pause();
+  found.followed = [by(), duel.elements.a.value, duel.elements.b.value, side()[0]];
+  location.hash = "#scene=3"; await pause();
+  found.linked = dialog.open && dialog.querySelector("select").value;
+  dialog.close();
   const image = document.querySelector("#grid button.pic");
   image.click(); found.pressed = image.getAttribute("aria-pressed");
   found.wide = document.documentElement.scrollWidth - innerWidth;
@@ -531,6 +650,18 @@ def test_in_chromium_images_load_sorting_works_and_nothing_is_fetched(
     assert found["said"] == f"{len(found['low'])} of 24 images"
     assert sorted(found["scene"]) == sorted(found["dialog"]) == ["GOOD_3.png", "POOR_3.png", "SAME_3.png"]
     assert found["open"] == 0
+    wide = frame.assign(scene=frame["image"].str[-5], method=frame["image"].str[:4]).pivot(index="scene", columns="method")
+    gap = (wide["PR"]["GOOD"] - wide["PR"]["POOR"]).sort_values(ascending=False)
+    assert found["furthest"] == gap.index[:4].tolist()
+    assert f"GOOD \N{MINUS SIGN} POOR in PR: +{gap.mean():.2f} [" in found["between"]
+    assert found["between"].endswith("told apart; higher in 8 of 8 scenes")
+    assert found["beside"] == ["GOOD", "POOR", "SAME"]
+    assert found["more"] == 8
+    assert found["answers"] == [True, False, True]
+    assert found["address"] == "#by=cf&a=GOOD&b=POOR&first=a"
+    assert found["target"] == "SAME_5.png"
+    assert found["followed"] == ["scc", "POOR", "SAME", "0"]
+    assert found["linked"] == "3"
     assert found["pressed"] == "true"
     assert found["wide"] <= 0
     assert found["fetched"] == []

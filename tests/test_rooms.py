@@ -16,7 +16,7 @@ FLOORS = (
     ("tools", "baselines", "report"),
     ("icqa",),
     (SCRIPTS,),
-    ("benchmarks",),
+    ("benchmarks", "examples"),
 )
 MAY_IMPORT = {
     room: {room if room != SCRIPTS else ""} | {below for floor in FLOORS[:number] for below in floor}

@@ -245,12 +245,13 @@ def test_an_interrupted_run_leaves_its_rows_in_the_csv(tmp_path: Path, stop: typ
 
 
 @pytest.mark.parametrize("earlier", [0, 2])
-def test_a_row_that_is_on_disk_when_the_run_is_interrupted_is_in_the_csv(
+def test_a_row_that_is_in_memory_when_the_run_is_interrupted_is_in_the_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: int
 ) -> None:
     class Interrupted(dict):
         def __setitem__(self, *row: object) -> None:
-            raise KeyboardInterrupt  # the line is in the journal, the row not yet in memory
+            super().__setitem__(*row)
+            raise KeyboardInterrupt  # the row is in memory, the line not yet in the journal
 
     root = make_images(tmp_path / "images")
     with contextlib.suppress(KeyboardInterrupt), open_writer(tmp_path / "cf.csv", root) as writer:

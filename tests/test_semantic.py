@@ -150,7 +150,7 @@ def test_an_object_brings_the_comparison_with_its_category_and_where_it_is(net, 
     masks = [object_mask(thing, 64, 64) for thing in THINGS]
     by_size = sorted(range(3), key=lambda i: -masks[i].sum())
     for slot, i in enumerate(by_size):
-        expected = scaled(object_prior.compare(lab, masks[i], THINGS[i].category))
+        expected = scaled(object_prior.compare_object(lab, masks[i], THINGS[i].category))
         np.testing.assert_allclose(inputs["objects"][slot], expected, atol=1e-6)
         shares = masks[i].reshape(8, 8, 8, 8).mean((1, 3))
         np.testing.assert_allclose(inputs["object_cells"][slot], shares, atol=1e-6)

@@ -59,7 +59,7 @@ def test_asked_parts_have_a_scene_and_parts_not_asked_for_are_empty():
 
 
 def test_too_few_scenes_are_an_error_that_counts_them():
-    with pytest.raises(ValueError, match="too few scenes: 2 to divide, of which 1 for validation and 1 for testing"):
+    with pytest.raises(ValueError, match="too few scenes: 2 to divide; 1 for validation and 1 for testing"):
         split_by_scene(table("ab"))
 
 

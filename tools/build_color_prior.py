@@ -1,22 +1,22 @@
-"""Count which colors things have: the object prior P(ab | category, lightness), and the published ``color_.json``.
+"""Count the colors of objects: the object prior P(ab | category, lightness), and the published ``color_.json``.
 
     python tools/build_color_prior.py IMAGES LABELS -o prior.npz                              # boxes or polygons, YOLO rows
-    python tools/build_color_prior.py IMAGES LABELS --polygons POLYGONS -o prior.npz --check  # masks where there are any
+    python tools/build_color_prior.py IMAGES LABELS --polygons POLYGONS -o prior.npz --check  # with masks of some objects
     python tools/build_color_prior.py IMAGES LABELS -o prior.npz --json color_.json           # for the published network
     python tools/build_color_prior.py IMAGES LABELS -o prior.npz --check-page page.md         # the check as Markdown
 
-LABELS and POLYGONS hold a file for each image, ``a/b.txt`` or ``b.txt`` for ``a/b.jpg``; one that is missing or empty means
-no objects. Classes are those of COCO-80, from 0; a folder that uses the numbers of COCO's annotation files, 1 to 90, is known
-by its classes and converted. Images are read twice, once to count and once to compare each object with what the other
-images say of its category, and never kept, so their number is not bounded by memory.
+LABELS and POLYGONS hold one file per image, ``a/b.txt`` or ``b.txt`` for ``a/b.jpg``; an image with an empty or missing file
+has no objects. Classes are those of COCO-80, from 0. A folder with the class numbers of COCO's annotation files, 1 to 90, is
+recognized and converted. Each image is read twice: once to count, and once to compare its objects with those of the other
+images. Images are not kept, so their number is not limited by memory.
 
 ``prior.npz`` is read by ``models/object_prior.py``. ``color_.json`` has, for each class and channel, the share of each level in
 [0, 255] within the objects of that class; the scale of the published file is not known. In both, an object of 100 pixels or
 more, in the image reduced to 224x224, counts as one and a smaller one in proportion.
 
-``--check`` holds out each fifth of the images and prints how often their objects are taken for unusual, how well the measures
-tell them from the same objects in other colors, and what is lost where only the box of an object is known. Of the shipped prior
-this is benchmarks/object_prior.md.
+``--check`` holds out each fifth of the images. It prints how often their objects are called unusual, how well the measures
+tell them from the same objects in other colors, and the loss if only the boxes of objects are known. The result for the shipped
+prior is benchmarks/object_prior.md.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="DATA",
-        help="data sets whose scenes are left out, and .txt lists of images, one a line",
+        help="data sets whose scenes are left out, and .txt lists of images, one per line",
     )
 
     add = parser.groups["prior"].add_argument
@@ -54,14 +54,14 @@ def parse_args() -> argparse.Namespace:
         "--shrinkage",
         type=float,
         default=SHRINKAGE,
-        help="objects that all categories together count for in each lightness band of one (default: %(default)s)",
+        help="weight of all categories together in each lightness band of a category, in objects (default: %(default)s)",
     )
 
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, required=True, help=".npz file to write")
     add("--json", type=Path, help="also write the prior of the published network, color_.json")
     add("--check", action="store_true", help="measure on held-out fifths of the images; takes 10 times as long")
-    add("--check-page", type=Path, metavar="FILE", help="--check, and write what it finds as Markdown")
+    add("--check-page", type=Path, metavar="FILE", help="--check, and write the result as Markdown")
     args = parser.parse_args()
     args.check = args.check or args.check_page is not None
     for name in ("smoothing", "shrinkage"):
@@ -94,9 +94,9 @@ from models.object_prior import (
     Evidence,
     Labeled,
     ObjectPrior,
+    describe_unusual,
     measure,
     observe,
-    reason,
     sliced_wasserstein,
 )
 from models.preprocessing import Preprocess
@@ -132,7 +132,7 @@ class LabeledImage:
         rgb: sRGB on 8-bit levels, uint8, shape (3, 224, 224).
         lab: CIELAB, shape (3, 224, 224).
         objects: Category and mask (224, 224) of each object that is large enough.
-        dropped: How many objects are not: outside of the image, without area, or too small.
+        dropped: Number of objects left out: outside of the image, without area, or too small.
     """
 
     rgb: Tensor
@@ -141,12 +141,12 @@ class LabeledImage:
     dropped: int
 
     def observed(self) -> list[Labeled]:
-        """The colors of the objects."""
+        """Return the colors of the objects."""
         return [(category, observe(self.lab, mask)) for category, mask in self.objects]
 
 
 class LabeledImages:
-    """The images of a folder with the objects in them, read whenever they are asked for.
+    """Images of a folder with their objects, read on demand.
 
     Args:
         images: Folder of images, or a list of them.
@@ -154,7 +154,7 @@ class LabeledImages:
         polygons: Folder of label files that are preferred, or None.
 
     Raises:
-        FileNotFoundError: If one of them does not exist.
+        FileNotFoundError: If a folder does not exist.
         ValueError: If there is no image.
     """
 
@@ -167,7 +167,7 @@ class LabeledImages:
         ]
 
     def objects(self, name: str) -> list[LabeledObject] | None:
-        """The objects of an image; None if no folder has a file for it."""
+        """Return the objects of an image; None if no folder has a file for the image."""
         for folder, coco91 in zip(self.folders, self.coco91, strict=True):
             file = folder.file(name)
             if file is not None:
@@ -175,11 +175,11 @@ class LabeledImages:
         return None
 
     def read(self, name: str) -> LabeledImage | str:
-        """An image, or why it is of no use though nothing is wrong with it.
+        """Read an image; return the reason if it is valid but cannot be used.
 
         Raises:
             ImageReadError: If the image cannot be read.
-            LabelError: If its label file cannot be read.
+            LabelError: If the label file cannot be read.
         """
         objects = self.objects(name)
         if objects is None:
@@ -198,12 +198,12 @@ def count(images: LabeledImages, names: list[str], evidence: Evidence) -> tuple[
     """Add the objects of all images to the evidence.
 
     Returns:
-        The images with objects; how often each 8-bit level occurs in the objects of a class, by weight, shape (81, 768); how
-        many images and objects are of no use, by reason; and what could not be read.
+        The images with objects; weighted counts of each 8-bit level in the objects of a class, shape (81, 768); numbers of
+        unused images and objects, by reason; and a line for each file that could not be read.
     """
     used, unused, unreadable = [], Counter(), []
     curves = np.zeros((CLASSES, CURVE))
-    for name in tqdm(names, desc="counting", unit="picture", leave=False):
+    for name in tqdm(names, desc="counting", unit="image", leave=False):
         try:
             image = images.read(name)
         except (ImageReadError, LabelError) as error:
@@ -219,32 +219,32 @@ def count(images: LabeledImages, names: list[str], evidence: Evidence) -> tuple[
         used.append(name)
         observed = image.observed()
         evidence.add(observed)
-        for (category, mask), (_, seen) in zip(image.objects, observed, strict=True):
+        for (category, mask), (_, observation) in zip(image.objects, observed, strict=True):
             levels = image.rgb[:, torch.from_numpy(mask)].numpy()
             histograms = np.concatenate([np.bincount(channel, minlength=CURVE // 3) for channel in levels])
-            curves[category] += seen.weight / seen.pixels * histograms
+            curves[category] += observation.weight / observation.pixels * histograms
     return used, curves, unused, unreadable
 
 
 def fit(images: LabeledImages, used: list[str], evidence: Evidence, about: dict | None = None) -> ObjectPrior:
-    """The prior, its percentiles taken from each object against what all images but its own say.
+    """Fit the prior; its percentiles come from comparing each object with the evidence of all other images.
 
     Args:
-        images: The source.
+        images: Source of the images.
         used: Images with objects, all that the evidence was counted from.
-        evidence: Their counts.
-        about: What the prior says of itself.
+        evidence: Counts of these images.
+        about: Description to store in the prior.
     """
     categories, values, values_of_any = [], [], []
-    for name in tqdm(used, desc="comparing", unit="picture", leave=False):
+    for name in tqdm(used, desc="comparing", unit="image", leave=False):
         observed = images.read(name).observed()
         rest = evidence.without(observed)
         of_any = rest.expectation(ALL)
         expected = {category: rest.expectation(category) for category in {category for category, _ in observed}}
-        for category, seen in observed:
+        for category, observation in observed:
             categories.append(category)
-            values.append(measure(seen, expected[category]))
-            values_of_any.append(measure(seen, of_any))
+            values.append(measure(observation, expected[category]))
+            values_of_any.append(measure(observation, of_any))
     return ObjectPrior.fit(evidence, np.array(categories), np.array(values), np.array(values_of_any), about)
 
 
@@ -263,7 +263,7 @@ _VERSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def recolored(lab: Tensor, mask: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """An image with an object in another color of the sRGB gamut, shape (3, H, W)."""
+    """Change the color of an object within the sRGB gamut; return the image as CIELAB, shape (3, H, W)."""
     changed = lab.numpy().copy()
     changed[1:, mask] = change(changed[1:, mask])
     return torch.from_numpy(to_lab(from_lab(changed)))
@@ -271,12 +271,12 @@ def recolored(lab: Tensor, mask: np.ndarray, change: Callable[[np.ndarray], np.n
 
 @dataclass(frozen=True)
 class Judged:
-    """Held-out objects, each as it is and in the colors of ``_VERSIONS``.
+    """Held-out objects, each unchanged and in the V colors of ``_VERSIONS``.
 
     Attributes:
-        categories: Shape (N,).
-        chroma: Of the mean color of the object as it is, CIELAB units, shape (N,).
-        percentiles: Of ``MEASURES``, shape (N, 1 + V, 7).
+        categories: Category of each object, shape (N,).
+        chroma: Chroma of the mean color of the unchanged object, CIELAB units, shape (N,).
+        percentiles: Percentiles of ``MEASURES``, shape (N, 1 + V, 7).
         named: Whether ``models.object_prior.reason`` has a word for the color, bool, shape (N, 1 + V).
     """
 
@@ -287,13 +287,13 @@ class Judged:
 
 
 def held_out(images: LabeledImages, used: list[str], smoothing: float, shrinkage: float) -> Judged:
-    """The objects of each fifth of the images, compared with the prior of the other four.
+    """Compare the objects of each fifth of the images with the prior of the other four.
 
     Args:
-        images: The source.
+        images: Source of the images.
         used: Images with objects.
-        smoothing: Of the prior, CIELAB units.
-        shrinkage: Of the prior, objects.
+        smoothing: Smoothing of the prior, CIELAB units.
+        shrinkage: Shrinkage of the prior, in objects.
 
     Raises:
         ValueError: If there are fewer images than fifths.
@@ -311,16 +311,16 @@ def held_out(images: LabeledImages, used: list[str], smoothing: float, shrinkage
                 window = np.ix_(mask.any(1), mask.any(0))  # to recolor no more than that
                 mask, lab = mask[window], image.lab[:, window[0], window[1]]
                 versions = [lab, *(recolored(lab, mask, change) for change in _VERSIONS.values())]
-                compared = [prior.compare(version, mask, category) for version in versions]
+                compared = [prior.compare_object(version, mask, category) for version in versions]
                 categories.append(category)
                 chroma.append(np.hypot(compared[0]["a"], compared[0]["b"]))
                 percentiles.append([[c[f"{name}, percentile"] for name in MEASURES] for c in compared])
-                named.append([reason(category, c) != "" for c in compared])
+                named.append([describe_unusual(category, c) != "" for c in compared])
     return Judged(*map(np.array, (categories, chroma, percentiles, named)))
 
 
 def check_text(judged: Judged) -> str:
-    """What ``held_out`` found, in tables."""
+    """Format the result of ``held_out`` as tables."""
     low, high = judged.percentiles[:, 0] < 5, judged.percentiles[:, 0] > 95
     distance = np.abs(judged.percentiles - 50)  # unusual at both ends where a measure has a sign
     signed = [name in SIGNED for name in MEASURES]
@@ -352,7 +352,7 @@ def check_text(judged: Judged) -> str:
 
 
 def shape_text(images: LabeledImages, used: list[str]) -> str:
-    """How far the colors of what a box holds are from those of the polygon, in a table; empty without polygons."""
+    """Return a table of how far the colors in a box differ from those in the polygon; empty without polygons."""
     rows = []
     for name in used:
         lab = images.read(name).lab
@@ -363,7 +363,7 @@ def shape_text(images: LabeledImages, used: list[str]) -> str:
             of_polygon, *others = (observe(lab, object_mask(shape, SIZE, SIZE)) for shape in (thing, *shapes.values()))
             if of_polygon is not None and None not in others:
                 colors = of_polygon.histogram.sum(0)
-                distances = [sliced_wasserstein(colors, seen.histogram.sum(0)) for seen in others]
+                distances = [sliced_wasserstein(colors, observation.histogram.sum(0)) for observation in others]
                 rows.append(dict(zip(shapes, distances, strict=True)))
     if not rows:
         return ""
@@ -374,7 +374,7 @@ def shape_text(images: LabeledImages, used: list[str]) -> str:
 
 
 def _in_box(thing: LabeledObject) -> dict[str, LabeledObject]:
-    """What may stand for an object of which only the box is known."""
+    """Return shapes that could replace an object if only its box were known, by name."""
     x, y, width, height = thing.box
     corners = np.array([(x + i * width, y + j * height) for i, j in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))])
     shapes = {"whole box": replace(thing, polygon=corners)}
@@ -385,7 +385,7 @@ def _in_box(thing: LabeledObject) -> dict[str, LabeledObject]:
 
 
 def check_page(judged: Judged, text: str) -> str:
-    """A page of what the check printed, with what to read from it."""
+    """Return a page with the text of the check and its interpretation."""
     tails = np.concatenate(((judged.percentiles[:, 0] > 95).mean(0), (judged.percentiles[:, 0] < 5).mean(0)))
     real, turned = (100 * judged.named[:, version].mean() for version in (0, 2))
     return (
@@ -402,13 +402,13 @@ def check_page(judged: Judged, text: str) -> str:
 
 
 def _auc(real: np.ndarray, changed: np.ndarray) -> float:
-    """Probability that a changed object is the more unusual one, ties counted half."""
+    """Return the probability that a changed object is the more unusual one; ties count half."""
     ranks = rankdata(np.concatenate((real, changed)))[len(real) :]
     return (ranks.mean() - (len(changed) + 1) / 2) / len(real)
 
 
 def category_table(evidence: Evidence) -> str:
-    """Objects, images and colors of each category that occurs, without what it takes over from others."""
+    """Return a table of objects, images and colors of each category that occurs, from its own counts only."""
     edges = (0.0, *LIGHTNESS_EDGES, 100.0)
     lightness = np.array([(low + high) / 2 for low, high in itertools.pairwise(edges)])
     centers = ab_bins()[0].numpy()

@@ -1,4 +1,4 @@
-"""From what people said to MOS: raw ratings, or choices between two images, to one score an image, for a new data set.
+"""Compute MOS for a new data set, one score per image, from raw ratings or from choices between two images.
 
     python tools/compute_mos.py RATINGS.csv --range 1 5 --output mos.csv
     python tools/compute_mos.py RATINGS.csv --method mle --range 1 5 --screening bt500 --output mos.csv
@@ -6,14 +6,14 @@
     python tools/compute_mos.py FOLDER --screening bt500 --output mos.csv              # files of a rating page (docs/rating.md)
     python tools/compute_mos.py --hecd data/HECD
 
-RATINGS has a row for each rating, with the columns rater, image, score, session if there were several, and scene and method of
-the image. mos.csv is a table for --data and for evaluate.py --mos as it is. PAIRS has a row for
-each choice: winner, loser, and tie (1 where neither was preferred) if ties were allowed. FOLDER holds what raters saved of a
-page of tools/make_rating_page.py; single files can be named too. --hecd shows on real data that the
-z-scores are right: it computes those that HECD publishes from its raw ratings. Methods, columns, references: docs/mos.md.
+RATINGS has one row per rating, with the columns rater, image, score, session if there were several, and scene and method of the
+image. mos.csv is a table for --data and for evaluate.py --mos. PAIRS has one row per choice: winner, loser, and tie (1 where
+neither was preferred) if ties were allowed. FOLDER holds the files that raters saved on a page of tools/make_rating_page.py;
+single files can be named too. --hecd checks the z-scores on real data: it computes the published z-scores of HECD from its raw
+ratings. Methods, columns, references: docs/mos.md.
 
-Beside mos.csv are written raters.csv (bias and inconsistency of each rater, and who was screened and why) and mos.csv.json
-(reliability, and what was done).
+The program also writes raters.csv (bias and inconsistency of each rater, and why raters were screened) and mos.csv.json
+(reliability, method and screening).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--scene", metavar="COL", help="column of the photograph that was colorized (default: scene, if there is such a column)"
     )
-    add("--method-column", metavar="COL", help="column of what colorized it (default: method, if there is such a column)")
+    add("--method-column", metavar="COL", help="column of the colorizer (default: method, if there is such a column)")
     add(
         "--dimension",
         choices=DIMENSIONS,
@@ -58,15 +58,15 @@ def parse_args() -> argparse.Namespace:
     add = parser.groups["method"].add_argument
     add("--method", choices=(*METHODS, *PAIR_METHODS), help="default: zscore; with --pairs bradley-terry")
     add("--screening", choices=SCREENINGS, help="which raters to reject (default: none)")
-    add("--least-correlation", type=float, metavar="R", help=f"of --screening p910 (default: {P910_CORRELATION:g})")
+    add("--least-correlation", type=float, metavar="R", help=f"limit of --screening p910 (default: {P910_CORRELATION:g})")
     methods = f"p910: keep a rater who agrees by the means of the column method as well (P.910: {P910_OF_METHODS:g})"
     add("--least-of-methods", type=float, metavar="R", help=methods)
-    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the rating scale, mapped to -1 and 1 by raw and mle")
-    add("--prior", type=float, metavar="TIES", help="of --pairs: ties with an average image, added to each (default: 0)")
+    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="rating scale; raw and mle map it to -1 and 1")
+    add("--prior", type=float, metavar="TIES", help="--pairs: ties with an average image to add per image (default: 0)")
 
     add = parser.groups["run"].add_argument
-    add("--seed", type=int, default=0, help="of the random halves (default: %(default)s)")
-    add("-o", "--output", type=Path, metavar="CSV", help="where the MOS go, or the scale")
+    add("--seed", type=int, default=0, help="seed of the random halves (default: %(default)s)")
+    add("-o", "--output", type=Path, metavar="CSV", help="file for the MOS, or for the scale")
     args = parser.parse_args()
     args.pages = [path for path in args.ratings if path.is_dir() or path.suffix.lower() == ".json"]
     if bool(args.ratings) == (args.hecd is not None) or not (args.pages == args.ratings or len(args.ratings) == 1):
@@ -144,7 +144,7 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _write_mos(args: argparse.Namespace, frame: pd.DataFrame, places: pd.DataFrame) -> str:
-    """Write MOS as a table that ``data/table.py`` reads; what to say of it."""
+    """Write MOS as a table that ``data/table.py`` reads; return a remark on its scenes for the console."""
     named = {"mos": args.dimension, "se": f"{args.dimension}_se"}
     first = frame[["image"]].join(places, on="image")
     rest = [column for column in frame if column not in ("image", *named)]
@@ -180,7 +180,7 @@ def run_ratings(args: argparse.Namespace) -> None:
         header, rows = csv_rows(args.ratings, "rating")
         require_columns(header, ("method",), args.ratings, "method, which --least-of-methods needs")
         methods = {row[args.image]: row["method"] for _, row in rows}
-    mos, raters, found = compute_mos(
+    mos, raters, reliability = compute_mos(
         ratings, args.method, args.screening, score_range, least, args.seed, args.least_of_methods, methods
     )
     if args.method == "zscore":
@@ -188,7 +188,7 @@ def run_ratings(args: argparse.Namespace) -> None:
     else:
         mapping = f"{args.range[0]:g} to -1, {args.range[1]:g} to 1, linear"
     _write_csv(args.output.with_name("raters.csv"), raters)
-    said = _write_mos(args, mos, places)
+    remark = _write_mos(args, mos, places)
     screened = raters[raters["screened"] != ""]
     _write_json(
         args.output,
@@ -200,7 +200,7 @@ def run_ratings(args: argparse.Namespace) -> None:
             **({"least_correlation": least, "least_of_methods": args.least_of_methods} if args.screening == "p910" else {}),
             "mapping": mapping,
             "left_out": dict(zip(screened["rater"], screened["screened"], strict=True)),
-            "reliability": found,
+            "reliability": reliability,
         },
     )
     print(f"{args.ratings}: {len(ratings)} ratings of {amount(ratings['image'].nunique(), 'image')} by {len(raters)} raters")
@@ -217,14 +217,14 @@ def run_ratings(args: argparse.Namespace) -> None:
     alone = mos.loc[mos["n"] < 2, "image"]
     if len(alone):
         print(f"{amount(len(alone), 'image')} with one rating, so without a spread: {_names(list(alone))}")
-    halves = found["split_half"]
-    forms = ", ".join(f"{name} {value:.3f}" for name, value in found["icc"].items())
+    halves = reliability["split_half"]
+    forms = ", ".join(f"{name} {value:.3f}" for name, value in reliability["icc"].items())
     print(
         f"reliability: split-half {halves['PLCC_SB']:.3f} (PLCC, Spearman-Brown), {forms}, "
-        f"Krippendorff's alpha {found['krippendorff_alpha']:.3f}"
+        f"Krippendorff's alpha {reliability['krippendorff_alpha']:.3f}"
     )
     print(
-        f"{len(mos)} MOS ({args.method}; {mapping}) in {args.output}, {said}; raters in {args.output.with_name('raters.csv')}"
+        f"{len(mos)} MOS ({args.method}; {mapping}) in {args.output}, {remark}; raters in {args.output.with_name('raters.csv')}"
     )
 
 
@@ -243,7 +243,7 @@ def _write_scale(
     places: pd.DataFrame,
     source: dict[str, Any],
 ) -> pd.DataFrame:
-    """Place images by choices, write the scale and say what was done; returns the scale."""
+    """Place images on a scale by choices, write the scale, print a summary and return the scale."""
     try:
         scale = pairwise_scale(wins, args.method, args.prior or 0.0)
     except ValueError as error:
@@ -263,7 +263,7 @@ def _write_scale(
     choices = int(wins.sum())
     as_scaled = wins[scale.scale[:, None] > scale.scale].sum() / choices
     mapping = "2 p - 1, p the chance to be preferred to an image at the mean of the scale"
-    said = _write_mos(args, frame, places)
+    remark = _write_mos(args, frame, places)
     _write_json(
         args.output,
         {
@@ -278,12 +278,12 @@ def _write_scale(
     )
     print(f"{path}: {amount(choices, 'choice')}, {amount(ties, 'tie')} among them, between {len(names)} images")
     print(f"{as_scaled:.1%} of the choices agree with the scale, ties counted half")
-    print(f"scale ({args.method}; MOS is {mapping}) in {args.output}, {said}")
+    print(f"scale ({args.method}; MOS is {mapping}) in {args.output}, {remark}")
     return frame
 
 
 def run_pages(args: argparse.Namespace) -> None:
-    """From the files that raters saved of a rating page to MOS of everything that was asked."""
+    """Compute MOS for every question of a rating page from the files of its raters."""
     files = read_rating_files(args.ratings)
     path = ", ".join(map(str, args.ratings[:_MOST_NAMES])) + (", ..." if len(args.ratings) > _MOST_NAMES else "")
     if (files.kind == "pairs") != args.pairs:
@@ -323,7 +323,7 @@ def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, sou
     columns = (args.dimension,) if args.dimension else page_dimensions(files.questions)
     table = pd.DataFrame(index=pd.Index(sorted({*files.trials["image"].dropna()}), name="image")).join(files.places)
     raters = files.raters.set_index("rater")
-    found: dict[str, Any] = {}
+    reliabilities: dict[str, Any] = {}
     apart = source["repeat_difference"]  # NaN where nothing was repeated
     repeats = f"; hidden repeats differ by {apart:.2f} points on average" if apart == apart else ""
     print(f"{path}: {amount(len(raters), 'rater')}, {amount(len(table), 'image')}{repeats}")
@@ -333,25 +333,27 @@ def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, sou
             left = f"{amount(ratings['rater'].nunique(), 'rater')} of {len(raters)}"
             raise ValueError(f"{path}: {left} rated {column} and is kept; a mean opinion needs at least two")
         try:
-            mos, seen, found[column] = compute_mos(
+            mos, rater_table, reliabilities[column] = compute_mos(
                 ratings, args.method, args.screening, RATING_SCALE, least, args.seed, args.least_of_methods, methods
             )
         except ValueError as error:
             raise ValueError(f"{path}: {column}: {error}") from error
         named = {"mos": column} | {name: f"{column}_{name}" for name in ("se", "low", "high", "n", "std")}
         table = table.join(mos.set_index("image")[list(named)].rename(columns=named))
-        seen = seen.set_index("rater")
-        raters = raters.join(seen[["bias", "inconsistency"]].add_prefix(f"{column}_"))
-        reasons = seen["screened"][seen["screened"] != ""].map(lambda reason, column=column: f"{column}: {reason}")
+        rater_table = rater_table.set_index("rater")
+        raters = raters.join(rater_table[["bias", "inconsistency"]].add_prefix(f"{column}_"))
+        reasons = rater_table["screened"][rater_table["screened"] != ""].map(
+            lambda reason, column=column: f"{column}: {reason}"
+        )
         before = raters.loc[reasons.index, "screened"]
         raters.loc[reasons.index, "screened"] = before.where(before == "", before + "; ") + reasons
         _write_published(args.output, column, mos)
-        forms = ", ".join(f"{name} {value:.3f}" for name, value in found[column]["icc"].items())
-        halves = found[column]["split_half"]["PLCC_SB"]
+        forms = ", ".join(f"{name} {value:.3f}" for name, value in reliabilities[column]["icc"].items())
+        halves = reliabilities[column]["split_half"]["PLCC_SB"]
         print(f"{column}: {len(mos)} MOS from {len(ratings)} ratings; split-half {halves:.3f}, {forms}")
     _print_left_out(raters.index.to_series(), raters["screened"])
     mapping = f"{MOS_PER_Z:g} times the mean z-score, clipped" if args.method == "zscore" else "1 to -1, 5 to 1, linear"
-    done = {"method": args.method, "screening": args.screening, "mapping": mapping, "reliability": found}
+    done = {"method": args.method, "screening": args.screening, "mapping": mapping, "reliability": reliabilities}
     _write_json(args.output, source | done)
     counts = [name for name in table if name.endswith("_n")]
     table[counts] = table[counts].astype("Int64")
@@ -365,12 +367,12 @@ def _write_page_mos(args: argparse.Namespace, path: str, files: RatingFiles, sou
 
 
 def page_dimensions(questions: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the columns of MOS: those of the questions, but naturalness is PR, as in HECD, if PR was not asked."""
+    """Return the names of the MOS columns: the questions, but PR for naturalness, as in HECD, if PR was not asked."""
     return tuple("PR" if name == "naturalness" and "PR" not in questions else name for name in questions)
 
 
 def _write_published(output: Path, dimension: str, mos: pd.DataFrame) -> None:
-    """Write a MOS file as ICQA-2K has it: score by stem, or by path without suffix where two images have one stem."""
+    """Write a MOS file in the form of ICQA-2K: score by stem, or by path without suffix if two images share a stem."""
     paths = {name: PurePosixPath(name).with_suffix("").as_posix() for name in mos["image"]}
     sizes = Counter(PurePosixPath(path).name for path in paths.values())
     keys = {name: stem if sizes[stem := PurePosixPath(path).name] == 1 else path for name, path in paths.items()}

@@ -18,11 +18,11 @@ from utils.choices import FORMS
 
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
-    parser.add_argument("labels", type=Path, metavar="FILE", help="the label file")
-    parser.add_argument("--form", choices=FORMS, metavar="FORM", help=f"{', '.join(FORMS)} (default: what its rows tell)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of its images (default: that of the file)")
+    parser.add_argument("labels", type=Path, metavar="FILE", help="label file")
+    parser.add_argument("--form", choices=FORMS, metavar="FORM", help=f"{', '.join(FORMS)} (default: recognized by its rows)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images (default: folder of the label file)")
     parser.add_argument("--mos-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="(default: that of the data set)")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="the table to write")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
     args = parser.parse_args()
     if args.output.suffix.lower() != ".csv" or args.output.resolve() == args.labels.resolve():
         parser.error(f"--output {args.output}: expected another file than the label file, with a name that ends in .csv")
@@ -46,9 +46,9 @@ def mos_table(labels: pd.DataFrame, folder: Path, within_scenes: bool) -> pd.Dat
     """Return the MOS table to write.
 
     Args:
-        labels: What ``load_foreign`` gave.
-        folder: Where the table will lie; its paths are relative to it.
-        within_scenes: Whether its scores compare within a scene only.
+        labels: Result of ``load_foreign``.
+        folder: Folder of the table, which its paths are relative to.
+        within_scenes: Whether its scores can be compared within a scene only.
     """
     table = labels.copy()
     for column in {"image", "reference"} & set(table):

@@ -1,17 +1,17 @@
-"""Which objects images show: a YOLO label file for each, made by one of torchvision's COCO detectors.
+"""Detect objects in images with one of torchvision's COCO detectors; write one YOLO label file per image.
 
     python tools/detect_objects.py IMAGES -o LABELS                 # boxes
     python tools/detect_objects.py IMAGES -o LABELS --masks         # polygons
-    python tools/detect_objects.py IMAGES -o LABELS --gray          # looks at the gray version, as wrong colors mislead
+    python tools/detect_objects.py IMAGES -o LABELS --gray          # detect in the gray version, since wrong colors mislead
     python tools/detect_objects.py data/samples -o runs/labels --detector ssdlite320_mobilenet_v3_large    # a quick check
 
-The objects of ``a/b.jpg`` go to ``LABELS/a/b.txt``, an empty file for an image without objects. A row is ``class x-center
-y-center width height confidence``, or with --masks ``class x1 y1 x2 y2 ...``, a polygon, which has no place for a confidence;
-the first row is the surest either way. Classes are those of COCO-80, and all lengths are shares of the image's width and
-height. Any other detector that writes such files serves as well (``utils/labels.py`` says what is read).
+The objects of ``a/b.jpg`` go to ``LABELS/a/b.txt``, which is empty for an image without objects. A row is ``class x-center
+y-center width height confidence``, or with --masks the polygon ``class x1 y1 x2 y2 ...``, which has no place for a confidence.
+Rows are sorted from the most confident object down. Classes are those of COCO-80, and all lengths are shares of the image's
+width and height. Any other detector that writes such files can be used (format: ``utils/labels.py``).
 
-A stopped run goes on when started again. ``LABELS/detections.json`` records how the files were made and of which images, and
-files that were made in another way, or of another image, are not taken over silently.
+A stopped run continues when started again. ``LABELS/detections.json`` records the settings and the images of the files. Files
+with other settings or of other images are refused.
 """
 
 import argparse
@@ -44,11 +44,11 @@ def parse_args() -> argparse.Namespace:
     add("-o", "--output", type=Path, required=True, metavar="LABELS", help="folder for the label files")
 
     add = parser.groups["model"].add_argument
-    add("--detector", choices=DETECTORS, help=f"of torchvision (default: {BOX_DETECTOR}; with --masks {MASK_DETECTOR})")
+    add("--detector", choices=DETECTORS, help=f"torchvision model (default: {BOX_DETECTOR}; with --masks {MASK_DETECTOR})")
     add("--masks", action="store_true", help="write the outline of each object, not its box")
-    add("--gray", action="store_true", help="let the detector see the gray version of each image")
+    add("--gray", action="store_true", help="show the detector the gray version of each image")
     add("--weights", type=Path, metavar="FILE", help="weights of the detector (default: fetched by torchvision)")
-    add("--threshold", type=float, default=0.5, help="objects of a confidence above it, in [0, 1) (default: %(default)s)")
+    add("--threshold", type=float, default=0.5, help="keep objects with more confidence, in [0, 1) (default: %(default)s)")
 
     add = parser.groups["run"].add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
@@ -88,14 +88,14 @@ _SIMPLIFY = 0.005
 
 
 def coco80_ids(categories: Sequence[str]) -> dict[int, int]:
-    """COCO-80 class by the class that a detector gives, matched by name.
+    """Return the COCO-80 class by the detector's class, matched by name.
 
     Args:
-        categories: Names of the detector's classes, as ``meta["categories"]`` of its weights lists them. Names that are none
-            of ``COCO_NAMES``, such as ``N/A`` and ``__background__``, are left out.
+        categories: Names of the detector's classes, from ``meta["categories"]`` of its weights. Names that are not in
+            ``COCO_NAMES``, such as ``N/A`` and ``__background__``, are left out.
 
     Raises:
-        ValueError: If they do not hold each name of COCO-80 once.
+        ValueError: If the names do not hold each name of COCO-80 once.
     """
     ids = {number: COCO_NAMES.index(name) for number, name in enumerate(categories) if name in COCO_NAMES}
     if sorted(ids.values()) != list(range(len(COCO_NAMES))):
@@ -104,10 +104,10 @@ def coco80_ids(categories: Sequence[str]) -> dict[int, int]:
 
 
 def fetched_weights(detector: str) -> Path:
-    """Where torchvision keeps the COCO weights of a detector; fetches them if they are not there yet.
+    """Return the path of torchvision's COCO weights of a detector; download them if they are not there yet.
 
     Raises:
-        FileNotFoundError: If they cannot be fetched; says which file to put where.
+        FileNotFoundError: If they cannot be downloaded; names the file and where to put it.
     """
     url = get_model_weights(detector).DEFAULT.url
     file = Path(torch.hub.get_dir(), "checkpoints", posixpath.basename(url))
@@ -127,16 +127,16 @@ def fetched_weights(detector: str) -> Path:
 
 
 def load_detector(detector: str, weights: Path, threshold: float) -> nn.Module:
-    """A detector with weights from a file, in evaluation mode, on the CPU; downloads nothing.
+    """Load a detector with weights from a file, in evaluation mode, on the CPU, without a download.
 
     Args:
         detector: One of ``DETECTORS``.
-        weights: A state dict as torchvision publishes it.
-        threshold: The detector leaves out objects of a confidence up to this.
+        weights: File with a state dict in torchvision's form.
+        threshold: The detector leaves out objects with a confidence up to this.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or holds other tensors than the detector has.
+        ValueError: If the file cannot be read, or holds other tensors than the detector has.
     """
     expected = f"expected the state dict of torchvision's {detector}, {get_model_weights(detector).DEFAULT.url}"
     if not weights.is_file():
@@ -156,7 +156,7 @@ def load_detector(detector: str, weights: Path, threshold: float) -> nn.Module:
 
 
 def outline(mask: np.ndarray) -> np.ndarray | None:
-    """Polygon around an object: the largest outer ring of its mask, simplified; holes and smaller parts are left out.
+    """Return a polygon around an object: the largest outer ring of its mask, simplified, without holes and smaller parts.
 
     Args:
         mask: Probability of each pixel, float, shape (H, W).
@@ -181,13 +181,13 @@ def outline(mask: np.ndarray) -> np.ndarray | None:
 
 
 def _area(ring: np.ndarray) -> float:
-    """Area inside a ring of points, shape (N, 2), whose last is its first."""
+    """Return the area inside a ring of points, shape (N, 2), whose last point is its first."""
     x, y = (ring - ring[0]).T
     return abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2
 
 
 def _simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
-    """Points of a ring that stays within a distance of the whole one; the last, which is the first again, is left out.
+    """Simplify a ring so that it stays within ``tolerance`` of the whole one; the repeated last point is left out.
 
     Reference:
         Douglas and Peucker, Algorithms for the reduction of the number of points required to represent a digitized line or
@@ -214,26 +214,26 @@ def _simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
 def find_objects(
     model: nn.Module, rgb: np.ndarray, ids: Mapping[int, int], threshold: float, masks: bool = False, gray: bool = False
 ) -> list[str]:
-    """Rows of a label file.
+    """Detect the objects of an image and return the rows of its label file.
 
     Args:
-        model: A detector in evaluation mode.
+        model: Detector in evaluation mode.
         rgb: sRGB in [0, 255], uint8, shape (H, W, 3).
         ids: COCO-80 class by the detector's class; objects of other classes are left out.
-        threshold: Objects of a confidence above this are taken, in [0, 1).
-        masks: Write polygons. An object whose mask is nowhere above one half has the corners of its box.
+        threshold: Objects with a confidence above this are kept, in [0, 1).
+        masks: Write polygons. An object whose mask is nowhere above one half gets the corners of its box.
         gray: Show the detector the gray version.
 
     Returns:
-        A row an object, by falling confidence. Boxes end at the edge of the image, and one that lies beyond it is left out.
+        One row per object, by falling confidence. Boxes are clipped to the image; a box outside of the image is left out.
     """
     height, width = rgb.shape[:2]
     pixels = torch.from_numpy(rgb).permute(2, 0, 1).to(next(model.parameters()).device) / 255
     if gray:
         pixels = gray_version(rgb_to_lab(pixels[None]))[0]
-    found = model([pixels])[0]
-    boxes = clip_boxes_to_image(found["boxes"], (height, width)).tolist()
-    scores, classes = found["scores"].tolist(), found["labels"].tolist()
+    detections = model([pixels])[0]
+    boxes = clip_boxes_to_image(detections["boxes"], (height, width)).tolist()
+    scores, classes = detections["scores"].tolist(), detections["labels"].tolist()
     rows = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         confidence, category = scores[i], ids.get(classes[i])
@@ -241,7 +241,7 @@ def find_objects(
         if category is None or not (confidence > threshold and x1 < x2 and y1 < y2):
             continue
         if masks:
-            corners = outline(found["masks"][i, 0].cpu().numpy())
+            corners = outline(detections["masks"][i, 0].cpu().numpy())
             if corners is None:
                 corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
             values = (corners / (width, height)).ravel().tolist()
@@ -252,7 +252,7 @@ def find_objects(
 
 
 def label_names(names: Sequence[str]) -> dict[str, str]:
-    """Image by label file, both relative with forward slashes.
+    """Return the image of each label file, both as relative paths with forward slashes.
 
     Raises:
         ValueError: If two images would share a label file; names both.
@@ -267,20 +267,20 @@ def label_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def labels_to_write(folder: Path, images: Mapping[str, Path], settings: Mapping[str, Any], overwrite: bool) -> list[str]:
-    """Which label files are still to be written; records in the sidecar what they will be made of, and how.
+    """Return the label files that are still to be written; record images and settings in the sidecar.
 
     Args:
-        folder: For the label files; it may hold others, of other images.
-        images: Where the image lies, by label file, which is relative to the folder.
-        settings: What label files depend on beside the image; what JSON can hold.
-        overwrite: Remove what is there of these images.
+        folder: Folder for the label files; it may hold files of other images.
+        images: Path of the image by label file, which is relative to the folder.
+        settings: Everything that label files depend on besides the image, in a form for JSON.
+        overwrite: Remove existing label files of these images.
 
     Returns:
         Label files, in the order of ``images``.
 
     Raises:
-        ValueError: If the folder holds label files that were made with other settings, or of other images, or not by this
-            script, and keeping or replacing them would mix the two.
+        ValueError: If the folder holds label files made with other settings, of other images, or not by this script, so
+            that new files would be mixed with them.
     """
     sidecar = folder / SIDECAR
     earlier = _read_sidecar(sidecar)
@@ -328,7 +328,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def detect(args: argparse.Namespace) -> int:
-    """Write the label files; the exit status, 1 if an image has none."""
+    """Write the label files; return the exit status, 1 if an image has no label file."""
     listed = list_images(args.images)
     images = {label: listed.path(name) for label, name in label_names(listed.names).items()}
     ids = coco80_ids(get_model_weights(args.detector).DEFAULT.meta["categories"])

@@ -1,13 +1,13 @@
-"""Fetch the data set and the weights of the published ICQA-Net from Google Drive, into the layout that the scripts expect.
+"""Download the data set and the weights of the published ICQA-Net from Google Drive, in the layout that the scripts expect.
 
     pip install "gdown>=5.2"
     python tools/download_published.py LINK            # of the folder, from https://github.com/ARBEZ-ZEBRA/ICQA
-    python tools/download_published.py FOLDER a.zip    # what a browser downloaded, unpacked or not
-    python tools/download_published.py                 # only checks what is there
+    python tools/download_published.py FOLDER a.zip    # files that a browser downloaded, unpacked or not
+    python tools/download_published.py                 # only check the files that are there
 
-Files go to weights/ and ICQA_2K/ below --to (docs/reproduce.md, section 1); what is there already is not fetched again, so the
-same command goes on after an interruption or a refusal. At the end all is checked: names, sizes of the weights, number of
-images, MOS of every image. The link is not written here, for we have never been able to follow it.
+Files go to weights/ and ICQA_2K/ below --to (docs/reproduce.md, section 1). Existing files are not downloaded again, so the
+same command continues after an interruption or a refusal. At the end it checks names, sizes of the weights, the number of
+images, and that every image has a MOS. The link is not given here, because we have never been able to follow it.
 """
 
 import argparse
@@ -26,8 +26,8 @@ _LINK = re.compile(r"https?://drive\.google\.com/(drive/(u/\d+/)?folders/|open\?
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "%(prog)s [LINK | FILE ...] [--to FOLDER]", ("data",))
     add = parser.groups["data"].add_argument
-    add("sources", nargs="*", metavar="SOURCE", help="link of the Drive folder; or folders and archives that are here")
-    add("--to", type=Path, default=REPO, metavar="FOLDER", help="gets weights/ and ICQA_2K/ (default: this repository)")
+    add("sources", nargs="*", metavar="SOURCE", help="link of the Drive folder, or local folders and archives")
+    add("--to", type=Path, default=REPO, metavar="FOLDER", help="folder for weights/ and ICQA_2K/ (default: this repository)")
     args = parser.parse_args()
     for source in args.sources:
         if "://" in source and not _LINK.match(source):
@@ -72,11 +72,11 @@ _BY_HAND = (
 
 
 class Refused(Exception):
-    """Drive does not give a file; the message is one line."""
+    """Refusal of Drive to give a file; the message is one line."""
 
 
 class Member(NamedTuple):
-    """A file of a folder or an archive: its path in there, its size, and what opens it."""
+    """File of a folder or an archive: its path inside, its size, and a function that opens it."""
 
     path: str
     size: int
@@ -84,7 +84,7 @@ class Member(NamedTuple):
 
 
 def place(path: str) -> PurePosixPath | None:
-    """Return where a file of the authors goes, relative to ``--to``, by its path among them; None for an unknown one."""
+    """Return the target of a file of the authors, relative to ``--to``, by its path; None for an unknown file."""
     parts = PurePosixPath(path.replace("\\", "/")).parts
     name = parts[-1]
     above = [part.lower() for part in parts[:-1]]
@@ -110,7 +110,7 @@ def place(path: str) -> PurePosixPath | None:
 
 
 def weight_problem(path: Path) -> str:
-    """Return what is wrong with a weight file by its size, or ""."""
+    """Check a weight file by its size; return the problem, or ""."""
     expected = WEIGHT_BYTES[path.stem]
     if expected <= path.stat().st_size <= expected + _SLACK:
         return ""
@@ -118,20 +118,20 @@ def weight_problem(path: Path) -> str:
 
 
 def is_there(target: Path) -> bool:
-    """Whether a file need not be fetched: it is not empty, and weights have their size."""
+    """Return whether a file need not be downloaded: it is not empty, and weights have the right size."""
     if not target.is_file() or target.stat().st_size == 0:
         return False
     return target.parent.name != "weights" or not weight_problem(target)
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a web page, which Drive gives in place of a file that it refuses."""
+    """Return whether a file is a web page, which Drive sends in place of a refused file."""
     with open(path, "rb") as file:
         return file.read(200).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
 def fetch(link: str, to: Path) -> list[str]:
-    """Download the files of a Drive folder that are not here yet; returns what was refused, a line each.
+    """Download the files of a Drive folder that are not here yet; return one line per refused file.
 
     Raises:
         ModuleNotFoundError: If gdown is not installed.
@@ -204,11 +204,11 @@ def _download_target(path: str, to: Path) -> Path | None:
 
 
 def members(source: Path) -> Iterator[Member]:
-    """Yield the files of a folder or an archive; of an archive, below a folder of its name.
+    """Yield the files of a folder or an archive; paths in an archive start with a folder of its name.
 
     Raises:
-        ValueError: If it is damaged or of an unknown kind.
-        FileNotFoundError: If it does not exist.
+        ValueError: If the archive is damaged or of an unknown kind.
+        FileNotFoundError: If the source does not exist.
     """
     if source.is_dir():
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
@@ -248,7 +248,7 @@ def _copy(member: Member, file: IO[bytes]) -> None:
 
 
 def unpack(source: Path, to: Path) -> None:
-    """Put the files of a folder or an archive where they belong; what is there in the same size stays."""
+    """Copy the files of a folder or an archive to their places; existing files of the same size stay."""
     copied = kept = 0
     unknown: list[str] = []
     for member in members(source):
@@ -269,7 +269,7 @@ def unpack(source: Path, to: Path) -> None:
 
 
 def check(to: Path) -> tuple[list[str], list[str]]:
-    """Hold what is here against what is expected; returns what is right and what is not, a line each."""
+    """Compare the files with those expected; return lines on what is right, and lines on what is not."""
     right: list[str] = []
     wrong: list[str] = []
     for dimension in DIMENSIONS:

@@ -3,9 +3,9 @@
     python tools/export.py                # after a change of weights/CF.pt, SCC.pt or PR.pt; about a minute
     python tools/export.py --check        # compare the graph that is there with torch, and write nothing
 
-One graph gives all three scores: the backbone that the branches share sees the image and its gray version once, and so does
-the ranker the image. Weights are not stored again; the graph says where they lie in the checkpoints. Needs onnxscript
-(requirements-dev.txt). The graph is kept only if no score of the samples differs from that of torch by more than 1e-4.
+One graph gives all three scores: the shared backbone sees the image and its gray version once, and the ranker sees the image
+once. Weights are not stored again; the graph refers to the checkpoints. Needs onnxscript (requirements-dev.txt). The graph is
+kept only if no score of the samples differs from that of torch by more than 1e-4.
 """
 
 import argparse
@@ -24,9 +24,9 @@ TOLERANCE = 1e-4  # of a score in [-1, 1]
 def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument(
-        "--weights-dir", type=Path, default=SHIPPED, metavar="DIR", help="CF.pt, SCC.pt, PR.pt; the graph goes there"
+        "--weights-dir", type=Path, default=SHIPPED, metavar="DIR", help="folder of CF.pt, SCC.pt, PR.pt and of the graph"
     )
-    parser.add_argument("--images", type=Path, default=SHIPPED.parent / "data" / "samples", metavar="DIR", help="to compare on")
+    parser.add_argument("--images", type=Path, default=SHIPPED.parent / "data" / "samples", metavar="DIR", help="for the check")
     parser.add_argument("--check", action="store_true", help="compare only")
     return parser.parse_args()
 
@@ -54,14 +54,14 @@ from utils.images import list_images, read_rgb
 
 
 class CellsFirst(nn.Module):
-    """Logits (1, K, h, w) as a table (h w, K), whose rows an engine reads faster than columns."""
+    """Layer that turns logits (1, K, h, w) into a table (h w, K); an engine reads rows faster than columns."""
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits.flatten(2)[0].T
 
 
 def compare(prior: ColorPrior, log_prior: Tensor, lab: Tensor) -> Tensor:
-    """What ``ColorPrior.compare`` computes, from a table (h w, K) and with one matrix product in place of three."""
+    """Compute the result of ``ColorPrior.compare`` from a table (h w, K), with one matrix product in place of three."""
     side = lab.shape[-1] // 2
     probability = log_prior.exp()
     squared, norms = prior.centers.square().sum(1), prior.centers.norm(dim=1)
@@ -113,7 +113,7 @@ class Together(nn.Module):
 
         Args:
             levels: sRGB, uint8, shape (S, S, 3).
-            given: CF and SCC that PR reads, shape (2,); NaN for those that it takes from the other branches.
+            given: CF and SCC for PR, shape (2,); NaN to take a score from the other branches.
 
         Returns:
             CF, SCC and PR, each of shape (1,).
@@ -132,8 +132,8 @@ def load_branches(weights_dir: Path) -> dict[str, CompactNet]:
     """Load the three networks.
 
     Raises:
-        FileNotFoundError: If one is absent.
-        ValueError: If they are not of the compact preset, or look at an image in different ways.
+        FileNotFoundError: If a network is absent.
+        ValueError: If a network is not of the compact preset, or the networks prepare images differently.
     """
     branches = {d: load_model(weights_dir / f"{d}.pt", dimension=d, preset="compact") for d in DIMENSIONS}
     shared = {
@@ -150,7 +150,7 @@ def load_branches(weights_dir: Path) -> dict[str, CompactNet]:
 
 
 def make_graph(branches: dict[str, CompactNet], weights_dir: Path) -> bytes:
-    """Export the networks to ONNX, with their weights where they lie in the checkpoints."""
+    """Export the networks to ONNX, with references to their weights in the checkpoints."""
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
     from onnxscript import optimizer
@@ -196,7 +196,7 @@ def make_graph(branches: dict[str, CompactNet], weights_dir: Path) -> bytes:
 
 
 def refer_to_checkpoints(graph, files: dict[str, bytes]) -> None:
-    """Replace the weights in a graph, where a file holds the same numbers as float16, by where they lie in it."""
+    """Replace weights in a graph by their place in a file that holds the same numbers as float16."""
     from onnx import TensorProto, helper, numpy_helper
 
     initializers, casts = [], []
@@ -225,7 +225,7 @@ def refer_to_checkpoints(graph, files: dict[str, bytes]) -> None:
 
 
 def largest_difference(graph: Graph, branches: dict[str, CompactNet], folder: Path) -> tuple[float, str, int]:
-    """Compare scores of a folder with those of torch: the largest difference, the image that has it, and how many there are."""
+    """Compare scores of a folder with those of torch; return the largest difference, its image, and the number of images."""
     images = list_images(folder)
     worst = (0.0, "", len(images.names))
     with one_thread():

@@ -1,9 +1,9 @@
-"""Write trained weights of the published preset as the published scripts read them: a plain state dict, to be loaded strictly.
+"""Write trained weights of the published preset for the published scripts: a plain state dict that they load strictly.
 
     python tools/export_weights.py runs/cf/best.pt CF.pth
     python tools/export_weights.py runs/cf/best.pt CF.pth --spelling transformers-5.9    # for transformers 5.9 or newer
 
-It also takes a published file, and so turns one spelling of the CF keys into the other.
+The program also takes a published file, to change the spelling of the CF keys.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("weights", type=Path, help="a checkpoint of the published preset, or a published file")
     parser.add_argument("output", type=Path, help="file to write, such as CF.pth")
-    parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="of the CF keys (default: %(default)s)")
+    parser.add_argument("--spelling", choices=SPELLINGS, default=SPELLINGS[0], help="CF keys (default: %(default)s)")
     args = parser.parse_args()
     if args.output.is_dir():
         parser.error(f"output must be a file such as CF.pth, {args.output} is a folder")

@@ -1,13 +1,13 @@
-"""Label files of the published systems, in their own forms, as MOS tables.
+"""MOS tables from the label files of published systems.
 
 - DPAM: text rows of LIVEC, KonIQ-10k, SPAQ, CSIQ, TID2013 and KADID-10k; also the dmos.csv of KADID-10k.
 - Delegate Transformer: CSV files of ICAA17K and SPAQ.
-- A-FINE: triplets of two images and their reference, with who is better.
+- A-FINE: triplets of two images and their reference, with the better image.
 - NR- and FR-AIGCIQA: the table of PKU-I2IQA, exported as CSV.
 
-The ranges of the scores are those of the data sets, fixed; none is taken from the labels at hand, which would give each split a
-scale of its own and let the range of the test scores into the training. Where people rated several versions of one photograph,
-all of them share its ``scene``, so that splits keep them on one side.
+The score range of each data set is fixed. It is not taken from the labels at hand, because then each split would have another
+scale, and training would depend on the range of the test scores. All rated versions of one photograph share its ``scene``, so
+that splits keep them on one side.
 """
 
 import functools
@@ -46,7 +46,7 @@ _TRIPLET = ("first", "second", "reference", "first_over_second", "first_over_ref
 
 
 class _Row(NamedTuple):
-    """A rated image as its label file has it."""
+    """Rated image of a label file."""
 
     image: str
     scores: list[float]
@@ -57,17 +57,17 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class _Form:
-    """What is known of a form.
+    """Description of a form of label file.
 
     Attributes:
-        title: Name of its data set.
+        title: Name of the data set.
         mos_range: Lowest and highest possible score.
-        row: An example, of rows of text.
-        images: Of a CSV file, the columns that name images.
-        scores: Names of the score columns, those of a CSV file as it has them.
-        also: Columns that a CSV file has beside these and that are of no use here.
-        names: What the names of the images look like, with the groups ``scene`` and ``method``; None for any name.
-        reference: Extension of the originals, which are named after the scene; empty where there are none.
+        row: Example row, for text files.
+        images: Columns that name images, for CSV files.
+        scores: Names of the score columns, in a CSV file as in its header.
+        also: Further columns of a CSV file, which are not used.
+        names: Pattern of image names, with the groups ``scene`` and ``method``; None for any name.
+        reference: Extension of the originals, which are named after the scene; empty if there are none.
         score_first: Whether a row of text has the score before the name.
         better: 1 if higher is better, -1 if lower is.
     """
@@ -107,71 +107,73 @@ def load_foreign(
     root: Path | str | None = None,
     check_files: bool = True,
 ) -> pd.DataFrame:
-    """A label file of a published system as a MOS table.
+    """Read a label file of a published system as a MOS table.
 
-    An image is the file of that name in ``root``, or else the one below it that ends in that name, whatever its case.
+    An image is the file of that name in ``root``, or else the file below ``root`` whose path ends in that name, in any case.
 
     Args:
-        path: The file, UTF-8.
-        form: One of ``FORMS``, or None to recognize it, see ``recognize``.
-        mos_range: Lowest and highest possible score, for every score column; None for that of the data set. Triplets have none.
-        root: Folder with the images; the folder of the file if None.
-        check_files: Whether every image must be there; without it names are taken as the file has them.
+        path: Label file, UTF-8.
+        form: One of ``FORMS``; None to recognize the form, see ``recognize``.
+        mos_range: Lowest and highest possible score, for every score column; None for the range of the data set. Triplets have
+            no range.
+        root: Folder with the images; None for the folder of the label file.
+        check_files: Whether every image must exist; if not, names are taken unchanged from the file.
 
     Returns:
         One row per image, sorted by ``image``, with ``scene``, ``method`` (kind of distortion, or generator; else empty), the
-        score columns in [-1, 1], higher is better, and for sets with originals ``reference``, empty where there is none; if
-        originals are missing there is one warning.
+        score columns in [-1, 1], higher is better, and for sets with originals ``reference``, empty where there is no original.
+        Missing originals give one warning.
 
         - LIVEC, KonIQ-10k, SPAQ: ``MOS``. Each image is its own scene.
-        - CSIQ, TID2013, KADID-10k: ``MOS`` (of CSIQ, its DMOS turned round); the scene is the original.
+        - CSIQ, TID2013, KADID-10k: ``MOS`` (for CSIQ, DMOS with the direction reversed); the scene is the original.
         - ICAA17K: ``MOS`` and ``color``; SPAQ's CSV: ``MOS``, ``Brightness`` and so on. Each image is its own scene.
-        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The image that served as
-          prompt is scene and reference; rows without one belong together by the number of the prompt in their names.
-        - A-FINE: ``MOS``, Thurstone's scale within a scene, fitted to the choices (see ``read_triplets``) and written as the
-          chance, from -1 to 1, to be preferred to an average image of the scene: not comparable between scenes. References
-          are rows too where they were compared, with the method "reference".
+        - PKU-I2IQA: ``MOS_q``, ``MOS_a`` and ``MOS_c`` (quality, authenticity, correspondence). The prompt image is scene and
+          reference; rows without a prompt image are grouped by the number of the prompt in their names.
+        - A-FINE: ``MOS``, Thurstone's scale within a scene, fitted to the choices (see ``read_triplets``) and given as the
+          chance, mapped to -1 to 1, of being preferred to an average image of the scene: not comparable between scenes.
+          References that were compared are rows too, with the method "reference".
 
-        ``attrs`` holds "root", "name", "scores" (names of the score columns), and "mos_range": what -1 and 1 stand for.
+        ``attrs`` holds "root", "name", "scores" (names of the score columns), and "mos_range", the scores that -1 and 1 stand
+        for.
 
     Raises:
         FileNotFoundError: If there is no such file, or an image is missing.
-        ValueError: If the file is not as described, names the line; or its form is not known.
+        ValueError: If the file is not as described (names the line), or its form is not known.
     """
     path = Path(path)
     form = recognize(path) if form is None else form
     if form not in _FORMS:
         raise ValueError(f"the form must be one of {', '.join(FORMS)}, got {form!r}")
-    known = _FORMS[form]
+    layout = _FORMS[form]
     folder = _Folder(path.parent if root is None else Path(root), check_files)
     if form == "afine":
         if mos_range is not None:
             raise ValueError(f"{path} holds choices, which have no range of scores; leave out --mos-range")
         frame = _scaled(read_triplets(path, folder.root, check_files))
     else:
-        frame = _rated(path, form, mos_range or known.mos_range, folder)
+        frame = _rated(path, form, mos_range or layout.mos_range, folder)
     frame = frame.sort_values("image", ignore_index=True)
     frame.attrs = {
         "root": str(folder.root),
-        "name": known.title or path.stem,
-        "scores": list(known.scores),
-        "mos_range": list(mos_range or known.mos_range)[:: known.better],
+        "name": layout.title or path.stem,
+        "scores": list(layout.scores),
+        "mos_range": list(mos_range or layout.mos_range)[:: layout.better],
     }
     return frame
 
 
 def recognize(path: Path | str) -> str:
-    """The form of a label file by its first row.
+    """Recognize the form of a label file by its first row.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If no form has such a row, or several have: LIVEC, KonIQ-10k and SPAQ cannot be told apart.
+        ValueError: If no form has such a row, or several have it: LIVEC, KonIQ-10k and SPAQ cannot be told apart.
     """
     path = Path(path)
     number, first = next(_text_rows(path))
     cells = [cell.strip().strip('"') for cell in first.split(",")]
-    for form, known in _FORMS.items():
-        if known.images and {*known.images, *known.scores} <= set(cells):
+    for form, layout in _FORMS.items():
+        if layout.images and {*layout.images, *layout.scores} <= set(cells):
             return form
     if set(_KADID_CSV) <= set(cells):
         return "kadid"
@@ -191,28 +193,29 @@ def recognize(path: Path | str) -> str:
                 f"{path} has rows 'name score', as LIVEC, KonIQ-10k and SPAQ have with different ranges; name its form: livec, "
                 "koniq or spaq"
             )
-    rows = [f"{form} ({known.row or ','.join((*known.images, *known.scores))})" for form, known in _FORMS.items()]
+    rows = [f"{form} ({layout.row or ','.join((*layout.images, *layout.scores))})" for form, layout in _FORMS.items()]
     raise ValueError(
         f"{path}, line {number}: {first[:80]!r} is of no known form{separator_hint([first])}; expected one of {'; '.join(rows)}"
     )
 
 
 def read_triplets(path: Path | str, root: Path | str | None = None, check_files: bool = True) -> pd.DataFrame:
-    """Choices between two images of one scene, and between each and their reference, as A-FINE is trained on.
+    """Read triplets of A-FINE: choices between two images of one scene, and between each image and their reference.
 
     Args:
-        path: The file: UTF-8, comma separated, no header, a row ``first, second, reference`` and how they compare, 1 where the
-            one that is named first is better, 0.5 for no difference, 0 where it is worse: first and second; then, unless left
-            out, first and reference, second and reference.
-        root: As for ``load_foreign``, likewise ``check_files``. A reference may have another extension than in the file.
+        path: File of triplets, UTF-8, comma separated, no header. A row holds ``first, second, reference``, then the comparison
+            of first and second, and optionally those of first and reference and of second and reference: 1 where the image
+            named first is better, 0.5 for no difference, 0 where it is worse.
+        root: Same as in ``load_foreign``. A reference may have another extension than in the file.
+        check_files: Same as in ``load_foreign``.
 
     Returns:
-        A row per line with ``first``, ``second``, ``reference``, ``first_over_second``, ``first_over_reference`` and
+        One row per line with ``first``, ``second``, ``reference``, ``first_over_second``, ``first_over_reference`` and
         ``second_over_reference``; NaN where the file has no such column. ``attrs`` holds "root" and "name".
 
     Raises:
         FileNotFoundError: If there is no such file, or an image is missing.
-        ValueError: If a row is not as described, names the line.
+        ValueError: If a row is not as described; names the line.
     """
     path = Path(path)
     folder = _Folder(path.parent if root is None else Path(root), check_files)
@@ -245,22 +248,22 @@ def read_triplets(path: Path | str, root: Path | str | None = None, check_files:
 
 
 def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Folder") -> pd.DataFrame:
-    """The images of a file that holds scores, in the order of the file."""
-    known = _FORMS[form]
-    read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if known.images else _score_rows)
+    """Read the images of a file that holds scores, in the order of the file."""
+    layout = _FORMS[form]
+    read = {"i2iqa": _i2iqa_rows, "kadid": _kadid_rows}.get(form, _table_rows if layout.images else _score_rows)
     records, values, absent = [], [], []
-    seen: set[str] = set()
-    for line, row in read(path, known):
+    listed: set[str] = set()
+    for line, row in read(path, layout):
         where = f"{path}, line {line}"
         image = folder.find(row.image, where)
-        if image in seen:
+        if image in listed:
             raise ValueError(f"{where}: {image} is listed twice")
-        seen.add(image)
+        listed.add(image)
         record = {"image": image, "scene": row.scene, "method": row.method}
-        for column, score in zip(known.scores, row.scores, strict=True):
+        for column, score in zip(layout.scores, row.scores, strict=True):
             mos = unit_mos(score, mos_range, f"{where}: {column} of {row.image}")
-            record[column] = mos if known.better > 0 else 0 - mos  # which is 0 for 0, not -0
-        if known.reference or form == "i2iqa":
+            record[column] = mos if layout.better > 0 else 0 - mos  # which is 0 for 0, not -0
+        if layout.reference or form == "i2iqa":
             record["reference"] = folder.find(row.reference, where, needed=False) if row.reference else ""
             if row.reference and not record["reference"]:
                 absent.append(row.reference)
@@ -284,49 +287,49 @@ def _rated(path: Path, form: str, mos_range: tuple[float, float], folder: "_Fold
     return pd.DataFrame(records)
 
 
-def _score_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of text with a name and a score, in the order of the form's example."""
+def _score_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
+    """Yield rows of a text file with a name and a score, in the order of the form's example."""
     for line, text in _text_rows(path):
         where, tokens = f"{path}, line {line}", text.split()
         if len(tokens) != 2:
-            raise ValueError(f"{where}: expected a row such as {known.row!r}, got {text[:80]!r}")
-        name, score = (tokens[1], tokens[0]) if known.score_first else (tokens[0].removesuffix(","), tokens[1])
-        value = finite_number(score, f"{where} has the score", f"expected a row such as {known.row!r}")
-        yield line, _named_row(name, value, known, where)
+            raise ValueError(f"{where}: expected a row such as {layout.row!r}, got {text[:80]!r}")
+        name, score = (tokens[1], tokens[0]) if layout.score_first else (tokens[0].removesuffix(","), tokens[1])
+        value = finite_number(score, f"{where} has the score", f"expected a row such as {layout.row!r}")
+        yield line, _named_row(name, value, layout, where)
 
 
-def _named_row(name: str, value: float, known: _Form, where: str) -> _Row:
-    """A row whose scene, method and reference are what its name says."""
-    if known.names is None:
+def _named_row(name: str, value: float, layout: _Form, where: str) -> _Row:
+    """Return a row whose scene, method and reference follow from the image name."""
+    if layout.names is None:
         return _Row(name, [value], _stem(name))
-    parts = known.names.fullmatch(_base(name))
+    parts = layout.names.fullmatch(_base(name))
     if parts is None:
-        raise ValueError(f"{where}: {name} is no name of {known.title}; expected a row such as {known.row!r}")
-    scene = parts["scene"] if known.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
-    return _Row(name, [value], scene, parts["method"], scene + known.reference)
+        raise ValueError(f"{where}: {name} is no name of {layout.title}; expected a row such as {layout.row!r}")
+    scene = parts["scene"] if layout.names is _CSIQ else parts["scene"].upper()  # i01 and I01 are one
+    return _Row(name, [value], scene, parts["method"], scene + layout.reference)
 
 
-def _kadid_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of text, or of the CSV file that comes with KADID-10k."""
+def _kadid_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
+    """Yield rows of a text file, or of the CSV file that comes with KADID-10k."""
     _, first = next(_text_rows(path))
     if not set(_KADID_CSV) <= {cell.strip().strip('"') for cell in first.split(",")}:
-        yield from _score_rows(path, known)
+        yield from _score_rows(path, layout)
         return
     image, score = _KADID_CSV
-    columns = replace(known, images=(image,), scores=(score,), also=("ref_img", "var"))
+    columns = replace(layout, images=(image,), scores=(score,), also=("ref_img", "var"))
     for line, (name,), (value,) in _csv_scores(path, columns):
-        yield line, _named_row(name, value, known, f"{path}, line {line}")
+        yield line, _named_row(name, value, layout, f"{path}, line {line}")
 
 
-def _table_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of a CSV file in which each image is its own scene."""
-    for line, (image,), scores in _csv_scores(path, known):
+def _table_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
+    """Yield rows of a CSV file in which each image is its own scene."""
+    for line, (image,), scores in _csv_scores(path, layout):
         yield line, _Row(image, scores, _stem(image))
 
 
-def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
-    """Rows of PKU-I2IQA's table, whose scene is the prompt."""
-    for line, (image, prompt), scores in _csv_scores(path, known):
+def _i2iqa_rows(path: Path, layout: _Form) -> Iterator[tuple[int, _Row]]:
+    """Yield rows of PKU-I2IQA's table, whose scene is the prompt."""
+    for line, (image, prompt), scores in _csv_scores(path, layout):
         parts = _GENERATED.fullmatch(_stem(image))
         if prompt:
             scene = _stem(prompt)
@@ -335,16 +338,16 @@ def _i2iqa_rows(path: Path, known: _Form) -> Iterator[tuple[int, _Row]]:
         yield line, _Row(image, scores, scene, parts["method"] if parts else "", prompt)
 
 
-def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list[float]]]:
-    """Line number, images and scores of each row of a CSV file."""
+def _csv_scores(path: Path, layout: _Form) -> Iterator[tuple[int, list[str], list[float]]]:
+    """Yield line number, images and scores of each row of a CSV file."""
     (_, header), *rows = _csv_rows(path)
-    expected = (*known.images, *known.scores)
+    expected = (*layout.images, *layout.scores)
     if not set(expected) <= set(header) or len(set(header)) < len(header):
         raise ValueError(
-            f"{path} has the columns {header}, expected {', '.join(expected)} for {known.title}, spelled so and once each"
+            f"{path} has the columns {header}, expected {', '.join(expected)} for {layout.title}, spelled so and once each"
             f"{separator_hint(header)}"
         )
-    ignored = [name for name in header if name not in (*expected, *known.also)]
+    ignored = [name for name in header if name not in (*expected, *layout.also)]
     if ignored:
         warnings.warn(f"{path}: ignoring the columns {ignored}", stacklevel=5)
     for line, cells in rows:
@@ -352,12 +355,12 @@ def _csv_scores(path: Path, known: _Form) -> Iterator[tuple[int, list[str], list
         if len(cells) != len(header):
             raise ValueError(f"{where}: expected {len(header)} cells as in the header, got {len(cells)}")
         cell = dict(zip(header, cells, strict=True))
-        scores = [finite_number(cell[name], f"{where}: {name} is") for name in known.scores]
-        yield line, [cell[name] for name in known.images], scores
+        scores = [finite_number(cell[name], f"{where}: {name} is") for name in layout.scores]
+        yield line, [cell[name] for name in layout.images], scores
 
 
 def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
-    """Thurstone's scale of the images of each scene; groups of images without a choice between them have one each."""
+    """Compute Thurstone's scale of each scene; groups of images without a choice between them get separate scales."""
     records = []
     for reference, rows in triplets.groupby("reference", sort=True):
         choices = []
@@ -385,45 +388,47 @@ def _scaled(triplets: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Folder:
-    """Images below a folder, by the names that label files have for them.
+    """Images below a folder, by their names in label files.
 
     Args:
-        root: The folder.
-        check: Whether the images must be there; without it names are taken as they are.
+        root: Folder with the images.
+        check: Whether the images must exist; if not, names are taken unchanged.
     """
 
     def __init__(self, root: Path, check: bool) -> None:
         self.root, self.check = root, check
 
     def find(self, name: str, where: str, needed: bool = True, any_extension: bool = False) -> str:
-        """Path of an image relative to the folder; empty if it is not there and not needed.
+        """Return the path of an image relative to the folder; empty if the image is neither there nor needed.
 
         Args:
-            name: As the label file has it.
+            name: Name in the label file.
             where: File and line, for errors.
-            needed: Whether it must be there.
-            any_extension: Take one of another extension if there is none of this.
+            needed: Whether the image must exist.
+            any_extension: Accept another extension if there is no image with this one.
 
         Raises:
-            FileNotFoundError: If it is needed and not there.
+            FileNotFoundError: If the image is needed and not there.
             ValueError: If the name is empty or absolute, or several files have it.
         """
         image = relative_image(name, where)
         if not self.check or (self.root / image).is_file():
             return image
         alike = self._below.get(_stem(image).lower(), [])
-        found = [path for path in alike if _ends_with(path, image)]
-        if not found and any_extension:
-            found = [path for path in alike if _ends_with(os.path.splitext(path)[0], os.path.splitext(image)[0])]
-        if len(found) > 1:
-            raise ValueError(f"{where}: {name} can be {found[0]} or {found[1]} in {self.root}; give the folder of one as root")
-        if not found and needed:
+        matches = [path for path in alike if _ends_with(path, image)]
+        if not matches and any_extension:
+            matches = [path for path in alike if _ends_with(os.path.splitext(path)[0], os.path.splitext(image)[0])]
+        if len(matches) > 1:
+            raise ValueError(
+                f"{where}: {name} can be {matches[0]} or {matches[1]} in {self.root}; give the folder of one as root"
+            )
+        if not matches and needed:
             raise FileNotFoundError(f"{where}: no file {name} in {self.root} or below; give the folder of the images as root")
-        return found[0] if found else ""
+        return matches[0] if matches else ""
 
     @functools.cached_property
     def _below(self) -> dict[str, list[str]]:
-        """Paths of all images, by their names without extension and in lower case."""
+        """Return the paths of all images, by lower-case name without extension."""
         paths = defaultdict(list)
         for folder, folders, files in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -438,11 +443,11 @@ def _ends_with(path: str, name: str) -> bool:
 
 
 def _text_rows(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number and text of each row that is not blank; at least one.
+    """Yield line number and text of each row that is not blank, at least one.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is empty, or not UTF-8.
+        ValueError: If the file is empty, or not UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no label file {path}")

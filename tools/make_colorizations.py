@@ -1,19 +1,19 @@
-"""Make a training set of colorizations: each photograph beside what colorizers of our own make of its gray version.
+"""Make a training set of colorizations: each photograph beside outputs of our own colorizers for its gray version.
 
     python tools/make_colorizations.py PHOTOS OUT                                  # every photograph, 6 outputs of each
-    python tools/make_colorizations.py data/samples /tmp/colorizations --epochs 1  # a check of a minute
+    python tools/make_colorizations.py data/samples /tmp/colorizations --epochs 1  # a check of one minute
 
-No person rated these images: all that is known is which one is the photograph. Six colorizers take part:
+No person rated these images; the only label is which image is the photograph. There are six colorizers:
 
 - ``prior``: the shipped color prior P(ab | gray image), decoded at a random temperature, with smooth noise over its modes;
 - ``regression``, ``classification``, ``rebalanced`` and ``adversarial``: small decoders on the frozen backbone of the prior,
-  trained here at three stages of their training. Photographs are divided in two halves, and each half is colored by
-  networks that were trained on the other;
+  trained here and used at three stages of their training. Photographs are split into two halves, and each half is colored by
+  networks that were trained on the other half;
 - ``mixed``: two of these side by side, divided by a smooth border.
 
-Color is computed at 28 or 56 cells a side and enlarged plainly, which bleeds, or along the edges of lightness. Half of the
-outputs keep the chroma that the colorizer gave them; of the others it is multiplied by .2 to 1.9. OUT then holds ``images/``,
-``index.csv`` (image, scene, method) and ``recipe.json``, which says how each image was made.
+Color is computed at 28 or 56 cells per side. It is enlarged either by plain interpolation, which bleeds, or along the edges of
+lightness. Half of the outputs keep their chroma; the chroma of the others is multiplied by .2 to 1.9. OUT then holds
+``images/``, ``index.csv`` (image, scene, method) and ``recipe.json``, which says how each image was made.
 """
 
 import argparse
@@ -39,10 +39,10 @@ def parse_args() -> argparse.Namespace:
     add("output", type=Path, help="folder to write")
     add("--exclude", type=Path, nargs="+", default=[], metavar="DATA", help="data sets whose scenes are left out")
     add("--per-photo", type=int, default=6, help="outputs of each photograph (default: %(default)s)")
-    add("--longest-side", type=int, default=288, help="photographs are reduced to it, in pixels (default: %(default)s)")
+    add("--longest-side", type=int, default=288, help="reduce photographs to this side, in pixels (default: %(default)s)")
     add("--prior", type=Path, default=SHIPPED / "SCC.pt", metavar="FILE", help="color prior (default: the shipped one)")
     add = parser.groups["small networks"].add_argument
-    add("--epochs", type=int, default=4, help="of each small network (default: %(default)s)")
+    add("--epochs", type=int, default=4, help="epochs of each small network (default: %(default)s)")
     add("--batch-size", type=int, default=32, help="photographs per step (default: %(default)s)")
     add("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     add = parser.groups["run"].add_argument
@@ -75,7 +75,7 @@ from utils.images import ImageReadError, is_gray, list_images, read_rgb
 NETWORKS = ("regression", "classification", "rebalanced", "adversarial")
 STAGES = (0.15, 0.4, 1.0)  # shares of the training after which a network is kept
 _METHODS = {"prior": 0.35, "regression": 0.13, "classification": 0.12, "rebalanced": 0.12, "adversarial": 0.13, "mixed": 0.15}
-_REBALANCE = 0.5  # share of the uniform distribution in the weights of rare colors, as of ``class_weights``
+_REBALANCE = 0.5  # share of the uniform distribution in the weights of rare colors, see ``class_weights``
 _NOISE_WAVES = 8  # waves over the ab plane that the noise over modes is made of
 _GUIDE_EPS = 0.002  # of the guided filter, in squared units of lightness / 100
 
@@ -86,8 +86,8 @@ class Colorizer(nn.Module):
     Args:
         channels: Channels of the maps, finest first.
         outputs: 2 for a and b at twice the resolution of the finest map, or the number of ab cells at its resolution.
-        width: Channels inside.
-        noise: Whether a plane of noise is read as well, so that one gray image has many outputs.
+        width: Channels of the hidden layers.
+        noise: Whether the decoder also reads a plane of noise, so that one gray image has many outputs.
     """
 
     def __init__(self, channels: list[int], outputs: int, width: int = 64, noise: bool = False) -> None:
@@ -101,7 +101,15 @@ class Colorizer(nn.Module):
         self.head = nn.Conv2d(width, outputs, 1)
 
     def forward(self, maps: list[Tensor], lightness: Tensor) -> Tensor:
-        """Maps (B, D_i, h_i, w_i) and lightness in [-1, 1] (B, 1, 2h, 2w) to ab / 50 (B, 2, 2h, 2w) or logits (B, K, h, w)."""
+        """Predict color.
+
+        Args:
+            maps: Backbone maps, shapes (B, D_i, h_i, w_i).
+            lightness: In [-1, 1], shape (B, 1, 2h, 2w).
+
+        Returns:
+            ab / 50, shape (B, 2, 2h, 2w), or logits, shape (B, K, h, w).
+        """
         x = torch.zeros(1)
         for number in reversed(range(len(maps))):
             m = self.project[number](self.standardize[number](maps[number]))
@@ -118,7 +126,7 @@ class Colorizer(nn.Module):
 
 
 def discriminator(width: int = 32) -> nn.Module:
-    """Says of each place whether lightness and ab (B, 3, 56, 56) look like those of a photograph, in logits."""
+    """Build a network that maps lightness and ab, shape (B, 3, 56, 56), to a logit per place: is it from a photograph?"""
     return nn.Sequential(
         nn.Conv2d(3, width, 4, 2, 1),
         nn.LeakyReLU(0.2),
@@ -133,7 +141,7 @@ class Photographs:
     """Encoded photographs, kept in memory (140 kB each).
 
     Attributes:
-        names: Of the photographs.
+        names: Names of the photographs.
         maps: Backbone maps of their gray versions, float16, shape (N, D_i, h_i, w_i).
         lab: CIELAB of the prepared images, float16, shape (N, 3, 56, 56).
     """
@@ -143,14 +151,14 @@ class Photographs:
     lab: Tensor
 
     def batch(self, rows: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Maps, lightness in [-1, 1] and ab / 50 of some photographs."""
+        """Return maps, lightness in [-1, 1] and ab / 50 of some photographs."""
         lab = self.lab[rows].float()
         return [m[rows].float() for m in self.maps], lab[:, :1] / 50 - 1, lab[:, 1:] / 50
 
 
 @torch.inference_mode()
 def encode(net: ColorPriorNet, names: list[str], folder: Path, longest_side: int) -> tuple[Photographs, list[str]]:
-    """The photographs as the colorizers read them, and why others are left out."""
+    """Encode the photographs for the colorizers; return them, and the reasons why others are left out."""
     kept, parts, skipped = [], [], []
     for name in tqdm(names, desc="encoding", unit="photo", leave=False):
         try:
@@ -172,10 +180,10 @@ def encode(net: ColorPriorNet, names: list[str], folder: Path, longest_side: int
 
 
 def reduced(path: Path, longest_side: int) -> np.ndarray:
-    """A photograph as 8-bit sRGB (H, W, 3), no side longer than ``longest_side``.
+    """Read a photograph as 8-bit sRGB, shape (H, W, 3), with no side longer than ``longest_side``.
 
     Raises:
-        ImageReadError: If it cannot be read.
+        ImageReadError: If the photograph cannot be read.
     """
     image = Image.fromarray(read_rgb(path))
     image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
@@ -239,7 +247,7 @@ def train(kind: str, photographs: Photographs, rows: Tensor, net: ColorPriorNet,
 
 
 def noise_over_modes(centers: Tensor, side: int, scale: float, rng: np.random.Generator) -> Tensor:
-    """Noise that prefers other colors in other places, smooth in both, unit variance, shape (K, side, side)."""
+    """Draw noise over colors and places, smooth in both, of unit variance, shape (K, side, side)."""
     waves = torch.from_numpy(rng.normal(0, 1 / 30, (_NOISE_WAVES, 2))).float()
     phases = torch.from_numpy(rng.uniform(0, 2 * math.pi, _NOISE_WAVES)).float()
     over_colors = math.sqrt(2 / _NOISE_WAVES) * torch.cos(centers @ waves.T + phases)
@@ -248,7 +256,7 @@ def noise_over_modes(centers: Tensor, side: int, scale: float, rng: np.random.Ge
 
 
 def enlarged(ab: Tensor, lightness: np.ndarray, along_edges: bool) -> np.ndarray:
-    """Color planes (2, h, w) at the size of the lightness (H, W), plainly or by a guided filter along its edges.
+    """Enlarge color planes (2, h, w) to the size of the lightness (H, W), plainly or by a guided filter along its edges.
 
     Reference:
         He, Sun and Tang, Guided Image Filtering (ECCV 2010).
@@ -268,26 +276,26 @@ def enlarged(ab: Tensor, lightness: np.ndarray, along_edges: bool) -> np.ndarray
 
 
 class Painter:
-    """Colors one photograph in one of the ways of this module.
+    """Painter that colors one photograph with one of the colorizers of this module.
 
     Args:
         photographs: All photographs.
         net: The color prior.
-        networks: The stages of each small colorizer for each half; a photograph is colored by those of the other half.
+        networks: The stages of each small colorizer for each half; a photograph is colored by networks of the other half.
     """
 
     def __init__(self, photographs: Photographs, net: ColorPriorNet, networks: list[dict[str, list[Colorizer]]]) -> None:
         self.photographs, self.net, self.networks = photographs, net, networks
 
     def decode(self, logits: Tensor, temperature: float) -> Tensor:
-        """The annealed mean of logits (K, h, w), ab in CIELAB units, shape (2, h, w)."""
+        """Return the annealed mean of logits (K, h, w): ab in CIELAB units, shape (2, h, w)."""
         return torch.einsum("khw,kc->chw", (logits / temperature).softmax(0), self.net.prior.centers)
 
     def color(self, row: int, method: str, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Color planes of a photograph by one colorizer, and the numbers that were drawn.
+        """Compute the color planes of a photograph with one colorizer.
 
         Returns:
-            ab in CIELAB units, shape (2, h, w).
+            ab in CIELAB units, shape (2, h, w), and the numbers that were drawn.
         """
         maps, lightness, _ = self.photographs.batch(torch.tensor([row]))
         if method in NETWORKS:
@@ -307,10 +315,10 @@ class Painter:
 
     @torch.inference_mode()
     def paint(self, row: int, rgb: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-        """A colorization of a photograph.
+        """Make a colorization of a photograph.
 
         Args:
-            row: Of the photograph.
+            row: Row of the photograph.
             rgb: The photograph, 8-bit sRGB, shape (H, W, 3).
             rng: Source of method and numbers.
 
@@ -341,13 +349,13 @@ _shared: dict[str, Any] = {}  # what the processes of the pool were given
 
 
 def share(**content: Any) -> None:
-    """Take over what all tasks of a process need; each process computes on one thread."""
+    """Store the objects that all tasks of a process need; each process computes on one thread."""
     torch.set_num_threads(1)
     _shared.update(content)
 
 
 def train_task(task: tuple[int, str]) -> list[Colorizer]:
-    """One kind of colorizer for one half: networks that color the photographs of a half are trained on the other one."""
+    """Train one kind of colorizer for one half of the photographs, on the other half."""
     half, kind = task
     photographs = _shared["photographs"]
     rows = torch.arange(len(photographs.names))
@@ -355,7 +363,7 @@ def train_task(task: tuple[int, str]) -> list[Colorizer]:
 
 
 def paint_task(task: tuple[int, str]) -> list[tuple[str, str, str, dict]]:
-    """Write a photograph and its colorizations; path, scene, method and recipe of each."""
+    """Write a photograph and its colorizations; return path, scene, method and recipe of each."""
     row, scene = task
     args, painter = _shared["args"], _shared["painter"]
     name = painter.photographs.names[row]

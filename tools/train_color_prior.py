@@ -1,16 +1,17 @@
-"""Learn which colors things have, P(ab | gray image), from any folder of natural photographs, without a label.
+"""Train the color prior P(ab | gray image) on any folder of natural photographs, without labels.
 
     python tools/train_color_prior.py PHOTOS --output runs/prior
-    python tools/train_color_prior.py data/samples --output runs/try/prior --epochs 1   # a check of a minute on a CPU
+    python tools/train_color_prior.py data/samples --output runs/try/prior --epochs 1   # a check of one minute on a CPU
     torchrun --nproc-per-node 8 tools/train_color_prior.py COCO/train2017 --output runs/prior --views 0
 
-The prior sees the gray version only. Early stages of the backbone stay as they are; ``--views V`` runs them over V crops of
-each photograph once and keeps what they say, ``--views 0`` reads new crops in each epoch, for folders of any size. Photographs
-that share a scene with data that will be judged must not be trained on: ``--exclude`` takes such data sets. ``--test-folder``
-holds folders out as a whole, beside a random share.
+The prior sees the gray version only. Early stages of the backbone are frozen. ``--views V`` runs them once over V crops of
+each photograph and keeps their features; ``--views 0`` reads new crops in each epoch, for folders of any size. Photographs
+that share a scene with data to be scored must not be trained on: ``--exclude`` takes such data sets. ``--test-folder``
+holds out whole folders, besides a random share.
 
-``best.pt`` is for train_SCC.py --prior. ``report.json`` has the cross-entropy on photographs that were held out, against that
-of the colors alone and of the colors given lightness, and how many of them are more surprising than each percentile.
+``best.pt`` is for train_SCC.py --prior. ``report.json`` compares the cross-entropy on held-out photographs with that of the
+color frequencies, unconditional and given lightness. It also gives the share of cells that are more surprising than each
+percentile.
 """
 
 import argparse
@@ -39,10 +40,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="DATA",
-        help="data sets whose scenes are left out, and .txt lists of images, one a line",
+        help="data sets whose scenes are left out, and .txt lists of images, one per line",
     )
-    add("--held-out", type=float, default=0.05, help="share of the photographs to test on, and again to set percentiles on")
-    add("--test-folder", nargs="+", default=[], metavar="NAME", help="folders below PHOTOS that are tested on only")
+    add("--held-out", type=float, default=0.05, help="share of the photographs for the test, and again for percentiles")
+    add("--test-folder", nargs="+", default=[], metavar="NAME", help="folders below PHOTOS for the test only")
     add("--limit", type=int, metavar="N", help="use N photographs only, for a quick check")
 
     add = parser.groups["model"].add_argument
@@ -56,16 +57,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--late",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="late stages of the backbone of its own; else the prior reads the backbone as it is",
+        help="train a copy of the late stages of the backbone; else the prior reads the frozen backbone",
     )
     add("--rebalance", type=float, default=0, metavar="SHARE", help="weight rare colors up, 0 not at all to 1 (default: 0)")
 
     add = parser.groups["optimization"].add_argument
-    add("--views", type=int, default=4, help="crops of each photograph encoded once; 0 for new ones each epoch")
+    add("--views", type=int, default=4, help="crops per photograph, encoded once; 0 for new crops in each epoch")
     add("--epochs", type=int, default=12, help="(default: %(default)s)")
-    add("--batch-size", type=int, default=32, help="photographs a step and process (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="photographs per step and process (default: %(default)s)")
     add("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
-    add("--late-lr", type=float, default=2e-4, help="of the late stages (default: %(default)s)")
+    add("--late-lr", type=float, default=2e-4, help="learning rate of the late stages (default: %(default)s)")
     add("--weight-decay", type=float, default=0.1, help="(default: %(default)s)")
     add("--warmup", type=float, default=0.15, help="share of the steps with rising rate (default: %(default)s)")
     add("--clip", type=float, default=1.0, help="largest gradient norm (default: %(default)s)")
@@ -102,7 +103,7 @@ from models.color_prior import LEVELS, ColorPriorNet, cell_numbers, class_weight
 from models.loading import build_model
 from training.batches import epoch_generator
 from training.images import features_folder, kept_features
-from training.records import command_line, load_parts, read_state, write_history, write_results
+from training.records import command_line, load_states, read_state, write_history, write_results
 from training.runs import clear_folder, one_line_errors, run_folder
 from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
@@ -120,12 +121,12 @@ _REPORTED = (50.0, 75.0, 90.0, 95.0, 99.0)
 
 
 class Photographs(Dataset):
-    """Prepared photographs and why one cannot be used; item ``view * N + i`` is the image i, cropped anew for each view.
+    """Prepared photographs, or the reason why one cannot be used; item ``view * N + i`` is a new crop of image i.
 
     Args:
-        paths: The images.
-        net: Whose preparation is used.
-        seed: Of the crops. View 0 is the whole image as it is.
+        paths: Paths of the images.
+        net: Network whose preparation is used.
+        seed: Seed of the crops. View 0 is the whole image.
     """
 
     def __init__(self, paths: list[Path], net: ColorPriorNet, seed: int) -> None:
@@ -135,7 +136,7 @@ class Photographs(Dataset):
         return len(self.paths)
 
     def __getitem__(self, item: int) -> tuple[Tensor, str]:
-        """sRGB as uint8, shape (3, size, size), black where there is a reason; and the reason."""
+        """Return sRGB as uint8, shape (3, size, size), and ""; or a black image and the reason why it cannot be used."""
         view, index = divmod(item, len(self.paths))
         try:
             pixels = read_rgb(self.paths[index])
@@ -152,7 +153,7 @@ class Photographs(Dataset):
 
 
 def crop(rgb: Tensor, rng: np.random.Generator) -> Tensor:
-    """A random part of an image (3, H, W), flipped or not."""
+    """Return a random part of an image (3, H, W), flipped at random."""
     height, width = rgb.shape[1:]
     side, stretch = math.sqrt(rng.uniform(_SMALLEST_CROP, 1)), math.exp(rng.uniform(-_STRETCH, _STRETCH) / 2)
     h, w = max(1, min(height, round(height * side * stretch))), max(1, min(width, round(width * side / stretch)))
@@ -162,11 +163,11 @@ def crop(rgb: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 class Encoder:
-    """What comes before the part that is trained: reading, the early stages of the backbone, CIELAB.
+    """Steps before the trained part: reading, the early stages of the backbone, CIELAB.
 
     Args:
         net: The network.
-        device: Where it computes.
+        device: Device of the network.
         workers: Processes that read images.
     """
 
@@ -175,7 +176,7 @@ class Encoder:
         self.left_out: dict[str, None] = {}
 
     def __call__(self, photographs: Photographs, items: list[int], batch_size: int) -> Iterator[tuple[list[Tensor], ...]]:
-        """Batches of maps that the prior reads, CIELAB of the pixels, and which images count."""
+        """Yield batches: the maps that the prior reads, CIELAB of the pixels, and which images count."""
         loader = DataLoader(
             photographs, batch_size, sampler=items, num_workers=self.workers, generator=torch.Generator(), collate_fn=_collate
         )
@@ -200,11 +201,11 @@ class Views:
     """Encoded crops of the photographs, kept in memory as float16.
 
     Args:
-        encoder: Encodes them.
+        encoder: Encoder of the crops.
         photographs: The photographs.
-        share: Numbers of those that this process keeps.
-        count: Crops of each, the first one the whole image.
-        keep: The folder where each view is found again after an interruption.
+        share: Numbers of the photographs that this process keeps.
+        count: Crops per photograph; the first is the whole image.
+        keep: Folder that stores each view, for use after an interruption.
     """
 
     def __init__(self, encoder: Encoder, photographs: Photographs, share: list[int], count: int, keep: Path) -> None:
@@ -229,7 +230,7 @@ class Views:
         self.count = len(share)
 
     def epoch(self, generator: torch.Generator, batch_size: int, device: torch.device) -> Iterator[tuple[list[Tensor], ...]]:
-        """Batches of an epoch: every image once, by one of its views."""
+        """Yield the batches of an epoch: one view of every image."""
         order = torch.randperm(self.count, generator=generator)
         for rows in order.split(batch_size):
             maps, lab, counts = self.parts[int(torch.randint(len(self.parts), (), generator=generator))]
@@ -280,7 +281,7 @@ def split_photographs(args: argparse.Namespace) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: If there are no photographs, or a source of ``--exclude`` is not there.
-        ValueError: If such a source cannot be read, or too few photographs are left.
+        ValueError: If a source of ``--exclude`` cannot be read, or too few photographs are left.
     """
     listed = list_images(args.photos)
     excluded, unmatched = excluded_names(listed.names, args.exclude)
@@ -303,7 +304,7 @@ def split_photographs(args: argparse.Namespace) -> dict[str, list[str]]:
 
 @torch.inference_mode()
 def count_colors(net: ColorPriorNet, photographs: Photographs, workers: int) -> Tensor:
-    """How often each color occurs at each lightness in evenly spaced photographs, shape (bands, K), on the CPU."""
+    """Count how often each color occurs at each lightness in evenly spaced photographs, shape (bands, K), on the CPU."""
     table, cells = net.prior.table.cpu(), len(net.prior.centers)
     counts = torch.full((_BANDS * cells,), 0.5 / _BANDS, dtype=torch.float64)
     chosen = np.unique(np.linspace(0, len(photographs) - 1, min(len(photographs), _COUNTED)).astype(int)).tolist()
@@ -318,18 +319,19 @@ def count_colors(net: ColorPriorNet, photographs: Photographs, workers: int) -> 
 
 
 def _bands(lab: Tensor) -> Tensor:
-    """Lightness band of each pixel, shape (B, 1, H, W)."""
+    """Return the lightness band of each pixel, shape (B, 1, H, W)."""
     return (lab[:, :1] / 100 * _BANDS).long().clamp(0, _BANDS - 1)
 
 
 @torch.inference_mode()
 def measure(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, counts: Tensor) -> dict[str, np.ndarray]:
-    """Cross-entropies of each photograph in nats, and the surprise of each of its cells.
+    """Measure the cross-entropies of each photograph in nats, and the surprise of each of its cells.
 
     Returns:
-        ``name``; for ``prior``, ``lightness`` (the colors given lightness only) and ``unconditional``: "... soft", of the
-        pixels, assigned to their four nearest ab cells, and "... hard", of the mean color of each cell of the map, assigned
-        to the nearest, both of shape (N,); ``surprise``, shape (N, h * w). Nothing if no photograph can be used.
+        ``name``; two cross-entropies, shape (N,), for each of ``prior``, ``lightness`` (colors given lightness only) and
+        ``unconditional``: "... soft" of the pixels, assigned to their four nearest ab cells, and "... hard" of the mean color
+        of each cell of the map, assigned to the nearest ab cell; ``surprise``, shape (N, h * w). Empty if no photograph can be
+        used.
     """
     net.eval()
     by_light = (counts / counts.sum(1, keepdim=True)).log().float().to(net.device)
@@ -345,7 +347,7 @@ def measure(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, coun
         index, weight = soft_encode(lab[:, 1:], net.prior.table)
         mean = F.avg_pool2d(lab, 2)
         cell = cell_numbers(mean[:, 1:], net.prior.table)
-        found = {
+        measures = {
             "prior soft": net.prior.cross_entropy(log_prior, lab[:, 1:]),
             "prior hard": -log_prior.gather(1, cell).mean((1, 2, 3)),
             "lightness soft": -(by_light[_bands(lab), index] * weight).sum(1).mean((1, 2)),
@@ -354,7 +356,7 @@ def measure(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, coun
             "unconditional hard": -overall[cell].mean((1, 2, 3)),
             "surprise": net.prior.excess(log_prior, lab).flatten(1),
         }
-        for key, value in found.items():
+        for key, value in measures.items():
             columns.setdefault(key, []).append(value.cpu())
     if not names:
         return {}
@@ -362,7 +364,7 @@ def measure(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, coun
 
 
 def summary(measured: dict[str, np.ndarray], root: Path) -> dict[str, Any]:
-    """Mean cross-entropies over photographs, all together and by folder."""
+    """Return the mean cross-entropies over all photographs, and by folder."""
     inside = [Path(name).relative_to(root).parts for name in measured["name"]]
     folders = np.array([parts[0] if len(parts) > 1 else "" for parts in inside])
     keys = [k for k in measured if k not in ("name", "surprise")]
@@ -374,21 +376,21 @@ def summary(measured: dict[str, np.ndarray], root: Path) -> dict[str, Any]:
 
 
 def calibrate(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, counts: Tensor) -> float:
-    """Soften the distributions as suits photographs that were held out, and set the percentiles of their surprise.
+    """Fit the temperature of the distributions on held-out photographs, and set the percentiles of their surprise.
 
     Returns:
-        The temperature, which becomes part of the last layer.
+        The temperature, which is folded into the last layer.
 
     Reference:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017: temperature scaling.
     """
     last = net.prior.classify[-1]
     weight, bias = last.weight.detach().clone(), last.bias.detach().clone()
-    found = {}
+    nats = {}
     for temperature in _TEMPERATURES:
         set_temperature(last, weight, bias, temperature)
-        found[temperature] = float(measure(net, encoder, photographs, counts)["prior soft"].mean())
-    best = min(found, key=found.get)
+        nats[temperature] = float(measure(net, encoder, photographs, counts)["prior soft"].mean())
+    best = min(nats, key=nats.get)
     set_temperature(last, weight, bias, best)
     levels = np.percentile(measure(net, encoder, photographs, counts)["surprise"], LEVELS)
     net.prior.surprise_levels.copy_(torch.from_numpy(levels))
@@ -397,19 +399,19 @@ def calibrate(net: ColorPriorNet, encoder: Encoder, photographs: Photographs, co
 
 @torch.no_grad()
 def set_temperature(last: nn.Conv2d, weight: Tensor, bias: Tensor, temperature: float) -> None:
-    """Make the logits of a layer those of ``weight`` and ``bias`` over a temperature."""
+    """Set a layer to ``weight`` and ``bias`` divided by a temperature."""
     last.weight.copy_(weight / temperature)
     last.bias.copy_(bias / temperature)
 
 
 def above(net: ColorPriorNet, measured: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of the cells that are more surprising than a percentile says, by percentile."""
+    """Return the share of cells whose surprise exceeds a percentile, by percentile."""
     percentiles = net.prior.percentiles(torch.from_numpy(measured["surprise"]).to(net.device)).cpu().numpy()
     return {f"{level:g}": round(float((percentiles > level).mean()), 4) for level in _REPORTED}
 
 
 def make_net(args: argparse.Namespace) -> ColorPriorNet:
-    """The network with its start weights."""
+    """Build the network with its start weights."""
     torch.manual_seed(args.seed)
     plain = ColorPriorNet(args.backbone, args.size, {"late": False})
     print("backbone weights: random" if args.random_init else load_pretrained(plain.backbone, args.backbone_weights))
@@ -431,7 +433,7 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, and test what was trained."""
+    """Train the prior, then test it."""
     # Photographs
     parts = split_photographs(args)
     device, root = torch.device(args.device), list_images(args.photos).root
@@ -493,7 +495,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that decide where training ends, in a form that checkpoints hold."""
+    """Return the arguments that determine the result of training, in a form for checkpoints."""
     paths = {"photos": str(args.photos), "exclude": [str(e) for e in args.exclude]}
     return {k: getattr(args, k) for k in _SETTINGS} | paths
 
@@ -501,7 +503,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 def make_optimizer(
     args: argparse.Namespace, net: ColorPriorNet, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.OneCycleLR]:
-    """Return the optimizer and the schedule of its rate; late stages of the backbone have a rate of their own."""
+    """Return the optimizer and the schedule of its rate; late stages of the backbone have a separate rate."""
     late = list(net.prior.late.parameters()) if net.prior.late is not None else []
     own = {id(p) for p in late}
     groups = [{"params": [p for p in net.prior.parameters() if id(p) not in own], "lr": args.lr}]
@@ -517,11 +519,11 @@ def make_optimizer(
 def resume(
     args: argparse.Namespace, net: ColorPriorNet, parts: dict[str, Any], content: dict[str, str]
 ) -> list[dict[str, float]]:
-    """Go on where the run in the folder stopped, if that was asked for; return one row per epoch that is done."""
+    """Continue the run in the folder, if ``--resume`` is given; return one row per finished epoch."""
     if not args.resume or not (args.output / "last.pt").is_file():
         return []
     state = read_state(args.output, "prior", settings_of(args), content, {"epoch", "history", *parts})
-    load_parts(args.output, state, {"model": net, **parts})
+    load_states(args.output, state, {"model": net, **parts})
     print(f"resuming after epoch {state['epoch']} of {args.epochs}")
     return state["history"]
 
@@ -529,7 +531,7 @@ def resume(
 def train_one_epoch(
     args: argparse.Namespace, wrapped: nn.Module, batches: Any, optimizer: torch.optim.Optimizer, schedule: Any
 ) -> float:
-    """Train in place and return the sum of the losses."""
+    """Train for one epoch, in place, and return the sum of the losses."""
     device, parameters = torch.device(args.device), list(wrapped.parameters())
     amp = args.amp and device.type == "cuda"
     wrapped.train()
@@ -548,7 +550,7 @@ def train_one_epoch(
 
 
 def held_out_nats(args: argparse.Namespace, encoder: Encoder, sets: dict[str, Photographs], counts: Tensor) -> float:
-    """Return the mean cross-entropy of the photographs that percentiles are set on.
+    """Return the mean cross-entropy of the calibration photographs.
 
     Raises:
         ValueError: If none of them can be used.
@@ -568,7 +570,7 @@ def finish(
     history: list[dict[str, float]],
     left_out: list[str],
 ) -> None:
-    """Set temperature and percentiles, test, write weights and report."""
+    """Set temperature and percentiles, test, and write weights and report."""
     net, root = encoder.net, list_images(args.photos).root
     used = [path for path in sets["train"].paths + sets["calibration"].paths if path.is_file()]  # of links some lead nowhere
     seen = torch.tensor([(f.stat().st_size, image_id(f)) for f in tqdm(used, desc="fingerprints", leave=False)])

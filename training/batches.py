@@ -1,4 +1,4 @@
-"""What an epoch reads: the order of the images, their views, and batches of them.
+"""Order, views and batches of the images of an epoch.
 
 Every random number of an epoch follows from the seed and the number of the epoch, so that a resumed run gives the same
 weights as one that was never stopped (on the CPU, bit for bit).
@@ -20,16 +20,16 @@ _CROP = 0.12  # at most this share of each side is cropped away
 
 
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
-    """Random numbers of one epoch; ``stream`` tells independent uses apart."""
+    """Return the generator of random numbers of one epoch; ``stream`` tells independent uses apart."""
     state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 class OwnViews(Dataset):
-    """An image set that makes its random views itself, of the seed and the epoch; plain ones in epoch 0.
+    """An image set that makes its random views itself, from the seed and the epoch; plain views in epoch 0.
 
     Attributes:
-        epoch: Whole number that processes which read images share.
+        epoch: Number of the epoch, shared with the processes that read images.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class EpochSampler(Sampler[int]):
     """A shuffle that depends on seed and epoch alone.
 
     Args:
-        count: Images.
-        seed: Of the shuffle.
+        count: Number of images.
+        seed: Seed of the shuffle.
         scenes: Number of the scene of each image, shape (count,), to keep the images of a scene together: scenes are
-            shuffled, and the images within each.
+            shuffled, and the images within each scene.
     """
 
     def __init__(self, count: int, seed: int, scenes: Tensor | None = None) -> None:
@@ -64,14 +64,14 @@ class EpochSampler(Sampler[int]):
 class Batches(Sampler[list[int]]):
     """The share of this process in batches of a sampler's images.
 
-    Processes divide a batch that one process would have whole. Where it cannot be divided evenly, some images are there
-    twice, so that each process has as many, and at least two where there are two, as batch normalization needs.
+    Processes divide the batch that one process would have. Where a batch cannot be divided evenly, some images are there
+    twice, so that all processes have the same number, at least two if the batch has two, as batch normalization needs.
 
     Args:
         sampler: The images of an epoch.
         size: Images per batch and process.
-        drop_last: Leave a smaller last batch out; else it is kept, but a lone image joins the batch before it, since batch
-            normalization cannot train on one.
+        drop_last: Whether to leave a smaller last batch out. Else the batch is kept, but a single image joins the batch before,
+            because batch normalization cannot train on one image.
     """
 
     def __init__(self, sampler: EpochSampler, size: int, drop_last: bool) -> None:
@@ -95,19 +95,19 @@ class Batches(Sampler[list[int]]):
 def augment(inputs: Inputs, generator: torch.Generator, rank: int = 0, world: int = 1) -> Inputs:
     """Flip each image with probability 1/2 and crop the batch mildly; color is never touched.
 
-    Where objects are is flipped and cropped with the image, to the nearest cell.
+    Maps of objects are flipped and cropped with the image, to the nearest cell.
 
     Args:
         inputs: Prepared images.
-        generator: Of the random numbers, the same on all processes.
+        generator: Generator of random numbers, the same on all processes.
         rank: Number of the process, whose images are every ``world``-th of a batch.
-        world: Processes that share the batch.
+        world: Number of processes that share the batch.
     """
     flip = (torch.rand(len(inputs["rgb"]) * world, generator=generator) < 0.5)[rank::world]
     top, left, right, bottom = (torch.rand(4, generator=generator) * _CROP / 2).tolist()
     out = {}
     for key, x in inputs.items():
-        if x.ndim < 4:  # what was measured in the whole image stays
+        if x.ndim < 4:  # values of the whole image stay
             out[key] = x
             continue
         x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(3), x)

@@ -1,7 +1,7 @@
 """Colorings of one photograph side by side: the data that train_ranker.py learns from.
 
-An item is a scene: the photograph and some of its colorings, all cropped alike. Each is resized, encoded and decoded at random,
-so that neither size nor file format tells which one is better, and one of them comes twice.
+An item is a scene: the photograph and some of its colorings, with the same crop. Each image is resized, encoded and decoded at
+random, so that neither size nor file format tells which one is better. One image comes twice.
 """
 
 import io
@@ -20,16 +20,16 @@ from utils.choices import DIMENSIONS
 from utils.tables import csv_rows, finite_number
 
 ORIGINAL = "original"  # method of the photograph
-TOP = 0.8  # level of a photograph; that of recolorings is in their table (tools/make_recolorings.py)
+TOP = 0.8  # level of a photograph; levels of recolorings are in their table (tools/make_recolorings.py)
 
 _SMALLEST_CROP = 0.55  # share of the area
 _STRETCH = 0.1  # of the aspect ratio of a crop, as a logarithm, at most
 _RESIZED, _SIZES = 0.7, (0.5, 1.3)  # how often an image is resized first, and to which multiples of the size
 _ENCODED, _QUALITIES = 0.6, (60, 100)  # how often an image is encoded, and how well
-_JPEG = 0.75  # share of JPEG, of which two of three have 4:2:0; the others are WebP
+_JPEG = 0.75  # share of JPEG, two of three with 4:2:0; the others are WebP
 _CHROMA_SCENES = 0.35  # share of the scenes that teach the amount of chroma
 _FACTORS = (0.1, 3.0)  # of the chroma of a photograph
-_LEVEL_PER_OCTAVE = 0.7  # what twice or half the chroma of the photograph costs
+_LEVEL_PER_OCTAVE = 0.7  # loss of level for twice or half the chroma of the photograph
 _PLANTED = 0.45  # share of planted faults, where a scene has faults and outputs
 _MATCHED = 0.45  # share of the outputs that get the chroma of the photograph
 _LARGEST_GAIN = 6.0
@@ -41,8 +41,8 @@ class Coloring:
 
     Attributes:
         path: The file.
-        levels: CF, SCC and PR that are known of it, NaN where not.
-        worse: Whether all that is known is that the photograph is better.
+        levels: Known levels of CF, SCC and PR, NaN where unknown.
+        worse: Whether nothing is known but that the photograph is better.
     """
 
     path: Path
@@ -60,14 +60,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Batch:
-    """Scenes that are looked at together, N images.
+    """The scenes of one step, N images.
 
     Attributes:
         rgb: sRGB in [0, 1], shape (N, 3, S, S).
-        levels: CF, SCC and PR, NaN where nothing is known, shape (N, 3).
-        worse: Images that are worse than the photograph of their scene and of others, shape (N,).
-        photograph: Which ones are photographs, shape (N,).
-        family: Levels of one scene are comparable within a family, shape (N,).
+        levels: Levels of CF, SCC and PR, NaN where unknown, shape (N, 3).
+        worse: True for images that are worse than every photograph, bool, shape (N,).
+        photograph: True for photographs, bool, shape (N,).
+        family: Number of the family, within which levels are comparable, shape (N,).
         scene: Number of the scene, shape (N,).
         twins: Rows of two encodings of one image, shape (scenes, 2).
     """
@@ -105,9 +105,9 @@ def read_colorings(paths: list[Path]) -> dict[str, dict[str, Scene]]:
             if not file.is_file():
                 raise FileNotFoundError(f"{path}, line {line}: no image {file}")
             photograph = row["method"] == ORIGINAL
-            known = (finite_number(row[d], f"{path}, line {line}: {d}") for d in DIMENSIONS) if leveled else (math.nan,) * 3
+            given = (finite_number(row[d], f"{path}, line {line}: {d}") for d in DIMENSIONS) if leveled else (math.nan,) * 3
             scene = scenes.setdefault(row["scene"], Scene([], []))
-            levels = (TOP,) * 3 if photograph else tuple(known)
+            levels = (TOP,) * 3 if photograph else tuple(given)
             (scene.photographs if photograph else scene.colorings).append(
                 Coloring(file, levels, not photograph and not leveled)
             )
@@ -149,7 +149,7 @@ def _mean_chroma(lab: np.ndarray) -> float:
 
 
 class _View:
-    """A random crop of the images of one scene, and what is known of each."""
+    """A random crop of the images of one scene, with their levels."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng = size, rng
@@ -160,11 +160,11 @@ class _View:
         self.box = np.array((left, top, left + width, top + height))
         self.flip = rng.random() < 0.5
         self.pixels: list[np.ndarray] = []
-        self.known: list[tuple[tuple[float, ...], bool, bool, int]] = []
+        self.labels: list[tuple[tuple[float, ...], bool, bool, int]] = []  # levels, worse, photograph, family
         self.again: list[tuple[int, Image.Image]] = []  # images that may come twice, with their rows
 
-    def load(self, path: Path) -> Image.Image:
-        """Return the crop of an image."""
+    def read_crop(self, path: Path) -> Image.Image:
+        """Read an image and return its crop."""
         image = Image.open(path).convert("RGB")
         image = image.crop(tuple(np.round(self.box * np.tile(image.size, 2)).astype(int).tolist()))
         image.thumbnail((2 * self.size, 2 * self.size))
@@ -177,10 +177,10 @@ class _View:
     def put(
         self, image: Image.Image, levels: tuple[float, ...], worse: bool = False, photograph: bool = False, family: int = 0
     ) -> None:
-        """Take an image with what is known of it."""
+        """Add an image with its levels."""
         self.again.append((len(self.pixels), image))
         self.pixels.append(np.array(recoded(image, self.size, self.rng)))
-        self.known.append((levels, worse, photograph, family))
+        self.labels.append((levels, worse, photograph, family))
 
 
 def view_of(scene: Scene, images: int, size: int, rng: np.random.Generator) -> _View:
@@ -188,12 +188,12 @@ def view_of(scene: Scene, images: int, size: int, rng: np.random.Generator) -> _
 
     Args:
         scene: The scene.
-        images: About how many images, the photograph and the twin counted.
+        images: Approximate number of images, photograph and twin included.
         size: Side of the images in pixels.
-        rng: Source of crop, images, sizes and encodings.
+        rng: Generator of random numbers, for crop, images, sizes and encodings.
     """
     view = _View(size, rng)
-    base = view.load(scene.photographs[rng.integers(len(scene.photographs))].path)
+    base = view.read_crop(scene.photographs[rng.integers(len(scene.photographs))].path)
     view.put(base, (TOP,) * 3, photograph=True)
     outputs = [coloring for coloring in scene.colorings if coloring.worse]
     planted = [coloring for coloring in scene.colorings if not coloring.worse]
@@ -212,7 +212,7 @@ def view_of(scene: Scene, images: int, size: int, rng: np.random.Generator) -> _
     while len(view.pixels) < images - 1:
         some = planted if planted and (not outputs or rng.random() < _PLANTED) else outputs
         coloring = some[rng.integers(len(some))]
-        image = view.load(coloring.path)
+        image = view.read_crop(coloring.path)
         if coloring.worse and rng.random() < _MATCHED:
             reference = _mean_chroma(view.lab(base)) if reference is None else reference
             lab = view.lab(image)
@@ -220,14 +220,14 @@ def view_of(scene: Scene, images: int, size: int, rng: np.random.Generator) -> _
             image = Image.fromarray(from_lab(lab))
         view.put(image, coloring.levels, coloring.worse)
     row, image = view.again[0 if teaches_chroma else rng.integers(len(view.again))]
-    view.put(image, *view.known[row])
+    view.put(image, *view.labels[row])
     view.again = [(row, image), view.again[-1]]
     return view
 
 
 def put_two_chromas(view: _View, coloring: Coloring, reference: float) -> None:
-    """Take an output twice, with two amounts of chroma: the one nearer to that of the photograph is the better one."""
-    lab = view.lab(view.load(coloring.path))
+    """Add an output with two amounts of chroma; the amount nearer to ``reference``, the photograph's, is better."""
+    lab = view.lab(view.read_crop(coloring.path))
     chroma, reference = _mean_chroma(lab), max(reference, 3.0)
     if chroma <= 1.5:  # nearly gray: nothing to scale
         return
@@ -244,7 +244,7 @@ def batch_of(views: list[_View]) -> Batch:
     counts = [len(view.pixels) for view in views]
     starts = np.cumsum([0, *counts[:-1]])
     pixels = np.stack([image for view in views for image in view.pixels])
-    levels, worse, photograph, family = zip(*(known for view in views for known in view.known), strict=True)
+    levels, worse, photograph, family = zip(*(labels for view in views for labels in view.labels), strict=True)
     return Batch(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255,
         torch.tensor(levels),
@@ -257,7 +257,7 @@ def batch_of(views: list[_View]) -> Batch:
 
 
 def summary(sources: dict[str, dict[str, Scene]]) -> pd.DataFrame:
-    """Return scenes and images of each source."""
+    """Return the numbers of scenes and images of each source."""
     rows = [
         (source, len(scenes), sum(len(s.photographs) + len(s.colorings) for s in scenes.values()))
         for source, scenes in sources.items()

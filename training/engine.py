@@ -19,7 +19,7 @@ from training.records import Checkpoint, Log
 from utils import distributed
 from utils.metrics import column_correlations
 
-Rate = Callable[[int, int], float]  # share of the peak learning rate at a step, of so many
+Rate = Callable[[int, int], float]  # share of the peak learning rate, by step and number of steps
 _SHAPES: dict[str, Callable[[int, int, int], float]] = {  # after the warm-up, by step, steps and steps of the warm-up
     "constant": lambda step, steps, warmup: 1.0,
     "cosine": lambda step, steps, warmup: 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))),
@@ -27,7 +27,7 @@ _SHAPES: dict[str, Callable[[int, int, int], float]] = {  # after the warm-up, b
 
 
 def make_optimizer(model: ScoreNet, options: TrainOptions) -> torch.optim.Optimizer:
-    """Return the optimizer of a network: the head learns at ``lr``, what is pretrained at ``backbone_lr`` or not at all."""
+    """Return the optimizer of a network: the head learns at ``lr``, the pretrained part at ``backbone_lr`` or not at all."""
     model.to(torch.device(options.device))
     groups: list[dict[str, Any]] = [{"params": model.head_parameters(), "lr": options.lr}]
     for parameter in model.pretrained_parameters():
@@ -43,8 +43,8 @@ def make_schedule(options: TrainOptions, shape: Callable[[int, int, int], float]
     """Return the schedule of the learning rate: a linear rise over the warm-up, then ``options.schedule``.
 
     Args:
-        options: What the script is asked to do.
-        shape: Another schedule than ``options`` names, of the step, the steps and the steps of the warm-up.
+        options: Options of the script.
+        shape: Another schedule than ``options.schedule``: a function of the step, the steps and the steps of the warm-up.
     """
     shape = shape or _SHAPES[options.schedule]
 
@@ -56,13 +56,13 @@ def make_schedule(options: TrainOptions, shape: Callable[[int, int, int], float]
 
 
 class Stepper:
-    """Optimizer, schedule and mixed precision: what makes a step of a loss.
+    """Optimizer, schedule and mixed precision, which make a training step from a loss.
 
     Args:
         optimizer: The optimizer.
         rate: The schedule.
-        steps: Steps of the whole training.
-        options: What the script is asked to do.
+        steps: Number of steps of the whole training.
+        options: Options of the script.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, rate: Rate, steps: int, options: TrainOptions) -> None:
@@ -72,7 +72,7 @@ class Stepper:
         self.amp = options.amp and self.device.type == "cuda"
         self.half = torch.bfloat16 if self.amp and torch.cuda.is_bf16_supported() else torch.float16
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp and self.half == torch.float16)
-        self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        self.stateful = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
 
     @property
     def lr(self) -> float:
@@ -104,17 +104,18 @@ def fit(
     output: Path | None,
     record: dict[str, Any],
 ) -> ScoreNet:
-    """Train a network, keep the weights of the epoch with the best validation SRCC.
+    """Train a network and keep the weights of the epoch with the best validation SRCC.
 
     Args:
         model: The network with its start weights.
-        optimizer: See ``make_optimizer``.
-        rate: See ``make_schedule``.
-        sets: "train", the images to fit, and "val", of other scenes, which choose the epoch; None keeps the last epoch.
-        options: What the script is asked to do.
+        optimizer: Result of ``make_optimizer``.
+        rate: Result of ``make_schedule``.
+        sets: "train", the images to fit, and "val", images of other scenes that choose the epoch; without "val" the last epoch
+            is kept.
+        options: Options of the script.
         output: Folder for ``best.pt``, ``last.pt``, ``metrics.csv``, ``curves.png`` and TensorBoard files; None writes and
             prints nothing.
-        record: What the checkpoint says of its training, beside metrics and command.
+        record: Entries of the checkpoint on its training, beside metrics and command.
 
     Returns:
         The network of the best epoch, in evaluation mode.
@@ -123,7 +124,7 @@ def fit(
     val_set: Any = sets["val"]
     loader = train_loader(model, sets["train"], options)
     stepper = Stepper(optimizer, rate, len(loader) * options.epochs, options)
-    checkpoint = Checkpoint(model, stepper.parts, options, output, record)
+    checkpoint = Checkpoint(model, stepper.stateful, options, output, record)
     checkpoint.resume()
     judged = can_choose(val_set, options, output)
     batches = LoadedBatches(model, isinstance(sets["train"], FeatureSet))
@@ -148,7 +149,7 @@ def fit(
         row["seconds"] = time.time() - began
         # Keep the best epoch
         checkpoint.save(row, row.get("SRCC", float(epoch)) if judged else float(epoch))
-        # Tell of it
+        # Log
         log.write(checkpoint.history, checkpoint.best_epoch)
 
     log.close(checkpoint.history)
@@ -173,7 +174,7 @@ def train_loader(model: ScoreNet, train_set: Any, options: TrainOptions) -> Data
 
 
 def can_choose(val_set: Any, options: TrainOptions, output: Path | None) -> bool:
-    """Tell whether the validation images can choose the epoch; warn if they should and cannot."""
+    """Tell whether the validation images can choose the epoch; warn if they cannot although they should."""
     judged = options.best_epoch and val_set is not None and differ(val_set.mos)
     if options.best_epoch and not judged and output is not None:
         why = "no validation images" if val_set is None else f"all {len(val_set)} validation images are rated alike"
@@ -182,7 +183,7 @@ def can_choose(val_set: Any, options: TrainOptions, output: Path | None) -> bool
 
 
 def differ(mos: Tensor) -> bool:
-    """Tell whether images are rated differently, in one column at least.
+    """Tell whether images have different ratings in at least one column.
 
     Args:
         mos: Shape (N,), or (N, K); NaN where an image is not rated.
@@ -192,7 +193,7 @@ def differ(mos: Tensor) -> bool:
 
 
 def reason_to_stop(epoch: int, checkpoint: Checkpoint, options: TrainOptions) -> str:
-    """Return why an epoch is not needed any more; empty if it is."""
+    """Return the reason to stop before an epoch; empty if training goes on."""
     if options.patience is not None and checkpoint.best_epoch and epoch - checkpoint.best_epoch > options.patience:
         return f"no better validation for {options.patience} epochs"
     if options.stop_loss is not None and checkpoint.loss <= options.stop_loss:
@@ -201,7 +202,7 @@ def reason_to_stop(epoch: int, checkpoint: Checkpoint, options: TrainOptions) ->
 
 
 def start_epoch(loader: DataLoader, epoch: int, options: TrainOptions) -> None:
-    """Set every source of random numbers for an epoch: order, views, and dropout, of which each process draws its own."""
+    """Set every source of random numbers for an epoch: order, views and dropout, which differs between processes."""
     train_set, batches, seed = loader.dataset, loader.batch_sampler, options.seed
     assert isinstance(batches, Batches)
     batches.sampler.epoch = epoch
@@ -225,12 +226,12 @@ def train_one_epoch(
 
     Args:
         model: The network.
-        wrapped: The same, with gradients averaged over processes.
+        wrapped: The network in ``LoadedBatches``, with gradients averaged over processes.
         loader: Batches of the epoch.
-        stepper: What makes a step of a loss.
+        stepper: Optimizer and schedule.
         epoch: Number of the epoch.
-        options: What the script is asked to do.
-        quiet: Show no progress.
+        options: Options of the script.
+        quiet: Whether to show no progress.
 
     Raises:
         ValueError: If the loss or a weight is not finite.
@@ -247,7 +248,7 @@ def train_one_epoch(
         inputs = to_device(inputs, stepper.device)
         with stepper.autocast():
             pred = wrapped(inputs, scores.to(stepper.device) if scores.numel() else None)
-        # a loss that compares the images of a batch looks at all of it, on whatever processes they are
+        # a loss that compares the images of a batch needs the images of all processes
         scene = {k: v for k, v in inputs.items() if k == "scene"}
         pred, mos, *gathered = distributed.gather_batch(
             index.to(stepper.device), pred.float(), mos.to(stepper.device), *scene.values()
@@ -256,10 +257,10 @@ def train_one_epoch(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ValueError(
-                f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}, for the weights grew beyond all bounds; "
+                f"epoch {epoch}, step {step} of {len(loader)}: the loss is {value}, since the weights grew beyond all bounds; "
                 f"{advice}"
             )
-        stepper.step(loss * world)  # processes average gradients, of which each has those of its own images
+        stepper.step(loss * world)  # processes average gradients, and each has only those of its own images
         total += value
         bar.set_postfix(loss=f"{value:.4f}")
     if not all(p.isfinite().all() for p in model.parameters()):
@@ -269,12 +270,12 @@ def train_one_epoch(
 
 @torch.inference_mode()
 def predict(model: ScoreNet, dataset: Any, device: torch.device, workers: int = 0) -> Tensor:
-    """Return the scores of a dataset in its order, by the network in evaluation mode, shape (N,), or (N, K) of K columns."""
+    """Return the scores of a dataset in its order, from the network in evaluation mode, shape (N,), or (N, K) for K columns."""
     model.eval()
     loader = DataLoader(dataset, model.scoring_batch, num_workers=workers, collate_fn=collate)
     net = LoadedBatches(model, isinstance(dataset, FeatureSet))
-    parts = [
+    batches = [
         net(to_device(inputs, device), scores.to(device) if scores.numel() else None).float().cpu()
         for inputs, _, scores, _ in loader
     ]
-    return torch.cat(parts)
+    return torch.cat(batches)

@@ -1,4 +1,4 @@
-"""Images with their ratings, as the networks read them: from a MOS table to the image sets of a training."""
+"""Images with their ratings in the form that networks read: from a MOS table to the image sets of a training."""
 
 import hashlib
 import io
@@ -33,15 +33,15 @@ from utils.images import ImageReadError, read_rgb
 from utils.labels import ObjectLabels, read_color_curves
 from utils.scores import fingerprint
 
-_ENCODING_BATCH = 8  # on a CPU larger ones are slower: the system hands out their memory anew each time
+_ENCODING_BATCH = 8  # larger batches are slower on a CPU: the system allocates their memory anew each time
 _KEPT_TOGETHER = 32 * _ENCODING_BATCH  # images whose features are one file
 _AN_HOUR = 3600
 
 
 class RatedImages(Dataset):
-    """One item is one prepared image, its MOS and its sub-scores.
+    """A set of prepared images; one item is an image, its MOS and its sub-scores.
 
-    Prepared images are kept in memory once read (150 kB each at 224 pixels, shared between loader processes), unless they
+    Prepared images stay in memory once read (150 kB each at 224 pixels, shared between loader processes), unless all of them
     would take more than ``cache_bytes``.
 
     Args:
@@ -50,7 +50,7 @@ class RatedImages(Dataset):
         target: The column with the MOS, or None where images carry no rating.
         scores: CF and SCC of each row, shape (N, 2), for the realism branch.
         cache_bytes: The most memory that prepared images may take.
-        objects: What gives the objects of the row with this number, as the network reads them, of its prepared image.
+        objects: Function of row number and prepared image that returns the objects as inputs of the network.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RatedImages(Dataset):
         return len(self.paths)
 
     def inputs(self, index: int) -> Inputs:
-        """Prepared image, from memory where it was read before."""
+        """Return a prepared image, from memory if it was read before."""
         if self.cached and self.filled[index]:
             return {"rgb": self.rgb[index].float() / 255}
         pixels = torch.from_numpy(read_rgb(self.paths[index])).permute(2, 0, 1)
@@ -88,7 +88,7 @@ class RatedImages(Dataset):
         return item
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        """Prepared image, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
+        """Return prepared image, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         scores = torch.empty(0) if self.scores is None else self.scores[index]
         inputs = self.inputs(index)
         if self.objects is not None:
@@ -97,16 +97,16 @@ class RatedImages(Dataset):
 
 
 class PublishedImages(Dataset):
-    """One item is one image as a published network reads it, its MOS and its sub-scores.
+    """A set of images for a published network; one item is an image, its MOS and its sub-scores.
 
-    Resized images are kept as 8-bit levels in a folder, one file each (0.44 MB at 384 pixels), made once and found again by
-    the path, size and time of change of the image.
+    Resized images are kept as 8-bit levels in a folder, one file per image (0.44 MB at 384 pixels). The name of the file
+    follows from the path, the size and the time of change of the image.
 
     Args:
         frame: A MOS table with ``image`` relative to ``frame.attrs["root"]``, or with an absolute path in ``path``.
         size: Side of the resized image in pixels.
         resize: "bicubic" or "bilinear".
-        cache: The folder.
+        cache: Folder of resized images.
         target: The column with the MOS.
         scores: CF and SCC of each row, shape (N, 2), for the realism branch.
         objects: The objects of the images by ``image``, for the semantic branch.
@@ -134,19 +134,19 @@ class PublishedImages(Dataset):
         return len(self.paths)
 
     def file(self, index: int) -> Path:
-        """Where the resized image lies, or will."""
+        """Return the path of the resized image, which may not exist yet."""
         return kept_file(self.cache, self.paths[index])
 
     def fill(self) -> int:
-        """Resize the images that are not there yet, see ``make_lacking``."""
+        """Resize the images that are not there yet and return their number, see ``make_lacking``."""
         return make_lacking([self.file(i) for i in range(len(self))], self.levels, f"resizing to {self.size} pixels")
 
     def levels(self, index: int) -> np.ndarray:
-        """The resized image, uint8, shape (size, size, 3)."""
+        """Return the resized image, uint8, shape (size, size, 3)."""
         return kept(self.file(index), lambda: resized(read_rgb(self.paths[index]), self.size, self.resize))
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor, Tensor, int]:
-        """Prepared image, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
+        """Return prepared image, MOS (0-dim), CF and SCC (2,) or an empty tensor, and the index."""
         item = {"rgb": unit_range(self.levels(index))}
         if self.objects is not None:
             item |= slot_inputs(*self.objects.slots(self.names[index]))
@@ -154,7 +154,7 @@ class PublishedImages(Dataset):
 
 
 class FeatureSet(Dataset):
-    """Encoded views of an image set, for training the head of a frozen network; an item as of ``RatedImages``."""
+    """Encoded views of an image set, for training the head of a frozen network; items are the same as in ``RatedImages``."""
 
     def __init__(self, features: Inputs, mos: Tensor, scores: Tensor | None, views: int) -> None:
         self.features, self.mos, self.scores, self.views = features, mos, scores, views
@@ -162,21 +162,21 @@ class FeatureSet(Dataset):
 
     @property
     def scenes(self) -> Tensor:
-        """Return the number of the scene of each image, where the features have it."""
+        """Return the number of the scene of each image, if the features have it."""
         return self.features["scene"][0]
 
     def __len__(self) -> int:
         return len(self.mos)
 
     def subset(self, rows: np.ndarray, views: int, scores: np.ndarray | None = None) -> "FeatureSet":
-        """Return the first ``views`` views of some of the images, with these CF and SCC."""
+        """Return the first ``views`` views of the images in ``rows``, with their CF and SCC in ``scores``, shape (N, 2)."""
         chosen = torch.from_numpy(np.asarray(rows))
         features = {k: v[:views, chosen] for k, v in self.features.items()}
         extra = None if scores is None else torch.tensor(scores, dtype=torch.float32)
         return FeatureSet(features, self.mos[chosen], extra, views)
 
     def draw(self, order: list[int], generator: torch.Generator) -> None:
-        """Draw the view of each image of an epoch, as one process does that meets them in this order."""
+        """Draw the view of each image of an epoch, same as one process that reads the images in this order."""
         self.drawn = torch.zeros(len(self), dtype=torch.int64)
         for index in order:
             self.drawn[index] = torch.randint(self.views, (), generator=generator)
@@ -196,16 +196,16 @@ def collate(items: list[tuple[Inputs, Tensor, Tensor, int]]) -> tuple[Inputs, Te
 
 
 def kept_file(folder: Path, path: Path, key: str = "") -> Path:
-    """Where an array made of an image lies: told by its path and ``key``, then by its size and time of change."""
-    parts = (f"{os.path.abspath(path)}{key and f' {key}'}", fingerprint(path))
-    return folder / f"{'_'.join(hashlib.sha256(os.fsencode(part)).hexdigest()[:16] for part in parts)}.npy"
+    """Return the path of the array made from an image; its name hashes path and ``key``, then size and time of change."""
+    keys = (f"{os.path.abspath(path)}{key and f' {key}'}", fingerprint(path))
+    return folder / f"{'_'.join(hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in keys)}.npy"
 
 
 def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a file, which is made if it is not there yet or damaged."""
+    """Return the array in a file; make the file if it is absent or damaged."""
     try:
         return np.load(file)
-    except (OSError, ValueError, EOFError):  # not made yet, or a file that something else damaged
+    except (OSError, ValueError, EOFError):  # absent or damaged
         made = make()
         buffer = io.BytesIO()
         np.save(buffer, made)
@@ -214,18 +214,18 @@ def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -> int:
-    """Make those of the files that are not there yet.
+    """Make the files that are not there yet.
 
     Args:
-        files: Of each image.
-        make: Makes the file of the image of this number.
-        title: Of the progress bar.
+        files: File of each image.
+        make: Function that makes the file of the image with this number.
+        title: Title of the progress bar.
 
     Returns:
-        How many there were to make.
+        The number of files that were not there.
 
     Raises:
-        ImageReadError: If images cannot be read; tells how many, and all about the first.
+        ImageReadError: If images cannot be read; tells their number, and the error of the first.
     """
     lacking = [i for i, file in enumerate(files) if not file.is_file()]
     if lacking:
@@ -242,15 +242,15 @@ def make_lacking(files: list[Path], make: Callable[[int], object], title: str) -
 
 
 def collect(files: list[Path]) -> None:
-    """Remove what changed images, killed runs and earlier versions left beside kept files.
+    """Remove files of changed images, killed runs and earlier versions beside kept files.
 
     Args:
-        files: Where arrays lie or will, in one folder.
+        files: Paths of arrays in one folder, which may not exist yet.
     """
-    known = {file.name.partition("_")[0]: file.name for file in files}
+    current = {file.name.partition("_")[0]: file.name for file in files}
     for entry in os.scandir(files[0].parent) if files[0].parent.is_dir() else []:
         image, _, version = entry.name.partition("_")
-        old = entry.name.endswith(".npy") and (not version or known.get(image, entry.name) != entry.name)
+        old = entry.name.endswith(".npy") and (not version or current.get(image, entry.name) != entry.name)
         left = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > _AN_HOUR  # a younger one may be in use
         if old or left:
             Path(entry.path).unlink(missing_ok=True)
@@ -260,16 +260,16 @@ def collect(files: list[Path]) -> None:
 def encode_set(
     model: ScoreNet, dataset: Any, device: torch.device, views: int, seed: int, workers: int, keep: Path | None = None
 ) -> FeatureSet:
-    """Run the frozen part of a network over an image set once, for each of ``views`` (the first one is plain).
+    """Run the frozen part of a network over an image set once per view; the first view is plain.
 
     Args:
         model: The network.
         dataset: The images.
-        device: Where to run it.
-        views: How many.
-        seed: Of the random views.
-        workers: Processes that read images.
-        keep: A folder of this network and these images, where features are found again after an interruption.
+        device: Device to run on.
+        views: Number of views.
+        seed: Seed of the random views.
+        workers: Number of processes that read images.
+        keep: A folder for the features of this network and these images, which are read again after an interruption.
     """
     model.eval()
     own_views = isinstance(dataset, OwnViews)
@@ -278,7 +278,7 @@ def encode_set(
         generator = epoch_generator(seed, view, stream=2)
         title = f"encoding, view {view + 1}/{views}"
         bar = tqdm(total=len(dataset), desc=title, leave=False, disable=not distributed.is_main())
-        parts: list[Inputs] = []
+        blocks: list[Inputs] = []
         if own_views:
             dataset.epoch.fill_(view)
         for first in range(0, len(dataset), _KEPT_TOGETHER):
@@ -286,7 +286,7 @@ def encode_set(
             file = None if keep is None else keep / f"view{view}_{first}.pt"
             earlier = None if file is None else kept_features(file)
             if earlier is not None:
-                parts.append(earlier["features"])
+                blocks.append(earlier["features"])
                 generator.set_state(earlier["generator"])
                 bar.update(len(rows))
                 continue
@@ -296,12 +296,12 @@ def encode_set(
                 inputs = augment(inputs, generator) if view > 0 and not own_views else inputs
                 encoded.append({k: v.cpu() for k, v in model.encode(to_device(inputs, device)).items()})
                 bar.update(len(index))
-            parts.append({k: torch.cat([e[k] for e in encoded]) for k in encoded[0]})
+            blocks.append({k: torch.cat([e[k] for e in encoded]) for k in encoded[0]})
             if file is not None and distributed.is_main():
-                content = {"features": parts[-1], "generator": generator.get_state()}
+                content = {"features": blocks[-1], "generator": generator.get_state()}
                 write_atomic(file, partial(torch.save, content))
         bar.close()
-        stored.append({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
+        stored.append({k: torch.cat([block[k] for block in blocks]) for k in blocks[0]})
     if own_views:
         dataset.epoch.fill_(0)
     features = {k: torch.stack([s[k] for s in stored]) for k in stored[0]}
@@ -309,7 +309,7 @@ def encode_set(
 
 
 def kept_features(file: Path) -> dict[str, Any] | None:
-    """Return what an interrupted run kept; None if it is not there, or damaged."""
+    """Read the features that an interrupted run kept; None if the file is absent or damaged."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # a damaged file raises nearly any kind
@@ -317,16 +317,16 @@ def kept_features(file: Path) -> dict[str, Any] | None:
 
 
 def features_folder(output: Path, model: ScoreNet, frame: pd.DataFrame, about: list[Any], name: str = "all") -> Path:
-    """Return the folder for features of these images by this network, where a run finds them again after an interruption.
+    """Return the folder for features of these images by this network, which a run reads again after an interruption.
 
-    Those of other images or weights under the same name are removed.
+    Features of other images or weights under the same name are removed.
 
     Args:
         output: Folder of the run.
         model: The network.
         frame: The images.
-        about: What else the features depend on.
-        name: Tells several kinds of features apart.
+        about: All other things that the features depend on.
+        name: Kind of the features.
     """
     about = [model.config, model.preprocessing(), *about]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
@@ -342,7 +342,7 @@ def features_folder(output: Path, model: ScoreNet, frame: pd.DataFrame, about: l
 
 
 def folder_size(folder: Path) -> str:
-    """Return size and place of a folder, to be shown."""
+    """Return size and path of a folder as text."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {folder}"
 
@@ -351,22 +351,22 @@ ImageSet = RatedImages | PublishedImages | OwnViews | FeatureSet
 
 
 class ImageSets(Protocol):
-    """What makes the image set of a part of a MOS table; None for an empty part."""
+    """A function that makes the image set of a part of a MOS table; None for an empty part."""
 
     def __call__(self, part: pd.DataFrame, train: bool = False, scores: np.ndarray | None = None) -> ImageSet | None:
-        """Return the set of ``part``; of images to train on and augment, if ``train``; with CF and SCC, shape (N, 2)."""
+        """Return the set of ``part``, augmented if ``train``, with CF and SCC in ``scores``, shape (N, 2)."""
 
 
 Sets = dict[str, ImageSet | None]  # "train", "val" and "test"
 
 
 def image_sets(options: TrainOptions, model: ScoreNet, tables: list[pd.DataFrame]) -> ImageSets:
-    """Return what makes image sets; the frozen part of a network looks at every image only once.
+    """Return the function that makes image sets; the frozen part of a network reads every image only once.
 
     Args:
-        options: What the script is asked to do.
+        options: Options of the script.
         model: A network with the start weights of the run.
-        tables: All images that any part will have; one image may be in several of the tables.
+        tables: All images of all parts; one image may be in several tables.
     """
     frame = pd.concat(tables).drop_duplicates("image").sort_values("image", ignore_index=True)
     if isinstance(model, PublishedNet):
@@ -377,13 +377,13 @@ def image_sets(options: TrainOptions, model: ScoreNet, tables: list[pd.DataFrame
 
 
 def encoded_sets(options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, images: ImageSet) -> ImageSets:
-    """Return what makes sets of features: the frozen part of the network looks at all images now.
+    """Encode all images by the frozen part of the network, and return the function that makes sets of their features.
 
     Args:
-        options: What the script is asked to do.
+        options: Options of the script.
         model: A network with the start weights of the run.
-        frame: All images that any part will have.
-        images: The set of them.
+        frame: All images of all parts.
+        images: The image set of ``frame``.
     """
     sources = [content_of(source) for source in object_sources(options)]
     keep = features_folder(options.output, model, frame, [options.seed, sources])
@@ -401,7 +401,7 @@ def encoded_sets(options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, im
 
 
 def sets_of(images: ImageSets, parts: dict[str, pd.DataFrame], scores: dict[str, np.ndarray] | None = None) -> Sets:
-    """Return the image sets of "train", "val" and "test", or of those that there are; ``scores`` are CF and SCC of each.
+    """Return the image sets of those of "train", "val" and "test" that ``parts`` has; ``scores`` are CF and SCC by part.
 
     Images to train on are augmented.
     """
@@ -410,17 +410,17 @@ def sets_of(images: ImageSets, parts: dict[str, pd.DataFrame], scores: dict[str,
 
 
 def rated_images(options: TrainOptions, model: ScoreNet, frame: pd.DataFrame, scores: np.ndarray | None = None) -> RatedImages:
-    """Return the images of a MOS table, as a network of ours reads them."""
+    """Return the image set of a MOS table for one of our networks."""
     cache_bytes = int(options.cache_gb * (1 << 30))
     objects = labeled_objects(options.labels, model, frame) if isinstance(model, SemanticConsistencyNet) else None
     return RatedImages(frame, cast(CompactNet, model).preprocess, model.dimension, scores, cache_bytes, objects)
 
 
 def published_image_sets(options: TrainOptions, model: PublishedNet, frame: pd.DataFrame) -> ImageSets:
-    """Return what makes image sets for a published network.
+    """Return the function that makes image sets for a published network.
 
-    CF is trained on bilinear images and scored on bicubic ones, as published; all that is predicted (validation, test,
-    out-of-fold) is read as in scoring.
+    CF is trained on bilinear images and scored on bicubic ones, as published; images to predict (validation, test, out-of-fold)
+    are read in the same way as in scoring.
     """
     cache = options.cache or Path(__file__).resolve().parents[1] / "runs" / "cache"
     objects = published_objects(options, frame) if model.dimension == "SCC" else None
@@ -442,7 +442,7 @@ def published_image_sets(options: TrainOptions, model: PublishedNet, frame: pd.D
 def labeled_objects(
     labels: list[str] | None, model: SemanticConsistencyNet, frame: pd.DataFrame
 ) -> Callable[[int, Tensor], Inputs] | None:
-    """Return what gives the objects of an image of a MOS table; None where the command line names no labels.
+    """Return the function that gives the objects of a row of a MOS table; None where the command line names no labels.
 
     Args:
         labels: Folders of YOLO files; None or ["none"] for none.
@@ -461,16 +461,16 @@ def labeled_objects(
     rows = []
     for image, scene in zip(frame["image"], frame["scene"], strict=True):
         # recolorings of one photograph show the same objects
-        known = ((folder, name) for name in (image, f"{scene}.") for folder in folders if folder.file(name) is not None)
-        folder, name = next(known, (None, ""))
+        labeled = ((folder, name) for name in (image, f"{scene}.") for folder in folders if folder.file(name) is not None)
+        folder, name = next(labeled, (None, ""))
         rows.append([] if folder is None else folder.objects(name))
     print(f"objects: {sum(map(bool, rows))} of {len(rows)} images show labeled ones")
-    _ = model.cells, model.object_prior  # worked out here, for processes that read images cannot use a GPU
+    _ = model.cells, model.object_prior  # computed here, because processes that read images cannot use a GPU
     return lambda index, rgb: model.object_inputs(rgb, rows[index])
 
 
 def with_object_files(options: TrainOptions) -> TrainOptions:
-    """Return the options with the labels and the color prior that a published network reads: those in the data folder.
+    """Return the options with the labels and the color prior of a published network, by default those in the data folder.
 
     Raises:
         ValueError: If several folders of labels are named.
@@ -492,7 +492,7 @@ def published_objects(options: TrainOptions, frame: pd.DataFrame) -> ObjectLabel
     labels = Path(options.labels[0])
     objects = ObjectLabels(None if labels == Path("none") else labels, read_color_curves(options.color_prior))
     for image in frame["image"]:
-        objects.slots(image)  # what cannot be read must be known before the training
+        objects.slots(image)  # raises the errors of all label files before the training
     labeled = sum(objects.file(image) is not None for image in frame["image"])
     print(f"objects: {labeled} of {len(frame)} images have a label file")
     return objects

@@ -1,4 +1,4 @@
-"""What a training script is asked to do: the command line, the recipe of the script, and both as one ``TrainOptions``.
+"""Options of a training script: the command line, the recipe of the script, and both as one ``TrainOptions``.
 
 Nothing slow is imported here: a script parses its arguments before it imports torch, so that help and mistakes take no time.
 """
@@ -20,15 +20,15 @@ Recipe = Mapping[str, tuple[Any, Any, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides where a training ends: ``last.pt`` records it, and a run goes on with the same settings only.
+    """The settings that decide the result of a training: ``last.pt`` records them, and a run goes on only with the same ones.
 
-    A script leaves what it does not have at its default.
+    Settings that a script does not have stay at their defaults.
     """
 
     # network
     preset: str  # compact, published, or baseline
     backbone: str | None = None  # None for the one of the network
-    size: int | None = None  # side of what the backbone sees, in pixels
+    size: int | None = None  # side of the image that the backbone sees, in pixels
     init: Path | None = None  # start from this trained network
     backbone_weights: Path | None = None
     random_init: bool = False
@@ -49,7 +49,7 @@ class Settings:
     augment: bool
     stop_loss: float | None  # mean training loss of an epoch to stop at
     best_epoch: bool  # keep the best epoch, not the last
-    seed: int  # None, for another one in each run, until ``draw_seed_if_none``
+    seed: int  # None for a new one in each run, until ``draw_seed_if_none``
     limit: int | None = None  # images to train on, for a quick check
     # SCC
     prior: str | None = None  # network with the color prior, or "none"
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Settings):
-    """All that a training script is asked to do: its settings, and what it reads, writes and runs on."""
+    """All options of a training script: its settings, its inputs and outputs, and the machine."""
 
     # data
     data: list[Path]
@@ -85,7 +85,7 @@ class TrainOptions(Settings):
     cf: list[Path] | None = None  # score files, for PR
     scc: list[Path] | None = None
     out_of_fold: bool = False  # refuse other sub-scores of training images
-    # network and optimization: what a run that goes on may change
+    # network and optimization: options that may change when a run goes on
     strict_recipe: bool = False
     width: int | None = None  # of the head
     dropout: float | None = None
@@ -96,7 +96,7 @@ class TrainOptions(Settings):
     output: Path
     resume: bool = False
     overwrite: bool = False
-    device: str  # None, for a GPU if there is one, until ``distributed.setup``
+    device: str  # None for a GPU if there is one, until ``distributed.setup``
     workers: int  # processes that read images
     amp: bool  # mixed precision on CUDA
     half: bool = False  # store the weights as float16
@@ -118,24 +118,24 @@ def training_parser(description: str | None) -> ScriptParser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="HECD, ICQA-2K or a CSV (data/README.md); PATH:N for N images of it",
+        help="HECD, ICQA-2K or a CSV (data/README.md); PATH:N takes N images",
     )
     add_split_arguments(parser)
 
     add = parser.groups["model"].add_argument
     add("--preset", choices=PRESETS, default=PRESETS[0], help="which networks and defaults (default: %(default)s)")
-    add("--strict-recipe", action="store_true", help="published: nothing that the published training lacks")
+    add("--strict-recipe", action="store_true", help="published: add nothing to the published training")
     add("--backbone", metavar="NAME", help="timm network with maps (default: %(default)s)")
     add_start_arguments(parser)
     add("--init", type=Path, metavar="FILE", help="start from this trained network of the same dimension")
-    add("--ranker", metavar="FILE", help="of train_ranker.py, or none (default: that of --init, or the shipped one)")
-    add("--size", type=int, metavar="N", help="side of what the backbone sees, in pixels (default: %(default)s)")
+    add("--ranker", metavar="FILE", help="file of train_ranker.py, or none (default: from --init, else the shipped one)")
+    add("--size", type=int, metavar="N", help="side of the image that the backbone sees, in pixels (default: %(default)s)")
 
     add = parser.groups["optimization"].add_argument
     add("--epochs", type=int, metavar="N", help="(default: %(default)s)")
     add("--batch-size", type=int, metavar="N", help="images per step and process (default: %(default)s)")
     add("--lr", type=float, help="peak learning rate of the head (default: %(default)s)")
-    add("--backbone-lr", type=float, metavar="LR", help="of the backbone; 0 freezes it (default: %(default)s)")
+    add("--backbone-lr", type=float, metavar="LR", help="peak learning rate of the backbone; 0 freezes (default: %(default)s)")
     add("--weight-decay", type=float, metavar="W", help="(default: %(default)s)")
     add("--warmup", type=float, help="share of steps with rising rate (default: %(default)s)")
     add("--clip", type=float, help="largest gradient norm, 0 for any (default: %(default)s)")
@@ -149,42 +149,42 @@ def training_parser(description: str | None) -> ScriptParser:
     add_run_arguments(parser)
     add = parser.groups["run"].add_argument
     add("--checkpoint-activations", action="store_true", help="published CF: less memory, a third more time")
-    add("--cache", type=Path, metavar="DIR", help="published: of resized images (default: runs/cache)")
+    add("--cache", type=Path, metavar="DIR", help="published: folder of resized images (default: runs/cache)")
     return parser
 
 
 def add_split_arguments(parser: ScriptParser) -> None:
-    """Add which of the images train, validate and test."""
+    """Add the arguments that choose the images to train, validate and test on."""
     add = parser.groups["data"].add_argument
     add("--mos-range", type=float, nargs=2, default=(-1.0, 1.0), metavar=("LOW", "HIGH"), help="of a CSV's MOS (default: -1 1)")
-    add("--val", type=float, metavar="SHARE", help="of the scenes, to choose the epoch by (default: %(default)s)")
+    add("--val", type=float, metavar="SHARE", help="of the scenes, to choose the epoch (default: %(default)s)")
     add("--test", type=float, metavar="SHARE", help="of the scenes, scored once at the end (default: 0.2)")
-    add("--split", type=Path, metavar="FILE", help="split.txt of a run, not --val and --test")
+    add("--split", type=Path, metavar="FILE", help="split.txt of a run, in place of --val and --test")
     add(
         "--shared-scenes",
         choices=SHARED_SCENES,
         metavar="HOW",
-        help="if both folders of ICQA-2K have a scene: refuse, keep both, or resplit all by scene",
+        help="if train and test folders of ICQA-2K share scenes: refuse, keep both, or resplit all by scene",
     )
     add("--limit", type=int, metavar="N", help="train on N images, for a quick check")
 
 
 def add_start_arguments(parser: ScriptParser) -> None:
-    """Add what a backbone starts from."""
+    """Add the arguments for the start weights of a backbone."""
     add = parser.groups["model"].add_argument
-    add("--backbone-weights", type=Path, metavar="FILE", help="start weights, in place of the packaged ones or of the hub's")
+    add("--backbone-weights", type=Path, metavar="FILE", help="start weights, in place of those of the package or the hub")
     add("--random-init", action="store_true", help="start the backbone from random weights")
 
 
 def add_run_arguments(parser: ScriptParser) -> None:
-    """Add where a run goes and what it runs on."""
+    """Add the arguments for the output and the machine of a run."""
     parser.limits["workers"] = (0, 1024)  # 0 reads in the process itself
     add = parser.groups["run"].add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="for checkpoints, metrics and curves")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for checkpoints, metrics and curves")
     earlier = parser.groups["run"].add_mutually_exclusive_group()
     earlier.add_argument("--resume", action="store_true", help="go on with the run in --output, if there is one")
     earlier.add_argument("--overwrite", action="store_true", help="train anew where --output holds an earlier run")
-    add("--seed", type=_seed, help="a number, or none for another each time (default: %(default)s)")
+    add("--seed", type=_seed, help="a number, or none for a new one each time (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:N (default: a GPU if any)")
     add("--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)")
     add("--amp", action=argparse.BooleanOptionalAction, help="mixed precision on CUDA")
@@ -197,19 +197,19 @@ def _seed(text: str) -> int | None:
 
 
 def parse_training(parser: ScriptParser, dimension: str, recipe: Recipe, argv: list[str] | None = None) -> TrainOptions:
-    """Parse the arguments of a training script; what they leave open is as the recipe of the preset says.
+    """Parse the arguments of a training script; the recipe of the preset gives the defaults.
 
     Args:
-        parser: What ``training_parser`` gave, perhaps with more arguments.
-        dimension: What the script trains.
+        parser: Result of ``training_parser``, perhaps with more arguments.
+        dimension: CF, SCC or PR.
         recipe: The recipe of the script.
         argv: The arguments; None for those of the process.
     """
     early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--preset", nargs="?")
     early.add_argument("--strict-recipe", action="store_true")
-    known, _ = early.parse_known_args(argv)
-    column = 0 if known.preset != "published" else 2 if known.strict_recipe else 1
+    chosen, _ = early.parse_known_args(argv)
+    column = 0 if chosen.preset != "published" else 2 if chosen.strict_recipe else 1
     # earlier versions recorded a graph of attention for every published network, and their runs should go on
     attention = (None, "infer", "train")[column]
     parser.set_defaults(**{"attention": attention} | {name: values[column] for name, values in recipe.items()})
@@ -231,7 +231,7 @@ def parse_training(parser: ScriptParser, dimension: str, recipe: Recipe, argv: l
 
 
 def check_parts(parser: ScriptParser, options: TrainOptions) -> None:
-    """Refuse shares and folds that no data can be divided into, and an output that cannot be one."""
+    """Refuse shares and folds that leave nothing to train on, and outputs that cannot be written."""
     if options.val + options.test >= 1:
         parser.error(
             f"--val {options.val:g} and --test {options.test:g} leave no scenes to train on; together they must be below 1"
@@ -245,7 +245,7 @@ def check_parts(parser: ScriptParser, options: TrainOptions) -> None:
 
 
 def add_object_arguments(parser: ScriptParser) -> None:
-    """Add what an SCC network reads beside images."""
+    """Add the arguments for the labels and priors of an SCC network."""
     parser.groups["data"].add_argument(
         "--labels",
         nargs="+",
@@ -254,16 +254,16 @@ def add_object_arguments(parser: ScriptParser) -> None:
         "(default: none; published: labels in the data folder)",
     )
     add = parser.groups["model"].add_argument
-    add("--color-prior", type=Path, metavar="JSON", help="published: (default: color_.json in the data folder)")
+    add("--color-prior", type=Path, metavar="JSON", help="published: the color prior (default: color_.json in the data folder)")
     add(
         "--attention",
         choices=("infer", "train"),
-        help="published, while training: infer has one softmax, as in scoring; train has two",
+        help="published, in training: infer has one softmax, same as scoring; train has two",
     )
 
 
 def add_fold_arguments(parser: ScriptParser) -> None:
-    """Add ``--folds`` and ``--oof``, for the branches whose predictions the realism branch is trained on."""
+    """Add ``--folds`` and ``--oof``, for the branches whose predictions train the realism branch."""
     add = parser.groups["data"].add_argument
     add(
         "--folds", type=int, default=0, metavar="K", help="also train K networks, each without a K-th of the scenes; 0 for none"

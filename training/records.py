@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints that it goes on from, and a log of its epochs (table, curves, TensorBoard, console)."""
+"""The files of a run: checkpoints to resume from, and a log of its epochs (table, curves, TensorBoard, console)."""
 
 import csv
 import io
@@ -19,40 +19,40 @@ from utils import distributed
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.files import sha256, write_atomic
 
-NEXT = "next.pt"  # what is about to be best.pt
+NEXT = "next.pt"  # weights that become best.pt next
 
 
 class Checkpoint:
-    """Where a run stands: ``last.pt``, which it goes on from, and ``best.pt``, the best epoch.
+    """The state of a run: ``last.pt``, to resume from, and ``best.pt``, the best epoch.
 
     Args:
         model: The network that is trained.
-        parts: Optimizer, scheduler and scaler, by name.
-        options: What the script is asked to do.
+        stateful: Optimizer, scheduler and scaler, by name.
+        options: Options of the script.
         output: Folder of both files; None keeps the best weights in memory.
-        record: What the checkpoint says of its training data.
+        record: Entries of the checkpoint on its training data.
 
     Attributes:
-        epoch: The last epoch that is done.
-        best_epoch: The best of them; 0 before the first.
+        epoch: The last finished epoch.
+        best_epoch: The best epoch so far; 0 before the first.
         history: One row per epoch, as in metrics.csv.
         loss: Mean training loss of the last epoch.
     """
 
     def __init__(
-        self, model: ScoreNet, parts: dict[str, Any], options: TrainOptions, output: Path | None, record: dict[str, Any]
+        self, model: ScoreNet, stateful: dict[str, Any], options: TrainOptions, output: Path | None, record: dict[str, Any]
     ) -> None:
-        self.model, self.parts, self.options, self.output, self.record = model, parts, options, output, record
+        self.model, self.stateful, self.options, self.output, self.record = model, stateful, options, output, record
         self.epoch, self.best, self.best_epoch, self.best_hash = 0, -math.inf, 0, ""
         self.history: list[dict[str, float]] = []
         self.loss = math.inf
         self.best_weights: dict[str, Tensor] = {}
 
     def resume(self) -> None:
-        """Go on where the run in the folder stopped, if that was asked for and there is one.
+        """Restore the run in the folder, if ``--resume`` asks for it and there is one.
 
         Raises:
-            ValueError: If it cannot be gone on with; says why.
+            ValueError: If this run cannot go on with the one in the folder; says why.
         """
         if not self.options.resume or self.output is None:
             return
@@ -60,24 +60,23 @@ class Checkpoint:
             if (best := self.output / "best.pt").is_file():
                 raise ValueError(f"{best} is there without the last.pt that --resume goes on from; pass another --output")
             return
-        kept = {"epoch", "best", "best_epoch", "best_hash", "history", *self.parts}
+        kept = {"epoch", "best", "best_epoch", "best_hash", "history", *self.stateful}
         content = self.record.get("content", {})
         state = read_state(self.output, self.model.dimension, self.options.recorded(), content, kept)
         if distributed.is_main():
             check_best(self.output, state["best_hash"])
-        load_parts(self.output, state, {"model": self.model, **self.parts})
+        load_states(self.output, state, {"model": self.model, **self.stateful})
         self.epoch, self.history = state["epoch"], state["history"]
         self.best, self.best_epoch, self.best_hash = (state[name] for name in ("best", "best_epoch", "best_hash"))
         self.loss = self.history[-1]["loss"] if self.history else math.inf
         print(f"resuming after epoch {self.epoch} of {self.options.epochs}")
 
     def save(self, row: dict[str, float], quality: float) -> None:
-        """Take down an epoch, and its weights as the best ones if no earlier epoch was as good.
+        """Record an epoch, and keep its weights as the best ones if no earlier epoch was as good.
 
         Args:
             row: Number, loss, rate, metrics and seconds of the epoch.
-            quality: What epochs are compared by, higher is better. NaN, which a constant prediction has, is kept while
-                nothing better comes.
+            quality: The number that epochs are compared by, higher is better. NaN, from a constant prediction, counts as -1.
         """
         self.epoch, self.loss = int(row["epoch"]), row["loss"]
         if distributed.is_main():
@@ -95,14 +94,14 @@ class Checkpoint:
     def _write(self, output: Path, row: dict[str, float], better: bool) -> None:
         epochs = {"epoch": self.epoch, "epochs": self.options.epochs}
         extra = {"content": {}, **self.record, "metrics": dict(row), "command": command_line(), **epochs}
-        if better:  # it becomes best.pt once last.pt knows it, so that a kill at any moment leaves a pair
+        if better:  # renamed to best.pt after last.pt has its hash, so that a kill at any moment leaves a pair
             save_checkpoint(output / NEXT, self.model, half=self.options.half, **extra)
             self.best_hash = sha256(output / NEXT)
         save_checkpoint(
             output / "last.pt",
             self.model,
             **extra,
-            **{name: part.state_dict() for name, part in self.parts.items()},
+            **{name: item.state_dict() for name, item in self.stateful.items()},
             best=self.best,
             best_epoch=self.best_epoch,
             best_hash=self.best_hash,
@@ -113,14 +112,14 @@ class Checkpoint:
             os.replace(output / NEXT, output / "best.pt")
 
     def chosen(self) -> ScoreNet:
-        """Return the network of the best epoch, in evaluation mode, as the file has it."""
+        """Return the network of the best epoch, in evaluation mode, read from its file."""
         if self.output is None:
             self.model.load_state_dict(self.best_weights)
             return self.model.eval()
         distributed.barrier()
         best = self.output / "best.pt"
         content = read_checkpoint(best)
-        check_best(self.output, self.best_hash)  # of what was read, even if it has been replaced since
+        check_best(self.output, self.best_hash)
         networks = {self.model.dimension: type(self.model)}
         model: Any = build_model(content, str(best), networks).to(self.model.device).eval()
         model.weights_hash = self.best_hash
@@ -128,13 +127,13 @@ class Checkpoint:
 
 
 class Log:
-    """What a run shows of its epochs: metrics.csv, TensorBoard and a line each, and curves.png at the end.
+    """The log of the epochs of a run: metrics.csv, TensorBoard and one line per epoch, and curves.png at the end.
 
     Args:
         output: Folder of the files; None for a log that neither writes nor prints.
-        title: Of the curves.
-        start: The first epoch; a run that goes on hides the steps of TensorBoard that it will write again.
-        epochs: How many there will be.
+        title: Title of the curves.
+        start: The first epoch; TensorBoard hides later steps of an earlier run.
+        epochs: Number of epochs.
     """
 
     def __init__(self, output: Path | None, title: str, start: int, epochs: int) -> None:
@@ -142,7 +141,7 @@ class Log:
         self.board = None if output is None else summary_writer(output, start)
 
     def write(self, history: list[dict[str, float]], best_epoch: int) -> None:
-        """Tell of the last epoch of a history."""
+        """Log the last epoch of a history."""
         if self.output is None or self.board is None:
             return
         write_history(self.output / "metrics.csv", history)
@@ -155,14 +154,14 @@ class Log:
         print(f"epoch {epoch:3d}/{self.epochs}  {shown}  {row['seconds']:.0f} s{'  *' if epoch == best_epoch else ''}")
 
     def close(self, history: list[dict[str, float]]) -> None:
-        """Draw the curves of a history, and end."""
+        """Close the log, and draw the curves of a history."""
         if self.output is not None and self.board is not None:
             self.board.close()
             plot_curves(history, self.output / "curves.png", self.title)
 
 
 def command_line() -> str:
-    """Return the command of this run, as typed in the folder of the repository."""
+    """Return the command of this run, in the form typed in the folder of the repository."""
     script = Path(sys.argv[0]).resolve()
     root = Path(__file__).resolve().parents[1]
     name = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)
@@ -172,20 +171,20 @@ def command_line() -> str:
 def read_state(
     output: Path, dimension: str, settings: dict[str, Any], content: dict[str, str], keys: set[str]
 ) -> dict[str, Any]:
-    """Read where a run stopped.
+    """Read the state that a run stopped with.
 
     Args:
-        output: Its folder.
-        dimension: What is trained.
-        settings: The arguments that decide where training ends up.
+        output: Folder of the run.
+        dimension: The dimension that is trained.
+        settings: The settings of this run, see ``training.options.Settings``.
         content: A hash of each kind of data, see ``training_record``.
-        keys: What the caller reads of the result.
+        keys: Names of the entries that the caller needs.
 
     Returns:
         The content of ``last.pt``.
 
     Raises:
-        ValueError: If it is a run of another dimension, of other settings or data, or of another version of this project.
+        ValueError: If the run has another dimension, other settings or data, or is of another version of this project.
     """
     state = read_checkpoint(output / "last.pt")
     if state.get("dimension") != dimension:
@@ -206,26 +205,26 @@ def read_state(
     return state
 
 
-def load_parts(output: Path, state: dict[str, Any], parts: dict[str, Any]) -> None:
-    """Give a network, an optimizer and so on the states that a run stopped with.
+def load_states(output: Path, state: dict[str, Any], stateful: dict[str, Any]) -> None:
+    """Load the states that a run stopped with into network, optimizer and so on.
 
     Args:
         output: Folder of the run.
         state: The content of ``last.pt``.
-        parts: What takes the state of the same name.
+        stateful: The objects to load into, by the name of their state.
 
     Raises:
-        ValueError: If one does not fit.
+        ValueError: If a state does not fit.
     """
     try:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        for name, item in stateful.items():
+            item.load_state_dict(state[name])
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise other_version(output, error) from error
 
 
 def other_version(output: Path, reason: object) -> ValueError:
-    """The error of a ``last.pt`` that this version cannot go on with."""
+    """Return the error for a ``last.pt`` that this version cannot go on with."""
     reason = " ".join(str(reason).split())[:200]
     return ValueError(
         f"{output / 'last.pt'} is of another version of this project ({reason}), which alone can go on with it; pass "
@@ -234,20 +233,20 @@ def other_version(output: Path, reason: object) -> ValueError:
 
 
 def check_best(output: Path, best_hash: str) -> None:
-    """Check that ``best.pt`` is the file that the run wrote, and finish what a kill left half done.
+    """Check that ``best.pt`` is the file that the run wrote, and finish a replacement that a kill interrupted.
 
     Raises:
-        ValueError: If it is another file.
+        ValueError: If ``best.pt`` is absent or another file.
     """
     best, waiting = output / "best.pt", output / NEXT
     if waiting.is_file() and sha256(waiting) == best_hash:
         os.replace(waiting, best)
     if not best.is_file() or sha256(best) != best_hash:
-        raise ValueError(f"{best} is not what this run wrote: something replaced it; pass --overwrite to train anew")
+        raise ValueError(f"{best} is not the file that this run wrote: something replaced it; pass --overwrite to train anew")
 
 
 def summary_writer(output: Path, start: int) -> Any:
-    """Return a writer of TensorBoard files, from the step ``start`` on."""
+    """Return a writer of TensorBoard files that starts at the step ``start``."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
     return SummaryWriter(str(output / "tensorboard"), purge_step=start)
@@ -263,7 +262,7 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON; not-a-number becomes null, for JSON has none."""
+    """Write results as JSON, with NaN as null, because JSON has no NaN."""
     clean = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in results.items()}
     write_atomic(path, json.dumps(clean, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""What the training scripts do around the loop: folder, split, start weights, record, test, out-of-fold predictions."""
+"""The steps of a training script around the loop: folder, split, start weights, record, test, out-of-fold predictions."""
 
 import contextlib
 import hashlib
@@ -42,10 +42,10 @@ Parts = dict[str, pd.DataFrame]  # MOS tables "train", "val" and "test"
 
 
 def one_line_errors(advice: str = "run the same command again with --resume to go on") -> None:
-    """Let wrong input and Ctrl-C end the process with one line, as in the inference scripts; a bug keeps its traceback.
+    """Let wrong input and Ctrl-C end the process with one line, same as in inference scripts; a bug keeps its traceback.
 
     Args:
-        advice: What to do after Ctrl-C.
+        advice: Advice that Ctrl-C prints.
     """
     interrupt.hear()
     usual = sys.excepthook
@@ -53,7 +53,7 @@ def one_line_errors(advice: str = "run the same command again with --resume to g
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, (OSError, ValueError, UnreachableError)):
             text = str(error)
-            if text.startswith("Caught "):  # of a process that reads images, which puts its traceback before it
+            if text.startswith("Caught "):  # from a process that reads images, with its traceback before the message
                 text = text.rpartition(f"{kind.__name__}: ")[2]
             print(f"error: {text.strip()}", file=sys.stderr)
         elif issubclass(kind, KeyboardInterrupt):
@@ -68,13 +68,13 @@ def one_line_errors(advice: str = "run the same command again with --resume to g
 
 @contextlib.contextmanager
 def open_run(options: TrainOptions, dimension: str) -> Iterator[TrainOptions]:
-    """Join the other processes, hold the folder of the run, and give the options with device and seed as they are used.
+    """Join the other processes, hold the folder of the run, and yield the options with device and seed filled in.
 
     Wrong input and Ctrl-C end the process with one line from here on.
 
     Raises:
         BlockingIOError: If another run holds the folder.
-        ValueError: If the device cannot be used, or see ``run_folder``.
+        ValueError: Same as ``run_folder``; also if the device cannot be used.
     """
     one_line_errors()
     options = replace(options, device=distributed.setup(options.device))
@@ -85,19 +85,19 @@ def open_run(options: TrainOptions, dimension: str) -> Iterator[TrainOptions]:
 
 @contextlib.contextmanager
 def run_folder(output: Path, dimension: str, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Hold the folder of a run: no other run writes there, and no earlier one is overwritten unasked.
+    """Hold the folder of a run: no other run writes there, and no earlier run is overwritten unasked.
 
     Features, which are kept in case of an interruption, are removed at the end.
 
     Args:
         output: The folder.
-        dimension: What the script trains.
-        resume: Go on with an earlier run.
-        overwrite: Train anew where an earlier run is.
+        dimension: The dimension or system that the script trains.
+        resume: Whether to go on with an earlier run.
+        overwrite: Whether to train anew over an earlier run.
 
     Raises:
         BlockingIOError: If another run holds the folder.
-        ValueError: If weights of an earlier run lie there and nothing is to become of them, or they are of another dimension.
+        ValueError: If the folder has weights of an earlier run, without ``resume`` or ``overwrite`` or of another dimension.
     """
     if not distributed.is_main():  # the main process speaks for all
         yield
@@ -129,7 +129,7 @@ def run_folder(output: Path, dimension: str, resume: bool, overwrite: bool) -> I
 
 
 def earlier_files(output: Path) -> list[Path]:
-    """Return the files that a run wrote into its folder, those of its stages and folds included."""
+    """Return the files that a run wrote into its folder, including those of its stages and folds."""
     names = (
         "best.pt",
         "last.pt",
@@ -145,14 +145,14 @@ def earlier_files(output: Path) -> list[Path]:
 
 
 def clear_folder(output: Path, overwrite: bool) -> None:
-    """Remove the files of an earlier run, if they are to be overwritten: nothing must take them for those of this one."""
+    """Remove the files of an earlier run if ``overwrite``, so that they are not taken for files of this run."""
     if overwrite and distributed.is_main():
         for path in earlier_files(output):
             path.unlink()
 
 
 def draw_seed_if_none(options: TrainOptions) -> TrainOptions:
-    """Draw a seed where ``--seed none`` asks for another one each time; a run that goes on keeps its own."""
+    """Draw a seed where ``--seed none`` asks for a new one each time; a resumed run keeps its seed."""
     if options.seed is not None:
         return options
     last = options.output / "last.pt"
@@ -163,13 +163,13 @@ def draw_seed_if_none(options: TrainOptions) -> TrainOptions:
 
 
 def apply_shared_scenes_policy(options: TrainOptions, frame: pd.DataFrame) -> pd.DataFrame:
-    """Refuse, keep or split anew given train and test images that share scenes, as ``--shared-scenes`` says.
+    """Refuse, keep or resplit given train and test images that share scenes, as ``--shared-scenes`` says.
 
     Returns:
         The table; without its column ``split`` if all images are to be split anew.
 
     Raises:
-        ValueError: If they share scenes and nothing is said of it; names one.
+        ValueError: If they share scenes and the policy is to refuse; names one scene.
     """
     shared = shared_scenes(frame)
     if not shared:
@@ -190,15 +190,15 @@ def apply_shared_scenes_policy(options: TrainOptions, frame: pd.DataFrame) -> pd
 
 
 def split_parts(options: TrainOptions, frame: pd.DataFrame, columns: list[str]) -> Parts:
-    """Split a MOS table by scene into "train", "val" and "test", rated images only; ``split.txt`` of the run records it.
+    """Split a MOS table by scene into "train", "val" and "test", rated images only; ``split.txt`` records the split.
 
     Args:
-        options: What the script is asked to do.
-        frame: What ``apply_shared_scenes_policy`` gave. Given test images that share scenes with the others are the test part.
+        options: Options of the script.
+        frame: Result of ``apply_shared_scenes_policy``. Given test images that share scenes with the others are the test part.
         columns: The ratings that count, such as ["CF"].
 
     Raises:
-        ValueError: If two other parts share a scene; names it.
+        ValueError: If two parts share a scene otherwise; names the scene.
     """
     recorded = options.output / "split.txt"
     fixed = frame.iloc[:0]  # test images whose scenes are also trained on; no split by scene can say so
@@ -228,28 +228,28 @@ def split_parts(options: TrainOptions, frame: pd.DataFrame, columns: list[str]) 
 
 
 def check_ratings(frame: pd.DataFrame, columns: list[str], of: str = "") -> None:
-    """Check that there is something to learn from.
+    """Check that the images have at least two different ratings to learn from.
 
     Args:
         frame: The images to train on.
         columns: Names of the ratings.
-        of: Where the images belong, for the message.
+        of: Place of the images, such as " of fold 1", for the message.
 
     Raises:
-        ValueError: If fewer than two different ratings are there; says what there is.
+        ValueError: If there are fewer than two different ratings; describes the ratings.
     """
     values = {column: frame[column].dropna() for column in columns}
     if any(ratings.nunique() > 1 for ratings in values.values()):
         return
     name, ratings = max(values.items(), key=lambda item: len(item[1]))
     if ratings.empty:
-        found = f"no training scene{of} has a {' or '.join(columns)} rating"
+        problem = f"no training scene{of} has a {' or '.join(columns)} rating"
     elif len(ratings) == 1:
-        found = f"a single training image{of} has a {name} rating"
+        problem = f"a single training image{of} has a {name} rating"
     else:
-        found = f"all {len(ratings)} training images{of} have the {name} rating {ratings.iloc[0]:g}"
+        problem = f"all {len(ratings)} training images{of} have the {name} rating {ratings.iloc[0]:g}"
     raise ValueError(
-        f"{found}, and a network cannot learn an order from that; take more ratings, or another --seed, --split or --limit"
+        f"{problem}, and a network cannot learn an order from that; take more ratings, or another --seed, --split or --limit"
     )
 
 
@@ -303,7 +303,7 @@ def start_from_prior(options: TrainOptions) -> SemanticConsistencyNet:
 
 
 def ranker_of(options: TrainOptions) -> Path | None:
-    """Return the file that a branch takes a ranker from; None for one without, or that goes on with its own (--init)."""
+    """Return the file with the ranker for a branch; None for a branch without one, or with the ranker of --init."""
     if options.preset != "compact" or options.ranker == "none" or not options.ranking:
         return None
     if options.ranker or options.init is not None or options.random_init:
@@ -315,7 +315,7 @@ def start_ranker(options: TrainOptions, model: CompactNet) -> None:
     """Give a branch the ranker that the arguments ask for.
 
     Raises:
-        ValueError: If the file has none, or one of another backbone or size.
+        ValueError: If the file has no ranker, or one of another backbone or size.
     """
     path = ranker_of(options)
     if path is None and options.ranker != "none":
@@ -332,13 +332,13 @@ def parts_seen_by(options: TrainOptions) -> dict[str, Tensor | None]:
     sources = {"ranker": ranker_of(options)}
     if options.preset == "compact" and options.init is None and options.prior not in (None, "none"):
         sources["prior"] = Path(str(options.prior))
-    parts = {} if options.init is None else read_weights(options.init).get("parts_seen", {})
+    rows = {} if options.init is None else read_weights(options.init).get("parts_seen", {})
     for part, source in sources.items():
         if source is not None:
             content = read_weights(source)
-            whole = content.get("seen")  # of a branch that the part is taken from, if it does not say it of its parts
-            parts[part] = whole if content.get("dimension") == part else content.get("parts_seen", {}).get(part, whole)
-    return parts
+            whole = content.get("seen")  # all images of the branch, if the branch does not record those of its parts
+            rows[part] = whole if content.get("dimension") == part else content.get("parts_seen", {}).get(part, whole)
+    return rows
 
 
 def training_record(
@@ -347,14 +347,14 @@ def training_record(
     columns: list[str],
     sub_scores: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Return what a checkpoint says of its training data.
+    """Return the entries of a checkpoint on its training data.
 
-    ``seen`` holds size and fingerprint of every image that the network was fitted to or chosen on, by this run or by the
-    ones it started from. ``content`` holds a hash of each kind of data that decides where training ends up, so that a run
-    goes on with the same data only.
+    ``seen`` holds size and fingerprint of every image that the network was fitted to or chosen on, by this run or by the runs
+    that it started from. ``content`` holds a hash of each kind of data that decides the result of the training, so that a run
+    goes on only with the same data.
 
     Args:
-        options: What the script is asked to do.
+        options: Options of the script.
         parts: MOS tables "train", "val" and perhaps "test".
         columns: Names of the ratings.
         sub_scores: CF and SCC of each image of the parts, for the realism branch.
@@ -369,23 +369,23 @@ def training_record(
         "CF and SCC": {name: scores.tolist() for name, scores in (sub_scores or {}).items()},
         "labels and priors": [content_of(source) for source in object_sources(options)],
     }
-    known = True  # a published file does not say what it was trained on
+    seen_is_all = True  # false if a start weight file, such as a published one, does not record its training images
     parts_seen = parts_seen_by(options)
     if options.init is not None:
         start = read_weights(options.init)
         earlier = start.get("seen")
-        known = earlier is not None and start.get("seen_is_all", True)
+        seen_is_all = earlier is not None and start.get("seen_is_all", True)
         seen |= set() if earlier is None else {tuple(row) for row in earlier.tolist()}
     for rows in parts_seen.values():
-        known = known and rows is not None
+        seen_is_all = seen_is_all and rows is not None
         seen |= set() if rows is None else {tuple(row) for row in rows.tolist()}
     return {
         "data": [str(source) for source in options.data],
         "scenes": {name: part["scene"].nunique() for name, part in parts.items()},
         "content": {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in content.items()},
         "seen": torch.tensor(sorted(seen), dtype=torch.int64),
-        "parts_seen": parts_seen,  # of it, what ranker and color prior have seen, for a branch that takes them over
-        "seen_is_all": known,
+        "parts_seen": parts_seen,  # the rows of ranker and color prior, for a branch that takes them over
+        "seen_is_all": seen_is_all,
         "torch": str(torch.__version__),
         "seed": options.seed,
     }
@@ -394,10 +394,10 @@ def training_record(
 def fold_parts(
     options: TrainOptions, frame: pd.DataFrame, parts: Parts, columns: list[str]
 ) -> tuple[pd.DataFrame, list[Parts]]:
-    """Divide what is not tested on into folds by scene: "train", "val" and, as "held", the images that a fold leaves out.
+    """Divide all but the test part into folds by scene: "train", "val" and "held", the images that a fold leaves out.
 
     Returns:
-        The images of all folds, rated or not, and the folds; none if there are to be no folds.
+        The images of all folds, rated or not, and the folds; both are empty without ``--folds``.
 
     Raises:
         ValueError: If there are too few scenes, or a fold has nothing to learn from.
@@ -419,7 +419,7 @@ def fold_parts(
 
 
 def score_test_part(options: TrainOptions, model: ScoreNet, test: pd.DataFrame, test_set: ImageSet | None) -> None:
-    """Score the test part, once, with the weights that validation chose: ``test.json``, and ``test.csv`` by image."""
+    """Score the test part once, with the chosen weights, and write ``test.json``, and ``test.csv`` by image."""
     if not distributed.is_main():
         return
     print(f"weights: {options.output / 'best.pt'}")
@@ -435,8 +435,8 @@ def score_test_part(options: TrainOptions, model: ScoreNet, test: pd.DataFrame, 
     write_atomic(options.output / "test.csv", rows.to_csv(index=False, lineterminator="\n"))
     results = column_correlations(pred, mos, model.columns)
     for column, p, m in zip(model.columns, pred.reshape(mos.shape).T, mos.T, strict=True):
-        known = np.isfinite(m)
-        within = within_scene_srcc(p[known], m[known], test["scene"].to_numpy()[known])
+        has_mos = np.isfinite(m)
+        within = within_scene_srcc(p[has_mos], m[has_mos], test["scene"].to_numpy()[has_mos])
         results[f"{column} within-scene SRCC" if len(model.columns) > 1 else "within-scene SRCC"] = within
     write_results(options.output / "test.json", {**results, "pictures": len(test), "scenes": test["scene"].nunique()})
     shown = "  ".join(f"{k} {v:.4f}" for k, v in results.items())
@@ -450,16 +450,16 @@ def out_of_fold(
     frame: pd.DataFrame,
     folds: list[Parts],
 ) -> None:
-    """Predict every image with a network that has not seen its scene; the CSV that train_PR.py should be fed.
+    """Predict every image with a network that has not seen its scene, and write the predictions as a CSV for train_PR.py.
 
-    Images without a rating in this dimension are predicted as well, for PR needs a prediction for each.
+    Images without a rating in this dimension are predicted as well, because PR needs a prediction for each.
 
     Args:
-        options: What the script is asked to do.
-        train: Trains a network on the parts of a fold, into a folder.
-        images: What makes image sets.
+        options: Options of the script.
+        train: Function that trains a network on the parts of a fold, into a folder.
+        images: Function that makes image sets.
         frame: The images.
-        folds: See ``fold_parts``; nothing is done if there are none.
+        folds: Result of ``fold_parts``; nothing is done without folds.
     """
     target = options.oof or options.output / "oof.csv"
     values: dict[str, np.ndarray] = {}
@@ -476,8 +476,8 @@ def out_of_fold(
         return
     predictions = np.array([values[image] for image in frame["image"]], dtype=float)
     if options.init is not None:
-        # a network that started from one that knew an image has not truly left it out
-        _, ids = seen_by(read_weights(options.init))  # nothing is known of what a published file has seen
+        # an image that the start weights were trained on is not truly left out
+        _, ids = seen_by(read_weights(options.init))  # empty for a published file
         new = np.array([image_id(path) not in ids for path in frame["path"]])
         if not new.all():
             print(f"{(~new).sum()} of {len(frame)} images were used to train --init and are left out of {target}")
@@ -505,18 +505,17 @@ def out_of_fold(
 def read_sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> tuple[np.ndarray, dict[str, str]]:
     """Read CF or SCC of each row of a MOS table from score files; the first file that has an image counts.
 
-    Score files that say which folder they are of are joined by absolute path, others by the path relative to the root of
-    the data.
+    Score files that record their folder are joined by absolute path, others by the path relative to the root of the data.
 
     Returns:
-        Scores, shape (N,), and for each image what it was to the weights that scored it ("unseen", "in-sample",
-        "out-of-fold", or "unknown").
+        Scores, shape (N,), and the sample of each image for the weights that scored it: "unseen", "in-sample", "out-of-fold"
+        or "unknown".
 
     Raises:
-        ValueError: If an image has no finite score; names it and what to run.
+        ValueError: If an image has no finite score; names the image and the command to run.
     """
     wanted = [os.path.normpath(path) for path in frame["path"]]
-    found: dict[str, tuple[float, str, str]] = {}
+    cells: dict[str, tuple[float, str, str]] = {}  # score, sample and error by path
     for file in files:
         scores = read_scores(file, dimension)
         meta = scores.attrs.get("meta", {})
@@ -526,9 +525,9 @@ def read_sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> t
             absent = missing_scores(list(frame["image"]), scores, dimension)
             there = frame[~frame["image"].isin(absent)]
             for path, value in zip(there["path"], join_scores(list(there["image"]), scores, dimension, file), strict=True):
-                found.setdefault(os.path.normpath(path), (value, "unknown", ""))
+                cells.setdefault(os.path.normpath(path), (value, "unknown", ""))
             continue
-        for base in (meta.get("root"), frame.attrs["root"]):  # the second where data have moved since
+        for base in (meta.get("root"), frame.attrs["root"]):  # the second if the data have moved
             paths = [os.path.normpath(os.path.join(base, image)) for image in scores["image"]] if base else []
             names = match_names(wanted, paths)
             if names:
@@ -536,10 +535,10 @@ def read_sub_scores(frame: pd.DataFrame, files: list[Path], dimension: str) -> t
         rows = dict(zip(paths, zip(scores[dimension], errors, strict=True), strict=True))
         for path, name in names.items():
             value, error = rows[name]
-            found.setdefault(path, (value, sample, error))
+            cells.setdefault(path, (value, sample, error))
     values, samples, missing = [], {}, []
     for image, path in zip(frame["image"], frame["path"], strict=True):
-        value, sample, error = found.get(os.path.normpath(path), (np.nan, "", "no row"))
+        value, sample, error = cells.get(os.path.normpath(path), (np.nan, "", "no row"))
         if not np.isfinite(value):
             missing.append(f"{image} ({error or 'no score'})")
         values.append(value)
@@ -556,7 +555,7 @@ def sub_scores_of(options: TrainOptions, parts: Parts) -> dict[str, np.ndarray]:
     """Read CF and SCC of each image of the parts from the files of ``--cf`` and ``--scc``, shape (N, 2) each.
 
     Raises:
-        ValueError: If an image has none, or those of training images are not out-of-fold and should be.
+        ValueError: If an image has no score, or the scores of training images are not out-of-fold but should be.
     """
     scores = {}
     for name, part in parts.items():
@@ -571,7 +570,7 @@ def sub_scores_of(options: TrainOptions, parts: Parts) -> dict[str, np.ndarray]:
 
 
 def check_samples(dimension: str, samples: list[str], refuse: bool) -> None:
-    """Say so when PR would learn to trust sub-scores that are better than they will be on new images.
+    """Warn if PR would learn to trust sub-scores that are better on training images than on new ones.
 
     Raises:
         ValueError: In place of a warning, if ``refuse``.

@@ -1,4 +1,4 @@
-"""The ground, on which all else stands: it imports nothing of the other rooms.
+"""The ground that all other rooms stand on. This room imports none of them.
 
 arguments: the command-line arguments that scripts have in common
 checkpoint: files of weights: written whole, read without running code
@@ -11,9 +11,10 @@ interrupt: Ctrl-C ends a script with one line
 labels: label files of objects (YOLO), and the published color_.json
 metrics: SRCC, KRCC, PLCC and RMSE
 names: which names mean one image
-png: what Pillow does not read of PNG
+png: the parts of PNG that Pillow does not read
 scenes: scene and method of images
 scores: the score file
+shards: images inside of tar files and tables
 startup: a quick start for the inference scripts
 tables: CSV files, and errors about them
 """

@@ -61,7 +61,7 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """The docstring as it stands, and room for the names of long options."""
+    """A formatter that keeps the docstring as it is and has room for the names of long options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
@@ -79,9 +79,9 @@ class ScriptParser(argparse.ArgumentParser):
 
     Args:
         description: The docstring of the script.
-        usage: What must be given, after ``%(prog)s``, the name of the script; None shows all arguments.
+        usage: The required arguments, after ``%(prog)s``, the name of the script; None shows all arguments.
         groups: Titles, in the order of the help. Arguments are added to ``groups[title]``.
-        options: For ``ArgumentParser``.
+        options: Further arguments of ``ArgumentParser``.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class ScriptParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments and refuse numbers out of range, before any work."""
-        known, rest = super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
-            given = getattr(known, action.dest, None)
+            given = getattr(parsed, action.dest, None)
             several: list[Any] = [*given] if isinstance(given, list | tuple) else [given]
             values = [value for value in several if type(value) in (int, float)]
             name = "/".join(action.option_strings)
@@ -110,10 +110,10 @@ class ScriptParser(argparse.ArgumentParser):
                     self.error(f"argument {name}: expected {kind} from {least:.10g} to {most:.10g}, got {value:.10g}")
             if action.metavar == ("LOW", "HIGH") and values and not values[0] < values[1]:
                 self.error(f"argument {name}: expected LOW below HIGH, got {values[0]:g} and {values[1]:g}")
-        return known, rest
+        return parsed, rest
 
     def replaced(self, flags: Sequence[str], advice: str) -> None:
-        """Answer flags of earlier versions with what to do now."""
+        """Add flags of earlier versions, which end the script with an error that says what to do now."""
         for flag in flags:
             self.add_argument(
                 flag, nargs="*", action=_Replaced, const=advice, default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -124,29 +124,27 @@ class ScriptParser(argparse.ArgumentParser):
 
 
 def inference_parser(description: str | None, dimension: str) -> ScriptParser:
-    """A parser with the arguments that the inference scripts of the three networks share."""
+    """Return a parser with the arguments that the inference scripts of the three networks share."""
     parser = ScriptParser(description, "%(prog)s FOLDER [options]", ("data", "model", "run"))
     add_folder_arguments(parser, dimension)
     add = parser.groups["data"].add_argument
-    parser.replaced(("--published-quirks",), "files are read as docs/reproduce.md says under What is read otherwise")
+    parser.replaced(("--published-quirks",), "files are read as docs/reproduce.md says under Differences in reading files")
     if dimension != "CF":
         add("--labels", metavar="DIR", help="YOLO files of the objects, for SCC, or none")
 
     add = parser.groups["model"].add_argument
     add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
     add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth where no weights are named")
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of a published network, and of any on a GPU (default: %(default)s)",
-    )
+    of = "arithmetic of a published network, and of any on a GPU (default: %(default)s)"
+    add("--precision", choices=PRECISIONS, default="float32", help=of)
     add("--engine", choices=ENGINES, help="that computes the scores (default: onnxruntime where it can, else torch)")
     if dimension != "CF":
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
-        add("--attention", choices=("infer", "train"), help="of objects, published (default: infer)")
+        add("--attention", choices=("infer", "train"), help="graph of the object attention, published (default: infer)")
     parser.set_defaults(dimension=dimension)
 
+    ray = "score on a Ray cluster: that at ADDRESS, or a new one of this machine (docs/scale.md)"
+    parser.groups["run"].add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
     if dimension == "SCC":
         parser.groups["run"].add_argument(
             "--maps", type=Path, metavar="DIR", help="also draw where colors are improbable, and list objects in objects.csv"
@@ -155,20 +153,23 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
 
 
 def add_folder_arguments(parser: ScriptParser, name: str) -> None:
-    """What is scored, where the scores go and what computes them; ``name`` ends the name of the file."""
+    """Add the arguments for the images, the score files and the device; ``name`` ends the name of the score file."""
     parser.groups["data"].add_argument(
-        "images", type=Path, metavar="FOLDER", help="searched recursively; or one image, or a .txt list of images"
+        "images",
+        type=Path,
+        metavar="FOLDER",
+        help="searched recursively; or one image, a .txt list, tar shards such as 'a/{000..012}.tar', a Parquet or Arrow table",
     )
     add = parser.groups["run"].add_argument
     add("-o", "--output", type=Path, metavar="CSV", help=f"score file (default: results/FOLDER_{name}.csv)")
     add("--json", type=Path, metavar="FILE", help="also write {stem: score}, the published form")
-    add("--overwrite", action="store_true", help="start anew instead of scoring what is missing")
+    add("--overwrite", action="store_true", help="score all images anew, not only those without a score")
     add("--device", help="cpu, cuda, or a list such as cuda:0,cuda:1 (default: every GPU, else the CPU)")
     add("--workers", type=int, help="images worked on at a time (default: one per core; on a GPU, three batches)")
 
 
 def add_system_arguments(parser: ScriptParser) -> None:
-    """Which published system, and how it is set."""
+    """Add the arguments that choose a published system and its settings."""
     add = parser.groups["model"].add_argument
     add("system", choices=SYSTEMS, metavar="MODEL", help=", ".join(SYSTEMS))
     add(
@@ -179,14 +180,14 @@ def add_system_arguments(parser: ScriptParser) -> None:
         metavar="NAME=VALUE",
         help="arguments of its network (docs/baselines.md), such as texture=lab, backbone=resnet18 or size=64",
     )
-    add("--naturalness", action="store_true", help="afine: the part that needs no original, alone")
+    add("--naturalness", action="store_true", help="afine: only the part that needs no original")
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """``--set`` as a dictionary; values are JSON, and text where they are not.
+def network_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of ``--set`` and ``--naturalness`` by name; values are read as JSON, else as text.
 
     Raises:
-        ValueError: If one is not of the form NAME=VALUE, or --naturalness is for another system.
+        ValueError: If a setting is not of the form NAME=VALUE, or --naturalness is for another system.
     """
     settings: dict[str, Any] = {}
     for text in args.set:
@@ -202,6 +203,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
             settings[name] = value
     if args.naturalness:
         if args.system != "afine":
-            raise ValueError(f"--naturalness is of afine, not of {args.system}")
+            raise ValueError(f"--naturalness is for afine, not for {args.system}")
         settings["full_reference"] = False
     return settings

@@ -1,4 +1,4 @@
-"""Saving and loading weights: plain tensors, numbers and strings, read with ``weights_only``, written atomically."""
+"""Saving and loading of weights: plain tensors, numbers and strings, read with ``weights_only``, written atomically."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +18,12 @@ PUBLISHED_BACKBONE_NAMES = {"CF": "vit", "SCC": "backbone", "PR": "naturalness_e
 
 
 def save_checkpoint(path: Path, model: Any, half: bool = False, **extra: Any) -> None:
-    """Write a network with all it takes to rebuild it.
+    """Write a network with all that is needed to rebuild it.
 
     Args:
         path: File to write, replaced whole or not at all.
         model: One of the three networks.
-        half: Store weights as float16, half the size; ``load_model`` computes in float32 all the same.
+        half: Whether to store weights as float16, half the size; ``load_model`` computes in float32 all the same.
         extra: Tensors, numbers, strings and containers of them, e.g. ``metrics`` and ``command``.
 
     Raises:
@@ -49,7 +49,7 @@ def save_checkpoint(path: Path, model: Any, half: bool = False, **extra: Any) ->
 
 
 def read_weights(path: Path) -> Any:
-    """Whatever tensors, numbers and strings a weight file holds, on the CPU.
+    """Read the tensors, numbers and strings of a weight file, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> Any:
             reason = error.strerror or str(error)
         elif path.stat().st_size == 0:
             reason = "it is empty"
-        else:  # not in torch's own words, which tell how to run the code in the file, or name its source lines
+        else:  # torch's own message tells how to run the code in the file, or names source lines of torch
             reason = "damaged, or more in it than tensors, numbers and strings"
         raise ValueError(
             f"{path} cannot be read as weights ({reason}); {_EXPECTED}; fetch or train it again if it is damaged"
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint of ours, on the CPU.
+    """Read a checkpoint of ours, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -84,24 +84,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def is_own(content: Any) -> bool:
-    """Whether a weight file's content is a checkpoint of ours."""
+    """Tell whether the content of a weight file is a checkpoint of ours."""
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def check_format(content: Any, path: Path) -> dict[str, Any]:
-    """The content, if it is a checkpoint of ours.
+    """Return the content of a weight file if it is a checkpoint of ours.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it is none.
     """
     if not is_own(content):
-        found = described(content)
-        raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {found}); {_EXPECTED}")
+        kind = describe_weights(content)
+        raise ValueError(f"{path} is no checkpoint of this project (format {FORMAT!r} expected, found {kind}); {_EXPECTED}")
     return content
 
 
-def described(content: Any) -> str:
-    """Return what a weight file holds, in words."""
+def describe_weights(content: Any) -> str:
+    """Return a description of the content of a weight file."""
     if is_own(content):
         return f"a network of {content.get('dimension')}, preset {content.get('preset', 'compact')}"
     published = published_dimension(content)
@@ -114,24 +114,26 @@ def described(content: Any) -> str:
 
 
 def seen_by(content: dict[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
-    """File sizes and fingerprints (``image_id``) of the images that the network of a checkpoint was trained on."""
-    seen = content.get("seen")
-    if seen is None:
+    """Return file sizes and fingerprints (``image_id``) of the images that the network of a checkpoint was trained on."""
+    rows = content.get("seen")
+    if rows is None:
         return frozenset(), frozenset()
-    if not isinstance(seen, torch.Tensor) or seen.ndim != 2 or seen.shape[1] != 2:
-        raise ValueError(f"a checkpoint's record of training images must have shape (N, 2), got {getattr(seen, 'shape', seen)}")
-    return frozenset(seen[:, 0].tolist()), frozenset(seen[:, 1].tolist())
+    if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or rows.shape[1] != 2:
+        raise ValueError(f"a checkpoint's record of training images must have shape (N, 2), got {getattr(rows, 'shape', rows)}")
+    return frozenset(rows[:, 0].tolist()), frozenset(rows[:, 1].tolist())
 
 
 def published_dimension(content: Any) -> str | None:
-    """CF, SCC or PR if this is the content of a published weight file, else None."""
+    """Return CF, SCC or PR for the content of a published weight file, else None."""
     state = unwrapped(content) or {}
-    found = [dimension for dimension, key in _MARKS.items() if key in state]
-    return found[0] if len(found) == 1 and any(k.startswith(f"{PUBLISHED_BACKBONE_NAMES[found[0]]}.") for k in state) else None
+    marked = [dimension for dimension, key in _MARKS.items() if key in state]
+    if len(marked) != 1 or not any(k.startswith(f"{PUBLISHED_BACKBONE_NAMES[marked[0]]}.") for k in state):
+        return None
+    return marked[0]
 
 
 def unwrapped(content: Any) -> dict[str, Tensor] | None:
-    """A plain state dict without wrapper and DataParallel's prefix; None if there is none in it."""
+    """Return the state dict in a content, without wrapper and DataParallel's prefix; None if the content holds none."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -20,9 +20,9 @@ SYSTEMS = ("dpam", "delegate_transformer", "afine", "nr_aigciqa", "fr_aigciqa")
 FORMS = ("livec", "koniq", "spaq", "csiq", "tid2013", "kadid", "icaa17k", "spaq-csv", "i2iqa", "afine")
 
 SPLITS = ("train", "test")  # of ICQA-2K
-CIN25_RANGE = (1.0, 5.0)  # of its scores, as the analysis script of its authors has them
+CIN25_RANGE = (1.0, 5.0)  # of its scores, same as in the analysis script of its authors
 PROTOCOLS = ("official", "scene", "colorizer", "cross")
-NOISE = 0.1  # standard error of a MOS where nobody says it, in [-1, 1]: that of 16 ratings whose standard deviation is 0.4
+NOISE = 0.1  # standard error of a MOS in [-1, 1] where none is given, as from 16 ratings with a standard deviation of 0.4
 RATING_SCALE = (1.0, 5.0)  # of a rating page, the five grades of ITU-T P.910 and ITU-R BT.500
 P910_CORRELATION = 0.75  # ITU-T P.910 and P.913, screening by Pearson correlation with the MOS,
 P910_OF_METHODS = 0.8  # and, as a second criterion, between the mean scores of methods

@@ -35,7 +35,7 @@ def linear_to_srgb(linear: Tensor) -> Tensor:
 
 
 def linear_to_lab(linear: Tensor) -> Tensor:
-    """CIELAB of linear-light sRGB.
+    """Convert linear-light sRGB to CIELAB.
 
     Args:
         linear: Linear RGB in [0, 1], shape (B, 3, H, W).
@@ -52,7 +52,7 @@ def linear_to_lab(linear: Tensor) -> Tensor:
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """CIELAB under D65 of sRGB colors.
+    """Convert sRGB to CIELAB under D65.
 
     Args:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
@@ -71,7 +71,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """sRGB of CIELAB colors under D65, clipped to the gamut.
+    """Convert CIELAB under D65 to sRGB, clipped to the gamut.
 
     Args:
         lab: L in [0, 100], a, b, shape (B, 3, H, W).
@@ -94,7 +94,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def chroma(lab: Tensor) -> Tensor:
-    """Distance of each color from gray.
+    """Return the distance of each color from gray.
 
     Args:
         lab: CIELAB, shape (B, 3, H, W).
@@ -110,7 +110,7 @@ def chroma(lab: Tensor) -> Tensor:
 
 
 def hue(lab: Tensor) -> Tensor:
-    """Hue angle of each color, ``atan2(b, a)`` in radians in (-pi, pi], shape (B, 1, H, W)."""
+    """Return the hue angle of each color, ``atan2(b, a)`` in radians in (-pi, pi], shape (B, 1, H, W)."""
     _require_image(lab, "lab")
     return torch.atan2(lab[:, 2:], lab[:, 1:2])
 
@@ -122,7 +122,7 @@ def colorfulness(rgb: Tensor) -> Tensor:
         rgb: sRGB in [0, 1], shape (B, 3, H, W).
 
     Returns:
-        At least 0, which is gray; the authors call 33 moderately and 109 extremely colorful. Shape (B,). More is not better.
+        At least 0, which is gray; the authors call 33 moderately and 109 extremely colorful. Shape (B,). Higher is not better.
         The gradient is not finite at gray.
 
     Reference:
@@ -137,7 +137,7 @@ def colorfulness(rgb: Tensor) -> Tensor:
 
 
 def gray_version(lab: Tensor) -> Tensor:
-    """The image with its lightness kept and its color removed.
+    """Return the image with its lightness kept and its color removed.
 
     Args:
         lab: CIELAB, shape (B, 3, H, W).

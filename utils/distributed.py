@@ -1,4 +1,4 @@
-"""One process or many (torchrun): who am I, and how results come together. Without torchrun everything is a no-op."""
+"""One process or many (torchrun): the number of this process, and how results come together; no-ops without torchrun."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def check_device(device: str) -> None:
     """Check that a device can be used.
 
     Raises:
-        ValueError: If it cannot; says why.
+        ValueError: If the device cannot be used; says why.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "mps":
@@ -33,7 +33,7 @@ def check_device(device: str) -> None:
 
 
 def setup(device: str | None) -> str:
-    """Join the processes that torchrun started, if any; the device of this one, a GPU by default if there is one."""
+    """Join the processes that torchrun started, if any, and return the device of this process (default: a GPU if any)."""
     device = default_device() if device is None else device
     check_device(device)
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
@@ -63,7 +63,7 @@ def is_main() -> bool:
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, with gradients averaged over the processes if there are several."""
+    """Return the model, with gradients averaged over the processes if there are several."""
     if world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, [device.index] if device.type == "cuda" else None)
@@ -75,7 +75,7 @@ def barrier() -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """The main process's value, on every process."""
+    """Return the main process's value, on every process."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -84,33 +84,33 @@ def broadcast(value: Any) -> Any:
 
 
 def gather(values: list[str]) -> list[str]:
-    """The values of all processes, one after the other."""
+    """Return the values of all processes, in the order of the processes."""
     if not dist.is_initialized():
         return values
-    parts: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(parts, values)
-    return [value for part in parts for value in part]
+    by_process: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(by_process, values)
+    return [value for of_process in by_process for value in of_process]
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows that all processes have, as many each, in the order of the batch that they share; see ``engine.Batches``.
+    """Return the rows of all processes in the order of the batch that they share; see ``training.batches.Batches``.
 
-    Gradients flow to those of this process.
+    Every process has the same number of rows. Gradients flow to the rows of this process.
     """
     if not dist.is_initialized():
         return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.detach().contiguous())
-    parts[dist.get_rank()] = x
-    return torch.stack(parts, 1).flatten(0, 1)
+    by_process = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_process, x.detach().contiguous())
+    by_process[dist.get_rank()] = x
+    return torch.stack(by_process, 1).flatten(0, 1)
 
 
 def gather_batch(index: Tensor, *values: Tensor) -> list[Tensor]:
-    """A batch that all processes share, each image once; gradients flow to what this process computed.
+    """Return a batch that all processes share, each image once; gradients flow to the values of this process.
 
     Args:
-        index: Numbers of the images of this process, shape (B,). Some may be there twice, so that each has as many.
-        values: Of each image, first dimension B.
+        index: Numbers of the images of this process, shape (B,). Some may be there twice, so that B is the same everywhere.
+        values: Values of the images, first dimension B.
     """
     if not dist.is_initialized():
         return list(values)
@@ -120,7 +120,7 @@ def gather_batch(index: Tensor, *values: Tensor) -> list[Tensor]:
 
 
 def mean(value: float) -> float:
-    """The mean over the processes."""
+    """Return the mean over the processes."""
     if not dist.is_initialized():
         return value
     values: list[float] = [0.0] * dist.get_world_size()

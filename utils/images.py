@@ -12,10 +12,11 @@ import stat
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
@@ -29,6 +30,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from utils import png
+from utils.files import fingerprint
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -68,25 +70,51 @@ _EXIF_ORIENTATION = 274  # CIPA DC-008 (Exif 2.32), table 4
 _BESIDE_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for it too, and no browser does
 
 
+class Packed(Protocol):
+    """An image inside of a file that holds many (utils/shards.py). As text it names both."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def read(self) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class ImageList:
-    """Images below one folder.
+    """Images below one folder, or in the shards of one folder.
 
     Attributes:
         root: The folder that the names start from.
-        names: Sorted, unique, with forward slashes on every system. Bytes that are no UTF-8 are escaped.
+        names: Unique, with forward slashes on every system; sorted, in shards as they are stored. Bytes that are no UTF-8 are
+            escaped.
         escaped: The names that hold such bytes, as they are on disk, by the escaped name.
         left_out: The other files of a folder, counted by suffix, such as "3 .heic, 1 .svg".
+        samples: Of images in shards, where each lies, by name.
+        problems: Of shards that could not be read to their end, what is wrong.
     """
 
     root: Path
     names: list[str]
     escaped: dict[str, str] = field(default_factory=dict)
     left_out: str = ""
+    samples: Mapping[str, Packed] = field(default_factory=dict)
+    problems: Sequence[str] = ()
 
     def path(self, name: str) -> Path:
         """Where the image of that name lies."""
         return self.root / self.escaped.get(name, name)
+
+    def place(self, name: str) -> Path | Packed:
+        """What ``read_rgb`` reads the image of that name from."""
+        return self.samples[name] if self.samples else self.path(name)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Size and time of change of each image, by name, when this is first asked for; empty for one that is not there."""
+        return {name: "" if name in self.escaped else fingerprint(self.place(name)) for name in self.names}
 
 
 class ImageReadError(ValueError):
@@ -133,12 +161,8 @@ def list_images(source: str | Path) -> ImageList:
         raise FileNotFoundError(f"{source} does not exist; expected a folder, an image or a .txt list of images")
     if source.is_dir():
         found = list(_walk(source, "", ()))
-        stored = {name.encode("utf-8", "backslashreplace").decode(): name for name in found if _has_image_extension(name)}
-        others = Counter(os.path.splitext(name)[1].lower() for name in found if not _has_image_extension(name))
-        left_out = ", ".join(
-            f"{count} {printable(suffix) or 'without suffix'}"
-            for suffix, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))
-        )
+        stored = {name.encode("utf-8", "backslashreplace").decode(): name for name in found if has_image_extension(name)}
+        left_out = count_suffixes(name for name in found if not has_image_extension(name))
         if not stored:
             raise ValueError(
                 f"no image found in {source} or the folders below it; looked for {' '.join(IMAGE_EXTENSIONS)}"
@@ -148,7 +172,7 @@ def list_images(source: str | Path) -> ImageList:
         return ImageList(source, sorted(stored), escaped, left_out)
     if source.suffix.lower() == ".txt":
         return _read_list(source)
-    if not _has_image_extension(source.name):
+    if not has_image_extension(source.name):
         raise ValueError(
             f"{source} is no image by its extension; expected a folder, a .txt list of images "
             f"or one of {' '.join(IMAGE_EXTENSIONS)}"
@@ -156,8 +180,18 @@ def list_images(source: str | Path) -> ImageList:
     return ImageList(source.parent, [source.name])
 
 
-def _has_image_extension(name: str) -> bool:
+def has_image_extension(name: str) -> bool:
+    """Whether the name of a file ends as that of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def count_suffixes(names: Iterable[str]) -> str:
+    """Return how many files there are of each suffix, such as "3 .heic, 1 .svg"."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    return ", ".join(
+        f"{count} {printable(suffix) or 'without suffix'}"
+        for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -195,14 +229,14 @@ def _read_list(path: Path) -> ImageList:
     return ImageList(root, sorted(Path(os.path.relpath(image, start)).as_posix() for image in paths))
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
+def read_rgb(path: str | Path | Packed) -> np.ndarray:
     """Read an image file as 8-bit sRGB, recognized by its content and not by its extension.
 
     JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF and JPEG 2000, from 1 to ``MAX_PIXELS`` pixels; of several frames or pages the
     first. See ``to_rgb_array`` for the conversions. Any number of threads may read at once.
 
     Args:
-        path: The image file.
+        path: The image file, or an image inside of a shard.
 
     Returns:
         sRGB in [0, 255], uint8, shape (H, W, 3), contiguous and writable.
@@ -211,6 +245,8 @@ def read_rgb(path: str | Path) -> np.ndarray:
         ImageReadError: If the file is missing, unreadable, empty, too large, truncated, damaged or of another format.
     """
     try:
+        if not isinstance(path, str | Path):
+            return _convert(_open(io.BytesIO(path.read()), str(path)), str(path))
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise ImageReadError(f"{path}: is a folder; expected an image file")

@@ -26,22 +26,22 @@ def _stop_at_once(*_: object) -> NoReturn:
 
 
 def hear() -> None:
-    """Let Ctrl-C raise ``KeyboardInterrupt`` from here on, in this process alone: those it starts are ended by it."""
+    """Let Ctrl-C raise ``KeyboardInterrupt`` from here on, in this process alone; this process ends those that it starts."""
     if _OURS:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
 
 
 def deafen() -> None:
-    """Ignore further Ctrl-C, for the little that is left to do."""
+    """Ignore further Ctrl-C while the script ends."""
     if _OURS:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once if a script of ours is what it was started for; else, as in a test, by ``SystemExit``.
+    """End the process: at once if it was started for a script of ours, else (as in a test) by ``SystemExit``.
 
-    All files must be closed by now.
+    All files must be closed before.
     """
     if is_script():
         sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 The published SCC network reads these two in place of the pixels of the objects, https://github.com/ARBEZ-ZEBRA/ICQA. A
 label file has a row per object, ``class x-center y-center width height``, the last four as shares of the image's width and
-height. What differs from the published reader: rows that it could not read and that have one meaning are read, rows that it
+height. Differences from the published reader: rows that it could not read but that have one meaning are read, rows that it
 misread are refused, and a class keeps its prior however its number is written.
 """
 
@@ -42,8 +42,8 @@ COCO_NAMES = tuple(name.strip() for name in _COCO.split(","))  # COCO-80, in the
 _COCO91_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _COCO91 = [number for number in range(1, 91) if number not in _COCO91_GAPS]
 
-# What a box without a polygon shows: the ellipse inscribed in the box of this share of its width and height. How near its
-# colors are to those of the polygon, beside other shares and the whole box, is in benchmarks/object_prior.md.
+# The pixels of an object without a polygon: the ellipse in its box with this share of the width and height of the box.
+# benchmarks/object_prior.md tells how near its colors are to the colors of the polygon, for other shares and the box too.
 ELLIPSE = 0.9
 
 _BOX = ("x center", "y center", "width", "height")
@@ -52,7 +52,7 @@ _PRIOR = 'expected {"class": {"r": {"0": number, ..., "255": number}, "g": ..., 
 _CHANNELS = "rgb"
 _LEVELS = CURVE // len(_CHANNELS)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-EMPTY_CURVES = np.zeros((CLASSES, CURVE), np.float32)  # a color prior where nobody looks it up
+EMPTY_CURVES = np.zeros((CLASSES, CURVE), np.float32)  # a color prior where nothing reads one
 EMPTY_CURVES.flags.writeable = False
 
 
@@ -71,9 +71,9 @@ class LabeledObject:
 
     Attributes:
         category: Class of COCO-80, from 0 to 79.
-        box: x center, y center, width and height as shares of the image's width and height; of a polygon its bounding box.
+        box: x center, y center, width and height as shares of the image's width and height; the bounding box of a polygon.
         polygon: Corners as shares of the image's width and height, shape (N, 2); None where only the box is known.
-        confidence: Of the detector, in [0, 1]; None where the file has none.
+        confidence: Confidence of the detector, in [0, 1]; None where the file has none.
     """
 
     category: int
@@ -89,19 +89,20 @@ def read_yolo(path: str | Path) -> np.ndarray:
 
     - 5 numbers: the class, and a box that is taken over unaltered, with a slight overshoot of [0, 1] as detectors make it;
     - 6 numbers: also the detector's confidence, in [0, 1], which is dropped;
-    - 7, 9, 11 ... numbers: the class and the corners of a polygon, x and y by turns, which becomes its bounding box.
+    - 7, 9, 11 ... numbers: the class and the corners x1 y1 x2 y2 ... of a polygon, which becomes its bounding box.
 
     Args:
         path: The label file, UTF-8.
 
     Returns:
         All objects of the file, in its order, also those beyond the ``SLOTS`` that the network sees: class, x center, y center,
-        width and height, float64, shape (N, 5). The last four are shares of the image's width and height, just as in the file,
+        width and height, float64, shape (N, 5). The last four are shares of the image's width and height, same as in the file,
         even where a box overshoots the image.
 
     Raises:
-        LabelError: If the file is missing, unreadable, no regular file or not UTF-8, or a row holds other than finite numbers,
-            or too few or many of them, a class that is no whole number from 0 to 80, a negative size, or coordinates in pixels.
+        LabelError: If the file is missing, unreadable, no regular file or not UTF-8; or if a row holds anything but finite
+            numbers, too few or too many numbers, a class that is no whole number from 0 to 80, a negative size, or coordinates
+            in pixels.
     """
     rows = []
     for number, tokens in _rows(path):
@@ -123,7 +124,7 @@ def read_objects(path: str | Path, coco91: bool = False) -> list[LabeledObject]:
         All objects, in the order of the file.
 
     Raises:
-        LabelError: As :func:`read_yolo`, and for the class 80, which is none of COCO's.
+        LabelError: Same as :func:`read_yolo`; also for the class 80, which is none of COCO's.
     """
     objects = []
     for number, tokens in _rows(path):
@@ -141,7 +142,7 @@ def read_objects(path: str | Path, coco91: bool = False) -> list[LabeledObject]:
 
 
 def object_rows(objects: Iterable[LabeledObject]) -> str:
-    """Objects as the text of a label file: polygons where they are known, else boxes, with the confidence if there is one."""
+    """Return objects as the text of a label file: polygons where known, else boxes, with the confidence if there is one."""
     rows = []
     for thing in objects:
         if thing.polygon is not None:
@@ -153,11 +154,10 @@ def object_rows(objects: Iterable[LabeledObject]) -> str:
 
 
 def uses_coco91(paths: Iterable[str | Path]) -> bool:
-    """Whether the classes of label files are the numbers of COCO's annotation files, as some converters leave them.
+    """Tell whether the classes of label files are the numbers of COCO's annotation files, as some converters leave them.
 
-    Taken from 0 to 79, these would make every person a bicycle and every banana an apple. They are known by what only they
-    have, classes above 80, together with the lack of those that they leave out, 0 among them. Files that cannot be read are
-    passed over.
+    Taken from 0 to 79, these numbers would make every person a bicycle and every banana an apple. Two signs tell them: some
+    classes are above 80, and none is a number that COCO leaves out, such as 0. Files that cannot be read are passed over.
     """
     above = False
     for path in paths:
@@ -172,16 +172,16 @@ def uses_coco91(paths: Iterable[str | Path]) -> bool:
 
 
 def object_mask(thing: LabeledObject, height: int, width: int) -> np.ndarray:
-    """The pixels that show an object.
+    """Return the mask of the pixels that show an object.
 
     Args:
         thing: The object.
-        height: Of the image in pixels, at whatever size it is; an aspect ratio that was not kept does not matter.
-        width: Likewise.
+        height: Height of the image in pixels, at any size and any aspect ratio.
+        width: Width of the image in pixels.
 
     Returns:
-        True where the center of a pixel is inside the polygon by the even-odd rule or, without a polygon, inside an ellipse
-        of 0.9 of the box, whose colors are nearer to those of the object than the box's are, bool, shape (H, W). All false
+        True where the center of a pixel is inside the polygon by the even-odd rule, bool, shape (H, W). Without a polygon, the
+        ellipse of 0.9 of the box counts: its colors are nearer to the colors of the object than those of the box are. All false
         for an object outside of the image, without area, or too small to hold the center of a pixel.
     """
     x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
@@ -191,7 +191,7 @@ def object_mask(thing: LabeledObject, height: int, width: int) -> np.ndarray:
             return np.zeros((height, width), bool)
         across, down = (x - x_center) / box_width, (y - y_center) / box_height
         return across**2 + down[:, None] ** 2 <= (ELLIPSE / 2) ** 2
-    # Not by Pillow, whose polygons hold all pixels that the outline touches, also those that mostly show what is behind.
+    # Not by Pillow, whose polygons hold all pixels that the outline touches, also those that mostly show the background.
     x1, y1 = thing.polygon.T
     x2, y2 = np.roll(x1, -1), np.roll(y1, -1)
     edge, row = np.nonzero((y1[:, None] <= y) != (y2[:, None] <= y))
@@ -214,8 +214,8 @@ def read_color_curves(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not JSON, has another structure or a key twice, holds no value at all, or one that is not a
-            finite number.
+        ValueError: If the file is not JSON, has another structure or a key twice, holds no value at all, or holds a value that
+            is not a finite number.
     """
     path = Path(path)
     if not path.is_file():
@@ -233,14 +233,14 @@ def read_color_curves(path: str | Path) -> np.ndarray:
     for key, channels in _members(content, f"{path}"):
         where = f"{path}: class {_quoted(key)}"
         category = _whole_number(key, CLASSES, where)
-        seen = set()
+        channels_read = set()
         for name, levels in _members(channels, where):
             channel = name.lower()
             if len(channel) != 1 or channel not in _CHANNELS:
                 raise ValueError(f'{where} has the channel {_quoted(name)}; expected "r", "g" or "b"')
-            if channel in seen:
+            if channel in channels_read:
                 raise ValueError(f'{where} has both "{channel}" and "{channel.upper()}"; keep one of them')
-            seen.add(channel)
+            channels_read.add(channel)
             for level, value in _members(levels, f'{where}, channel "{name}"'):
                 entry = f'{where}, channel "{name}", level {_quoted(level)}'
                 index = _whole_number(level, _LEVELS, entry)
@@ -278,10 +278,10 @@ def write_color_curves(path: str | Path, curves: np.ndarray) -> None:
 
 
 def object_slots(boxes: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """The objects of an image as the published SCC network takes them.
+    """Return the objects of an image in the form that the published SCC network reads.
 
     Args:
-        boxes: The objects, as from :func:`read_yolo`, the first ``SLOTS`` of which are taken.
+        boxes: The objects, as from :func:`read_yolo`; the first ``SLOTS`` are taken.
         curves: The color prior, shape (81, 768), as from :func:`read_color_curves`.
 
     Returns:
@@ -304,7 +304,7 @@ class ObjectLabels:
     """The label files of a folder of images, together with the color prior.
 
     Args:
-        folder: Holds the label files; None if there are none, so that all images are without objects.
+        folder: The folder with the label files; None if there are none, so that all images are without objects.
         curves: The color prior, shape (81, 768), as from :func:`read_color_curves`, for ``slots``.
 
     Raises:
@@ -321,14 +321,14 @@ class ObjectLabels:
             )
 
     def file(self, name: str) -> Path | None:
-        """Where the label file of an image lies.
+        """Return the path of the label file of an image.
 
         Args:
             name: The image, relative to the scored folder, with forward slashes.
 
         Returns:
-            For ``a/b.jpg`` the file ``a/b.txt`` below the folder of labels if it is there, else ``b.txt``, the published
-            layout with all files in one folder; None if neither is there.
+            For ``a/b.jpg`` the file ``a/b.txt`` below the folder of labels if it is there, else ``b.txt`` (the published
+            layout, all files in one folder); None if neither is there.
         """
         if self.folder is None:
             return None
@@ -344,43 +344,43 @@ class ObjectLabels:
         return None
 
     def files(self, names: Iterable[str]) -> dict[str, Path]:
-        """The label files of those images that have one, by image."""
+        """Return the label files by image, of the images that have one."""
         return {name: file for name in names if (file := self.file(name)) is not None}
 
     def slots(self, name: str) -> tuple[np.ndarray, int]:
-        """The objects of an image for the network.
+        """Return the objects of an image for the published SCC network.
 
         Args:
             name: The image, relative to the scored folder, with forward slashes.
 
         Returns:
-            The slots, float32, shape (20, 773), as from :func:`object_slots`, and how many of them hold an object. An image
-            without a label file has no objects.
+            The slots, float32, shape (20, 773), as from :func:`object_slots`, and the number of slots that hold an object. An
+            image without a label file has no objects.
 
         Raises:
-            LabelError: If there is a label file and it cannot be read.
+            LabelError: If there is a label file that cannot be read.
         """
         boxes = self.boxes(name)
         return object_slots(boxes, self.curves), min(len(boxes), SLOTS)
 
     def boxes(self, name: str) -> np.ndarray:
-        """The objects of an image as its label file has them; arguments and errors as of ``slots``."""
+        """Read the objects of an image from its label file; arguments and errors are the same as in ``slots``."""
         file = self.file(name)
         return np.zeros((0, 5)) if file is None else read_yolo(file)
 
     def objects(self, name: str) -> list[LabeledObject]:
-        """The objects of an image with their shapes; arguments and errors as of ``slots``, and the class 80 is an error."""
+        """Read the objects of an image with their shapes, with arguments and errors same as ``slots``; class 80 is an error."""
         file = self.file(name)
         return [] if file is None else read_objects(file, self.coco91)
 
     @cached_property
     def coco91(self) -> bool:
-        """Whether the classes of the folder are the numbers of COCO's annotation files, see ``uses_coco91``."""
+        """Tell whether the classes of the folder are the numbers of COCO's annotation files, see ``uses_coco91``."""
         return self.folder is not None and uses_coco91(sorted(self.folder.rglob("*.txt")))
 
 
 def _read_text(path: str | Path) -> str:
-    """Content of a label file, with every line end as a line feed."""
+    """Read a label file, with every line end as a line feed."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
@@ -397,7 +397,7 @@ def _read_text(path: str | Path) -> str:
 
 
 def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and tokens of each row that is not blank."""
+    """Yield line number and tokens of each row that is not blank."""
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if tokens := line.split():
             yield number, tokens
@@ -423,7 +423,7 @@ def _category(token: str) -> int:
 
 
 def _box(tokens: list[str]) -> list[float]:
-    """Box of a row without its class."""
+    """Return the box (x center, y center, width, height) of a row without its class."""
     values = [_number(token) for token in tokens]
     count = len(values)
     if count >= 6 and count % 2 == 0:
@@ -484,12 +484,12 @@ def _members(value: Any, where: str) -> list[tuple[str, Any]]:
 
 
 def _whole_number(key: str, count: int, where: str) -> int:
-    """Number below ``count`` that a JSON key is, without leading zeros, as the published code looks it up."""
+    """Return a JSON key as a number below ``count``; it has no leading zeros, as the published code looks it up."""
     if not (key.isascii() and key.isdigit() and len(key) <= len(str(count)) and str(int(key)) == key and int(key) < count):
         raise ValueError(f'{where}: expected a key from "0" to "{count - 1}", written so')
     return int(key)
 
 
 def _quoted(value: Any) -> str:
-    """A JSON value in printable characters, cut short."""
+    """Return a JSON value in printable characters, cut to 40."""
     return f"{json.dumps(value):.40}"

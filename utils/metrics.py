@@ -1,6 +1,6 @@
 """How well predictions agree with people: SRCC, KRCC, PLCC and RMSE against MOS.
 
-All correlations lie in [-1, 1], higher is better. Where they are not defined they are NaN rather than an error: with
+All correlations lie in [-1, 1], higher is better. Where a correlation is not defined it is NaN and not an error: with
 fewer than two images, or if all predictions or all MOS are equal.
 """
 
@@ -14,7 +14,7 @@ _MIN_SCENE_IMAGES = 3  # with two images SRCC can only be -1 or 1
 
 
 def srcc(pred: np.ndarray, mos: np.ndarray) -> float:
-    """Spearman rank correlation, ties at their mean rank.
+    """Return the Spearman rank correlation, ties at their mean rank.
 
     Args:
         pred: Predictions, shape (N,).
@@ -30,17 +30,17 @@ def srcc(pred: np.ndarray, mos: np.ndarray) -> float:
 
 
 def krcc(pred: np.ndarray, mos: np.ndarray) -> float:
-    """Kendall rank correlation, tau-b, which corrects for ties. Arguments, result and errors as of ``srcc``."""
+    """Return the Kendall rank correlation, tau-b, which corrects for ties. Arguments, result and errors: see ``srcc``."""
     return _correlation(stats.kendalltau, pred, mos)
 
 
 def plcc(pred: np.ndarray, mos: np.ndarray) -> float:
-    """Pearson linear correlation, without a logistic mapping. Arguments, result and errors as of ``srcc``."""
+    """Return the Pearson linear correlation, with no logistic mapping. Arguments, result and errors: see ``srcc``."""
     return _correlation(stats.pearsonr, pred, mos)
 
 
 def rmse(pred: np.ndarray, mos: np.ndarray) -> float:
-    """Root mean square error, without a logistic mapping, in the unit of the scores.
+    """Return the root mean square error, with no logistic mapping, in the unit of the scores.
 
     Args:
         pred: Predictions, shape (N,).
@@ -57,7 +57,7 @@ def rmse(pred: np.ndarray, mos: np.ndarray) -> float:
 
 
 def correlations(pred: np.ndarray, mos: np.ndarray) -> dict[str, float]:
-    """All four measures by name: "SRCC", "KRCC", "PLCC" and "RMSE", with no logistic mapping.
+    """Return all four measures by name: "SRCC", "KRCC", "PLCC" and "RMSE", with no logistic mapping.
 
     Args:
         pred: Predictions, shape (N,).
@@ -70,7 +70,7 @@ def correlations(pred: np.ndarray, mos: np.ndarray) -> dict[str, float]:
 
 
 def column_correlations(pred: np.ndarray, mos: np.ndarray, columns: list[str]) -> dict[str, float]:
-    """Return ``correlations``; for several columns their means, and each after the name of its column.
+    """Return ``correlations``; with several columns, their means, and each also as "COLUMN SRCC" and so on.
 
     Args:
         pred: Shape (N,), or (N, K).
@@ -79,22 +79,22 @@ def column_correlations(pred: np.ndarray, mos: np.ndarray, columns: list[str]) -
     """
     values = {}
     for name, p, m in zip(columns, pred.reshape(len(pred), -1).T, mos.reshape(len(mos), -1).T, strict=True):
-        known = np.isfinite(m)
-        values[name] = correlations(p[known], m[known])
+        rated = np.isfinite(m)
+        values[name] = correlations(p[rated], m[rated])
     if len(columns) == 1:
         return values[columns[0]]
     # a column that nobody rated here, or that is constant, has no part in the mean
     finite = {key: [of[key] for of in values.values() if not math.isnan(of[key])] for key in values[columns[0]]}
-    means = {key: float(np.mean(known)) if known else math.nan for key, known in finite.items()}
+    means = {key: float(np.mean(numbers)) if numbers else math.nan for key, numbers in finite.items()}
     return means | {f"{name} {key}": value for name, of in values.items() for key, value in of.items()}
 
 
 def within_scene_srcc(pred: np.ndarray, mos: np.ndarray, scenes: Sequence[str] | np.ndarray) -> float:
-    """Mean over the scenes of the SRCC among the images of one scene.
+    """Return the mean over the scenes of the SRCC among the images of one scene.
 
-    It asks whether colorizations of one photograph are ranked as people rank them, which an SRCC over all images mixes
-    with how scenes differ. Every scene counts the same. Left out are scenes with fewer than three images and scenes
-    whose predictions or MOS are all equal.
+    This measure tells whether colorizations of one photograph are ranked as people rank them. An SRCC over all images mixes
+    that with the differences between scenes. Every scene counts the same. Scenes with fewer than three images and scenes
+    whose predictions or MOS are all equal are left out.
 
     Args:
         pred: Predictions, shape (N,).
@@ -119,7 +119,7 @@ def within_scene_srcc(pred: np.ndarray, mos: np.ndarray, scenes: Sequence[str] |
 
 def _correlation(function: Callable, pred: np.ndarray, mos: np.ndarray) -> float:
     pred, mos = _checked(pred, mos)
-    # SciPy gives NaN here too, but with a warning each time or, for fewer than two images, an error.
+    # SciPy returns NaN here too, but warns each time and, with fewer than two images, raises an error.
     if len(pred) < 2 or np.ptp(pred) == 0 or np.ptp(mos) == 0:
         return float("nan")
     return float(function(pred, mos).statistic)

@@ -1,13 +1,14 @@
 """Which names mean one image though they are written in different ways: the one rule by which tables are joined.
 
-Two names are one image if they are the same. Else they are if they become the same by the first of these steps that does so:
+Two names are one image if they are the same, or if they become the same by the first of these steps that makes them so:
 
 1. slashes for backslashes, no detours (``./``), one Unicode form (NFC);
 2. lower case;
 3. no image suffix;
 4. no folders in front of one of the two;
 
-and no other name of either table becomes the same by that step. Nothing is guessed: where two names could be meant, none is.
+and no other name of either table becomes the same by that step. Nothing is guessed: where two names could be meant, none is
+taken.
 """
 
 import difflib
@@ -20,22 +21,22 @@ from utils.images import IMAGE_EXTENSIONS
 
 
 def match_names(wanted: Iterable[str], given: Iterable[str]) -> dict[str, str]:
-    """Return which name of ``given`` is the image of each name of ``wanted``; names without one are left out."""
+    """Return the name in ``given`` of each image of ``wanted``, by its name in ``wanted``; images without one are left out."""
     wanted, given = list(dict.fromkeys(wanted)), list(dict.fromkeys(given))
-    found = {name: name for name in set(wanted) & set(given)}
+    matches = {name: name for name in set(wanted) & set(given)}
     for names_like in (_by(_one_form), _by(_lower), _by(_bare), _by_tail):
-        if len(found) == len(wanted):
+        if len(matches) == len(wanted):
             break
         ours, theirs = names_like(wanted), names_like(given)
         for name in wanted:
-            like = [] if name in found else theirs(name)
+            like = [] if name in matches else theirs(name)
             if len(like) == 1 and len(ours(like[0])) == 1:
-                found[name] = like[0]
-    return {name: found[name] for name in wanted if name in found}
+                matches[name] = like[0]
+    return {name: matches[name] for name in wanted if name in matches}
 
 
 def nearest(name: str, names: Sequence[str], most: int = 3) -> list[str]:
-    """Return the names that come closest to a name, those with its file name first; the first of all if none is close."""
+    """Return the names closest to a name, those with the same file name first; the first of ``names`` if none is close."""
     file = posixpath.basename(_bare(name))
     alike = [other for other in names if posixpath.basename(_bare(other)) == file]
     keys = {_bare(other): other for other in names}
@@ -43,9 +44,9 @@ def nearest(name: str, names: Sequence[str], most: int = 3) -> list[str]:
     return list(dict.fromkeys([*alike, *close]))[:most] or list(names[:1])
 
 
-def written_otherwise(found: dict[str, str]) -> str:
-    """Return what to say of the names that the rule above matched; empty if there are none."""
-    pairs = [pair for pair in found.items() if pair[0] != pair[1]]
+def written_otherwise(matches: dict[str, str]) -> str:
+    """Return a note on the names of ``match_names`` that are written in another way; empty if there are none."""
+    pairs = [pair for pair in matches.items() if pair[0] != pair[1]]
     return f"{len(pairs)} by a name that is written in another way, e.g. {pairs[0][1]} for {pairs[0][0]}" if pairs else ""
 
 
@@ -68,7 +69,7 @@ def _by(key: Callable[[str], str]) -> Callable[[list[str]], _Like]:
 
 
 def _by_tail(names: list[str]) -> _Like:
-    """Names that end in a name, or that it ends in, by whole folders."""
+    """Group names for a look-up of those that end in a name, or that the name ends in, by whole folders."""
     whole, ending = defaultdict(list), defaultdict(list)
     for name in names:
         key = _bare(name)
@@ -84,8 +85,8 @@ def _by_tail(names: list[str]) -> _Like:
 
 
 def _tails(key: str) -> list[str]:
-    parts = key.split("/")
-    return ["/".join(parts[i:]) for i in range(len(parts))]
+    folders = key.split("/")
+    return ["/".join(folders[i:]) for i in range(len(folders))]
 
 
 def _one_form(name: str) -> str:

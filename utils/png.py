@@ -1,4 +1,4 @@
-"""What Pillow does not read of PNG: its color space, the first frame of an animation, and pixels beside damaged extras.
+"""The parts of PNG that Pillow does not read: color space, first frame of an animation, pixels beside damaged extras.
 
 Source: Portable Network Graphics (PNG) Specification (Third Edition), W3C 2025. Where it leaves a choice, Chromium's is taken.
 """
@@ -78,10 +78,10 @@ _CURVES: dict[int, _Curve] = {
 
 
 def plain_png(stream: BinaryIO) -> tuple[io.BytesIO, dict[str, Any]]:
-    """Copy what the pixels of a PNG need, and read what says how they look.
+    """Copy the chunks that the pixels of a PNG need, and read the chunks that say how the pixels look.
 
-    Chunks that an image can do without are ignored if their checksum is wrong. Of an animation whose first frame is
-    not the still image, the frame is copied in its place.
+    Chunks that an image can do without are ignored if their checksum is wrong. If the first frame of an animation is not the
+    still image, the frame is copied in place of the still image.
 
     Args:
         stream: The file.
@@ -89,11 +89,11 @@ def plain_png(stream: BinaryIO) -> tuple[io.BytesIO, dict[str, Any]]:
     Returns:
         A PNG that holds nothing but pixels, and in the form of ``Image.info``: ``cicp`` (four numbers, or None),
         ``icc_profile``, ``srgb``, ``gamma``, ``chromaticity``, ``peak`` (the brightest light in candela per square meter),
-        ``exif``, and ``canvas`` (width, height, left, top) for a frame that is a part of it.
+        ``exif``, and for a frame ``canvas`` (width and height of the canvas, left and top of the frame on it).
 
     Raises:
-        SyntaxError: If it is no PNG, or a checksum is wrong that matters.
-        OverflowError: If its color profile unpacks to more than ``MAX_PROFILE`` bytes.
+        SyntaxError: If the file is no PNG, or the checksum of IHDR or PLTE is wrong.
+        OverflowError: If the color profile unpacks to more than ``MAX_PROFILE`` bytes.
     """
     stream.seek(8)
     chunks: dict[bytes, bytes] = {}  # the first of each kind
@@ -133,11 +133,11 @@ def plain_png(stream: BinaryIO) -> tuple[io.BytesIO, dict[str, Any]]:
                 chunks.setdefault(kind, data)
         else:
             stream.seek(length + 4, io.SEEK_CUR)
-    return _joined(chunks, still, frame), _described(chunks, bool(frame))
+    return _joined(chunks, still, frame), _image_info(chunks, bool(frame))
 
 
 def _is_transparency(data: bytes, chunks: Mapping[bytes, bytes]) -> bool:
-    """Whether a chunk tRNS has the length that its kind of image takes."""
+    """Tell whether a chunk tRNS has the length that its kind of image takes."""
     color_type = chunks.get(b"IHDR", b"")[9:10]
     if color_type == b"\3":
         return 3 * len(data) <= len(chunks.get(b"PLTE", b""))
@@ -145,7 +145,7 @@ def _is_transparency(data: bytes, chunks: Mapping[bytes, bytes]) -> bool:
 
 
 def _frame_place(control: bytes, header: bytes) -> tuple[int, int, int, int] | None:
-    """Width, height, left and top of a frame; None if it is not the first, or does not lie on the canvas."""
+    """Return width, height, left and top of a frame; None if it is not the first, or does not lie on the canvas."""
     if len(control) != 26 or len(header) != 13:
         return None
     number, width, height, left, top = struct.unpack(">5I", control[:20])
@@ -155,7 +155,7 @@ def _frame_place(control: bytes, header: bytes) -> tuple[int, int, int, int] | N
 
 
 def _joined(chunks: Mapping[bytes, bytes], still: list[bytes], frame: list[bytes]) -> io.BytesIO:
-    """A PNG of the chunks that pixels need, with the frame if there is one, else with the still image."""
+    """Return a PNG of the chunks that pixels need, with the frame if there is one, else with the still image."""
     result = io.BytesIO()
     result.write(b"\x89PNG\r\n\x1a\n")
     for kind in _PIXELS:
@@ -178,8 +178,8 @@ def _write_chunk(stream: BinaryIO, kind: bytes, data: bytes) -> None:
     stream.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
 
 
-def _described(chunks: Mapping[bytes, bytes], framed: bool) -> dict[str, Any]:
-    """What chunks say of the pixels, as ``plain_png`` returns it; those of a wrong length say nothing."""
+def _image_info(chunks: Mapping[bytes, bytes], framed: bool) -> dict[str, Any]:
+    """Return the info of ``plain_png`` from the chunks; chunks of a wrong length are ignored."""
     info: dict[str, Any] = {"cicp": None}
     sizes = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cLLI": 8, b"mDCV": 24}
     sound = {kind: data for kind, data in chunks.items() if len(data) == sizes.get(kind, len(data))}
@@ -221,10 +221,10 @@ class ToSrgb:
     """Conversion of 8-bit pixels to sRGB, in the form of ``ImageCmsTransform``.
 
     Args:
-        curve: From code values in [0, 1] to light.
+        curve: Function from code values in [0, 1] to light.
         primaries: x and y of white, red, green and blue.
         tone: None, or the transfer characteristics of an HDR image, ``_PQ`` or ``_HLG``.
-        peak: Its brightest light in candela per square meter.
+        peak: Brightest light of an HDR image in candela per square meter.
     """
 
     def __init__(self, curve: _Curve, primaries: tuple[float, ...], tone: int | None = None, peak: float = _PEAK_NITS) -> None:
@@ -236,7 +236,7 @@ class ToSrgb:
             self.to_srgb, self.to_bt2020 = _matrix(_BT2020, _SRGB), _matrix(primaries, _BT2020)
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """sRGB of an image of mode RGB; colors that sRGB does not hold are clipped."""
+        """Convert an image of mode RGB to sRGB; colors outside of sRGB are clipped."""
         light = self.light[np.asarray(image)]
         if self.tone == _HLG:  # ITU-R BT.2100, table 5, with the system gamma of a display of 1000 candela per square meter
             light *= _PEAK_NITS / _WHITE_NITS * (light @ self.luminance)[..., None] ** np.float32(0.2)
@@ -250,9 +250,9 @@ class ToSrgb:
 
 
 def _tone_mapped(light: np.ndarray, peak: float) -> np.ndarray:
-    """Light of an SDR display for light of an HDR image, both 1 at reference white, by SMPTE ST 2094-50, annex C.
+    """Map light of an HDR image, 1 at reference white, to light of an SDR display, at most 1, by SMPTE ST 2094-50, annex C.
 
-    Up to reference white a line, above it a quadratic Bezier curve that ends at ``peak`` and 1.
+    The curve is a line up to reference white, and above it a quadratic Bezier curve that reaches 1 at ``peak``.
     """
     top = peak / _WHITE_NITS
     if top <= 1:
@@ -268,7 +268,7 @@ def _tone_mapped(light: np.ndarray, peak: float) -> np.ndarray:
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
-    """Matrix from linear RGB to CIE XYZ, shape (3, 3).
+    """Return the matrix from linear RGB to CIE XYZ, shape (3, 3).
 
     Raises:
         ValueError: If there are no such primaries.
@@ -282,7 +282,7 @@ def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
 
 @functools.cache
 def _matrix(source: tuple[float, ...], target: tuple[float, ...]) -> np.ndarray:
-    """Matrix between linear RGB of two sets of primaries, white adapted by Bradford, shape (3, 3), float32."""
+    """Return the matrix between linear RGB of two sets of primaries, white adapted by Bradford, shape (3, 3), float32."""
     start, end = _to_xyz(source), _to_xyz(target)
     ratio = (_BRADFORD @ end.sum(axis=1)) / (_BRADFORD @ start.sum(axis=1))
     adapted = np.linalg.inv(_BRADFORD) @ (ratio[:, None] * _BRADFORD)
@@ -291,7 +291,7 @@ def _matrix(source: tuple[float, ...], target: tuple[float, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def from_cicp(cicp: tuple[int, ...], peak: float) -> ToSrgb | None:
-    """Conversion from the color space that cICP numbers (ITU-T H.273).
+    """Return the conversion from the color space that cICP numbers (ITU-T H.273).
 
     Args:
         cicp: Primaries, transfer characteristics, matrix (0 for RGB), and 1 for the full range.
@@ -301,7 +301,7 @@ def from_cicp(cicp: tuple[int, ...], peak: float) -> ToSrgb | None:
         None for sRGB.
 
     Raises:
-        KeyError: If it is none that Chromium knows.
+        KeyError: If the color space is none that Chromium knows.
     """
     primaries, transfer, matrix, full_range = cicp
     if matrix != 0 or full_range != 1:
@@ -314,11 +314,11 @@ def from_cicp(cicp: tuple[int, ...], peak: float) -> ToSrgb | None:
 
 @functools.lru_cache(maxsize=16)
 def from_gamma(gamma: float, chromaticity: tuple[float, ...] | None) -> ToSrgb | None:
-    """Conversion from what gAMA and cHRM say; None where Chromium takes the pixels as sRGB.
+    """Return the conversion from the color space of gAMA and cHRM; None where Chromium takes the pixels as sRGB.
 
     Args:
-        gamma: Of gAMA; 0.45455 stands for a display of 2.2.
-        chromaticity: Of cHRM, x and y of white, red, green and blue; None for those of sRGB.
+        gamma: Value of gAMA; 0.45455 stands for a display of 2.2.
+        chromaticity: Values of cHRM, x and y of white, red, green and blue; None for those of sRGB.
     """
     if gamma <= 0 or (chromaticity is None and abs(gamma * 2.2 - 1) < _GAMMA_LIKE_SRGB):
         return None
@@ -328,5 +328,5 @@ def from_gamma(gamma: float, chromaticity: tuple[float, ...] | None) -> ToSrgb |
         return None
 
 
-# Within this share of 1 / 2.2, gAMA by itself is what writers of sRGB give.
+# Writers of sRGB give gAMA by itself, within this share of 1 / 2.2.
 _GAMMA_LIKE_SRGB = 0.05

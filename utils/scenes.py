@@ -1,4 +1,4 @@
-"""Which images show one scene, and by which method each was made: from an index file beside them, or from their names."""
+"""The scene of each image and the method that made it: from an index file beside the images, or from their names."""
 
 import csv
 import posixpath
@@ -10,7 +10,17 @@ from pathlib import Path, PurePosixPath
 
 ALL = "all"  # the method of images whose names do not tell one
 INDEX_FILES = ("index.csv", "samples.csv")  # columns image, scene and method
-ORIGINALS = ("org", "orig", "original", "gt", "ground_truth", "real", "photo", "photograph")  # methods, in any case
+ORIGINALS = (
+    "org",
+    "orig",
+    "original",
+    "originals",
+    "gt",
+    "ground_truth",
+    "real",
+    "photo",
+    "photograph",
+)  # methods, in any case
 
 _NUMBERED = re.compile(r"(?P<method>.+)_(?P<scene>\d+)")  # as in ICQA-2K, BIG_000000017648
 _NAMED = re.compile(r"(?P<method>[^_]+)_(?P<scene>.+)")  # CIC_imagenet9801
@@ -23,21 +33,20 @@ def method_and_scene(names: Sequence[str]) -> tuple[list[str], list[str], str]:
         names: Relative paths with forward slashes.
 
     Returns:
-        Methods, scenes, and how they were found.
+        Methods, scenes, and a sentence on where they come from.
     """
-    paths = [PurePosixPath(name) for name in names]
     for form in (_NUMBERED, None, _NAMED):
         if form is None:
-            pairs = [(path.parent.as_posix(), path.stem) for path in paths]
-            said = "Methods are the folders, scenes the file names in them."
+            pairs = [(path.parent.as_posix(), path.stem) for path in map(PurePosixPath, names)]
+            origin = "Methods are the folders, scenes the file names in them."
         else:
-            matches = [form.fullmatch(path.stem) for path in paths]
+            matches = (form.fullmatch(PurePosixPath(name).stem) for name in names)
             pairs = [(match["method"], match["scene"]) for match in matches if match]
-            said = "Methods and scenes are those of the file names, METHOD_SCENE."
+            origin = "Methods and scenes are those of the file names, METHOD_SCENE."
         methods, sizes = {method for method, _ in pairs}, Counter(scene for _, scene in pairs)
         shared = sum(size > 1 for size in sizes.values()) > len(sizes) / 2
         if len(set(pairs)) == len(names) and "." not in methods and (shared or form is _NUMBERED):
-            return [method for method, _ in pairs], [scene for _, scene in pairs], said
+            return [method for method, _ in pairs], [scene for _, scene in pairs], origin
     return (
         [ALL] * len(names),
         list(names),
@@ -49,11 +58,11 @@ def scenes_of(root: Path | None, names: Sequence[str]) -> tuple[dict[str, tuple[
     """Return scene and method of images, from an index file in their folder or else from their names.
 
     Args:
-        root: The folder that the names start from; None if nobody knows.
+        root: The folder that the names start from; None if it is not known.
         names: Relative paths with forward slashes.
 
     Returns:
-        Scene and method by name, empty if no two images show one scene; and why an index was not used, or "".
+        Scene and method by name, empty if no two images show one scene; and the reason why an index was not used, or "".
     """
     index, problem = {}, ""
     file = next((root / name for name in INDEX_FILES if (root / name).is_file()), None) if root is not None else None
@@ -62,14 +71,14 @@ def scenes_of(root: Path | None, names: Sequence[str]) -> tuple[dict[str, tuple[
             index = _read_index(file)
         except (OSError, ValueError, csv.Error) as error:
             problem = f"{file} is not used: {error}"
-    known = {name: index[_normalized(name)] for name in names if _normalized(name) in index}
-    if not known:
+    places = {name: index[_normalized(name)] for name in names if _normalized(name) in index}
+    if not places:
         methods, scenes, _ = method_and_scene(names)
-        known = dict(zip(names, zip(scenes, methods, strict=True), strict=True))
+        places = dict(zip(names, zip(scenes, methods, strict=True), strict=True))
         if index:
             problem = f"{file} is not used: it has none of these images"
-    sizes = Counter(scene for scene, _ in known.values())
-    return (known if any(size > 1 for size in sizes.values()) else {}), problem
+    sizes = Counter(scene for scene, _ in places.values())
+    return (places if any(size > 1 for size in sizes.values()) else {}), problem
 
 
 def read_index(path: Path | str, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -84,7 +93,7 @@ def read_index(path: Path | str, names: Sequence[str]) -> tuple[list[str], list[
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as described, or an image is not in it.
+        ValueError: If the table cannot be read as described, or an image is not in the table.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no index {path}")

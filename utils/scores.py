@@ -24,12 +24,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from utils.choices import DIMENSIONS, VERSION
-from utils.files import give_lock, naming, take_lock, write_atomic
+from utils.files import fingerprint, give_lock, naming, remove_unfinished, take_lock, write_atomic
 from utils.names import match_names, nearest
 from utils.tables import comma_hint, csv_rows, finite_number, read_text, separator_hint
 
@@ -40,15 +40,6 @@ SAMPLES = ("unseen", "in-sample", "out-of-fold", "unknown")  # what the images w
 VERSIONS = {"format": 1, "project": VERSION}
 _TORCH = "torch"  # the engine of score files that name none
 NO_ROW = "no row"  # the reason missing_scores gives for an image the file does not have
-
-
-def fingerprint(path: str | Path) -> str:
-    """Size and time of change of a file, as "size-mtime_ns"; empty if there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +82,7 @@ class ScoreWriter:
         provenance: How the scores are made.
         overwrite: Delete the files of an earlier run first.
         beside: Another file by image, such as its labels. If that file changes, the image counts as changed.
+        fingerprints: Of each image, as ``ImageList`` has them; None for those of the files below the root.
 
     Attributes:
         kept: How many rows of an earlier run are taken over.
@@ -110,6 +102,7 @@ class ScoreWriter:
         provenance: Provenance,
         overwrite: bool = False,
         beside: Mapping[str, Path] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         sample, root, unbounded = provenance.sample, provenance.root, provenance.unbounded
         self.path = Path(path)
@@ -139,22 +132,24 @@ class ScoreWriter:
             meta["engine"] = provenance.engine
         self._meta = json.loads(json.dumps(meta))  # as it will be read back, with lists for tuples
         # Taken before any image is read: one that changes during the run then counts as changed in the next.
-        self._files = {name: fingerprint(Path(root, name)) for name in names}
-        for name, file in (beside or {}).items():
-            self._files[name] += f"+{fingerprint(file)}"
-        self._rows: dict[str, dict] = {}
+        self._files = {name: fingerprint(Path(root, name)) for name in names} if fingerprints is None else fingerprints
+        if beside:
+            self._files = {**self._files, **{name: f"{self._files[name]}+{fingerprint(beside[name])}" for name in beside}}
+        self._rows: dict[str, str] = {}  # lines of the CSV: of millions of rows, anything else would be too large
+        self._failed: set[str] = set()
         self.kept = self.changed = self.dropped = 0
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         busy = f"is writing {self.path}; wait for it, or pass another file with -o"
         self._lock = take_lock(_beside(self.path, ".lock"), busy)
         try:
-            if overwrite:
-                for file in (self.path, _beside(self.path, ".json"), _beside(self.path, ".partial")):
+            for file in (self.path, _beside(self.path, ".json"), _beside(self.path, ".partial")):
+                if self._lock is not None:
+                    remove_unfinished(file)
+                if overwrite:
                     file.unlink(missing_ok=True)
             self._take_over({**self._earlier_rows(), **self._journal_rows()})
             self._journal = self._open_journal()
-            self._start = self._journal.tell()
         except BaseException:
             give_lock(_beside(self.path, ".lock"), self._lock)
             raise
@@ -167,7 +162,7 @@ class ScoreWriter:
     @property
     def errors(self) -> int:
         """How many rows hold an error."""
-        return sum(bool(row["error"]) for row in self._rows.values())
+        return len(self._failed & self._rows.keys())
 
     def remaining(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that have no finished row yet, in their order."""
@@ -200,10 +195,10 @@ class ScoreWriter:
             "error": error,
             "file": self._files[image],
         }
+        self._keep(row)  # before it is on disk: whatever interrupts this, close writes the row
         with naming(_beside(self.path, ".partial")):
             self._journal.write(json.dumps(row).encode() + b"\n")
             self._journal.flush()
-        self._rows[image] = row
 
     def close(self) -> None:
         """Write the CSV and its sidecar from all rows there are, none if there are no rows, and remove the journal."""
@@ -212,26 +207,38 @@ class ScoreWriter:
         try:
             with naming(_beside(self.path, ".partial")):
                 self._journal.close()
-            # An interruption between the two steps of add leaves a row that is on disk and not yet in memory.
-            self._rows |= _parse_rows(_beside(self.path, ".partial").read_bytes()[self._start :].split(b"\n"))
             if not self._rows:  # a file without rows would only refuse the next run its other weights
-                _beside(self.path, ".partial").unlink()
+                _beside(self.path, ".partial").unlink(missing_ok=True)
                 return
-            rows = [self._rows[image] for image in sorted(self._rows)]
-            header = ["image", *self.columns, "gray", "error"]
-            lines = [_csv_line(header)] + [
-                _csv_line([row["image"], *(row["scores"].get(c, "") for c in self.columns), row["gray"], row["error"]])
-                for row in rows
-            ]
-            files = {row["image"]: row["file"] for row in rows}
-            meta = {**self._meta, "count": self.count, "errors": self.errors, "files": files}
             # In this order a kill between two of them loses nothing: the journal overrides what the CSV says, and
             # a CSV never stands without its sidecar.
-            write_atomic(_beside(self.path, ".json"), json.dumps(meta, indent=4) + "\n")
-            write_atomic(self.path, "".join(lines))
-            _beside(self.path, ".partial").unlink()
+            write_atomic(_beside(self.path, ".json"), self._write_sidecar)
+            write_atomic(self.path, self._write_csv)
+            self._rows = dict.fromkeys(self._rows, "")  # the lines are on disk, and large
+            _beside(self.path, ".partial").unlink(missing_ok=True)
         finally:
             give_lock(_beside(self.path, ".lock"), self._lock)
+
+    def _write_csv(self, file: BinaryIO) -> None:
+        file.write(_csv_line(["image", *self.columns, "gray", "error"]).encode())
+        file.writelines(self._rows[image].encode() for image in sorted(self._rows))
+
+    def _write_sidecar(self, file: BinaryIO) -> None:
+        """JSON with an indent of 4, piece by piece: ``json.dumps`` would take seconds and ten times the memory."""
+        meta = {**self._meta, "count": self.count, "errors": self.errors, "files": {}}
+        file.write(json.dumps(meta, indent=4).encode().removesuffix(b"{}\n}"))
+        mark = "{"
+        for image in sorted(self._rows):
+            file.write(f"{mark}\n        {json.dumps(image)}: {json.dumps(self._files[image])}".encode())
+            mark = ","
+        file.write(b"\n    }\n}\n")
+
+    def _keep(self, row: dict) -> None:
+        """Hold a row, in the form of the journal, for the CSV."""
+        cells = [row["image"], *(row["scores"].get(column, "") for column in self.columns), row["gray"], row["error"]]
+        if row["error"]:
+            self._failed.add(row["image"])
+        self._rows[row["image"]] = _csv_line(cells)
 
     def __enter__(self) -> "ScoreWriter":
         return self
@@ -288,19 +295,19 @@ class ScoreWriter:
             if image not in self._files:
                 self.dropped += 1
             elif not row["error"] and row["file"] and row["file"] == self._files[image]:
-                self._rows[image] = row
+                self._keep(row)
                 self.kept += 1
             elif not row["error"]:
                 self.changed += 1
 
-    def _open_journal(self) -> io.BufferedWriter:
+    def _open_journal(self) -> io.BufferedRandom:
         path = _beside(self.path, ".partial")
         if not path.exists():
             write_atomic(path, json.dumps({**self._meta, "columns": self.columns}) + "\n")
         elif not path.read_bytes().endswith(b"\n"):
-            with open(path, "ab") as file:
+            with naming(path), open(path, "ab") as file:
                 file.write(b"\n")  # ends the line a kill tore, so that the next row is not glued to it
-        return open(path, "ab")
+        return open(path, "a+b")  # read from at the end, for the file may have been moved or removed by then
 
 
 def scored_folder(path: Path) -> str | None:
@@ -381,7 +388,8 @@ def read_rows(path: str | Path, dimension: str | None = None) -> ScoreRows:
         return _read_published(path, dimension)
 
     header, lines = csv_rows(path, "image", exact=True)
-    rows = [row for _, row in lines]
+    rows: list[dict[str, Any]] = [row for _, row in lines]
+    del lines
     if len(set(header)) < len(header):
         raise ValueError(f"expected each column of {path} once, got {', '.join(header)}")
     found = [column for column in header if column in known]
@@ -394,17 +402,14 @@ def read_rows(path: str | Path, dimension: str | None = None) -> ScoreRows:
     images = [row["image"] for row in rows]
     _refuse_duplicates(path, images)
     limit = sys.float_info.max if "unbounded" in meta else 1.0
-    scores = {column: [_score(path, row, column, limit) for row in rows] for column in found}
-    read = [
-        {
+    for number, row in enumerate(rows):  # in place, for there may be millions
+        rows[number] = {
             "image": row["image"],
-            **{column: values[number] for column, values in scores.items()},
+            **{column: _score(path, row, column, limit) for column in found},
             "gray": _gray(path, row),
             "error": row.get("error", ""),
         }
-        for number, row in enumerate(rows)
-    ]
-    return ScoreRows(found, read, meta)
+    return ScoreRows(found, rows, meta)
 
 
 def read_metric(path: str | Path, column: str | None, score_range: tuple[float, float] | None) -> "pd.DataFrame":
@@ -694,11 +699,12 @@ def _csv_line(cells: Sequence[str | int]) -> str:
 
 
 def _parse_line(line: bytes) -> dict:
-    """A line of the journal; empty for one that a kill tore."""
+    """A line of the journal; empty for one that a kill tore, or a power cut filled with anything."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _parse_rows(lines: Iterable[bytes]) -> dict[str, dict]:

@@ -1,7 +1,7 @@
 """A quick start and a quick end for the inference scripts.
 
-Loading torch and timm makes millions of objects that live to the end. Looking through them for garbage, again and again while
-modules load and once more on the way out, would cost more than scoring a small folder.
+Loading torch and timm makes millions of objects that live to the end. Python would look through them for garbage many times
+while modules load and once more at the end, which takes longer than scoring a small folder.
 """
 
 import gc
@@ -10,16 +10,16 @@ from utils import interrupt  # noqa: F401, so that Ctrl-C is heard while the scr
 
 
 def begin() -> None:
-    """Collect no garbage while the script loads what is slow to load."""
+    """Stop garbage collection while the script loads slow modules."""
     gc.disable()
 
 
 def end_loading() -> None:
-    """Set aside what is there now, and collect garbage from here on."""
+    """Set aside all objects that are there now, and collect garbage from here on."""
     gc.freeze()
     gc.enable()
 
 
 def undo() -> None:
-    """Let the interpreter clean up as it always does."""
+    """Let the interpreter clean up as usual."""
     gc.unfreeze()

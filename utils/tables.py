@@ -1,8 +1,9 @@
-"""Tables as text files: what is read of a CSV file, and what is said of one that is something else."""
+"""Tables as text files: reading a CSV file, and the errors of a file that is something else."""
 
 import csv
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -15,11 +16,11 @@ def read_text(path: Path, wanted: str = "a comma-separated UTF-8 table", how: st
 
     Args:
         path: The file.
-        wanted: What the file should be, for the error.
-        how: How to make it so, for the error.
+        wanted: The expected kind of file, for the error.
+        how: How to make such a file, for the error.
 
     Raises:
-        ValueError: If it is not UTF-8.
+        ValueError: If the file is not UTF-8.
     """
     data = path.read_bytes()
     other = next((name for start, name in _OTHERS.items() if data.startswith(start)), "")
@@ -36,15 +37,22 @@ def csv_lines(path: Path, exact: bool = False) -> list[tuple[int, list[str]]]:
 
     Args:
         path: The file.
-        exact: Keep the spaces around a cell, which a file name can have.
+        exact: Whether to keep the spaces around a cell, which a file name can have.
 
     Raises:
-        ValueError: If it is not comma-separated UTF-8.
+        ValueError: If the file is not comma-separated UTF-8.
     """
+    return list(_csv_lines(path, exact))
+
+
+def _csv_lines(path: Path, exact: bool) -> Iterator[tuple[int, list[str]]]:
+    """``csv_lines``, one after another."""
     text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=not exact)
     try:
-        return [(reader.line_num, cells if exact else [cell.strip() for cell in cells]) for cells in reader if cells]
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells if exact else [cell.strip() for cell in cells]
     except csv.Error as error:
         hint = separator_hint([text.partition("\n")[0]])
         raise ValueError(
@@ -53,32 +61,34 @@ def csv_lines(path: Path, exact: bool = False) -> list[tuple[int, list[str]]]:
 
 
 def csv_rows(path: Path, kind: str, exact: bool = False) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the header of a CSV file, and each row with its line number; of a column that is there twice, the last one.
+    """Return the header of a CSV file, and each row with its line number; the last of two equal columns counts.
 
     Args:
         path: The file.
-        kind: What a row is, for the error.
-        exact: Keep the spaces around a cell of a row; and take a file without rows, as a score file can be.
+        kind: Name of the thing in a row, such as "image", for the error.
+        exact: Whether to keep the spaces around a cell of a row, and to take a file without rows, as a score file can be.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: Same as ``csv_lines``; also without a row, or with one of another number of cells than the header.
+        ValueError: Same as ``csv_lines``; also if there is no row, or a row has not as many cells as the header.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no table {path}")
-    lines = csv_lines(path, exact)
-    if len(lines) < 2 and not exact:
-        raise ValueError(f"{path} has no rows, expected a header and a line for each {kind}")
-    header = [cell.strip() for cell in lines[0][1]] if lines else []
-    for line, cells in lines[1:]:
+    lines = _csv_lines(path, exact)
+    header = [cell.strip() for cell in next(lines, (0, []))[1]]
+    rows: list[tuple[int, dict[str, str]]] = []
+    for line, cells in lines:
         if len(cells) != len(header):
             hint = separator_hint(header) or "; a comma inside a cell needs quotes around it" * (len(cells) > len(header))
             raise ValueError(f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}{hint}")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
+        rows.append((line, dict(zip(header, cells, strict=True))))
+    if not rows and not exact:
+        raise ValueError(f"{path} has no rows, expected a header and a line for each {kind}")
+    return header, rows
 
 
 def separator_hint(cells: list[str]) -> str:
-    """Return what to add to the error of a line with too few cells, if something else separates them; else ""."""
+    """Return a hint for the error of a line with too few cells, if something else than commas separates them; else ""."""
     for mark, name in _SEPARATORS.items():
         if cells and mark in cells[0]:
             return f"; its cells are separated by {name}, expected commas, with points in numbers"
@@ -89,12 +99,12 @@ def finite_number(cell: str, what: str, expected: str = "expected a number") -> 
     """Return the number in a cell.
 
     Args:
-        cell: Its text.
-        what: Of the error, before the text: what carries the number, and a verb.
-        expected: Of the error, after the text.
+        cell: Text of the cell.
+        what: Start of the error, before the text: the thing that has the number, and a verb.
+        expected: End of the error, after the text.
 
     Raises:
-        ValueError: If it is no number, or not a finite one.
+        ValueError: If the cell is no finite number.
     """
     try:
         value = float(cell)
@@ -106,6 +116,6 @@ def finite_number(cell: str, what: str, expected: str = "expected a number") -> 
 
 
 def comma_hint(cell: str) -> str:
-    """Return what to add to the error of a number with a decimal comma; else ""."""
+    """Return a hint for the error of a number with a decimal comma; else ""."""
     head, comma, tail = cell.strip().lstrip("+-").partition(",")
     return " with a decimal point, not a comma" if comma and (head + tail).isdigit() else ""
