@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from inference import command
-from inference.scorer import score_images
+from inference.scorer import GPU_THREADS, score_images
 from inference.sub_scores import SubScores
 from utils.images import ImageList
 from utils.scores import ScoreWriter, read_rows
@@ -158,7 +158,7 @@ def _workers(ray: Any, gpu: bool, requested: int | None) -> tuple[int, int]:
     """Threads of a worker, and how many workers there is room for."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if gpu:
-        return requested or 3, max(1, int(sum(node.get("GPU", 0) for node in nodes)))
+        return requested or GPU_THREADS, max(1, int(sum(node.get("GPU", 0) for node in nodes)))
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     threads = min(requested or _CORES, *cores, 1 << 20) if cores else 1
     return threads, max(1, sum(own // threads for own in cores))

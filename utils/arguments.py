@@ -135,12 +135,8 @@ def inference_parser(description: str | None, dimension: str) -> ScriptParser:
     add = parser.groups["model"].add_argument
     add("--weights", default=dimension, metavar="FILE", help=f"{dimension} weights (default: the shipped ones)")
     add("--preset", choices=PRESETS, help="published: CF.pth, SCC.pth, PR.pth where no weights are named")
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of a published network, and of any on a GPU (default: %(default)s)",
-    )
+    of = "arithmetic of a published network, and of any on a GPU (default: %(default)s)"
+    add("--precision", choices=PRECISIONS, default="float32", help=of)
     add("--engine", choices=ENGINES, help="that computes the scores (default: onnxruntime where it can, else torch)")
     if dimension != "CF":
         add("--color-prior", type=Path, metavar="JSON", help="color_.json, for a published SCC network")
