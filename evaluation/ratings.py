@@ -470,7 +470,6 @@ def pairwise_scale(wins: np.ndarray, method: str = "bradley-terry", prior: float
             break
     else:
         raise ValueError(f"the scale does not converge in {_NEWTON_STEPS} steps; give a larger prior")
-
     covariance = np.linalg.inv(information(scale))[:n, :n]
     centering = np.eye(n) - 1 / n
     error = np.sqrt(np.diag(centering @ covariance @ centering))

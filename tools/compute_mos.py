@@ -74,16 +74,8 @@ def parse_args() -> argparse.Namespace:
     if args.hecd is not None:
         return args
     if args.pages:
-        names = (
-            "rater",
-            "image",
-            "score",
-            "session",
-            "scene",
-            "method_column",
-            "range",
-            "prior" if not args.pairs else "range",
-        )
+        last = "range" if args.pairs else "prior"
+        names = ("rater", "image", "score", "session", "scene", "method_column", "range", last)
         for name in names:
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"--{name.replace('_', '-')} does not apply to files of a rating page")
@@ -94,13 +86,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--output is needed, the CSV file to write")
     if args.pairs:
         args.method = args.method or PAIR_METHODS[0]
-        for flag, value in (
-            ("screening", args.screening),
-            ("range", args.range),
-            ("session", args.session),
-            ("scene", args.scene),
-        ):
-            if value is not None:
+        for flag in ("screening", "range", "session", "scene"):
+            if getattr(args, flag) is not None:
                 parser.error(f"--{flag} does not apply to --pairs")
     if not args.pages:
         args.dimension = args.dimension or (args.score if args.score in DIMENSIONS else "PR")
