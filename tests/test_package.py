@@ -1,5 +1,6 @@
 """The project where users already are: torch.hub, torchmetrics, an installed package."""
 
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import icqa
 from icqa import command
@@ -97,38 +99,28 @@ print(repr(net({str(SAMPLES[0])!r}).item()))
     assert float(shown.stdout) == pytest.approx(load_model("CF").score(SAMPLES[0]), abs=1e-6)
 
 
-_SHARE = """
-import sys, torch, torch.distributed as dist
-from icqa import ColorizationQuality
-rank, store, batch = int(sys.argv[1]), sys.argv[2], torch.load(sys.argv[3])
-torch.set_num_threads(1)
-if rank >= 0:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-metric = ColorizationQuality(("CF", "PR"))
-metric.update(batch if rank < 0 else batch[:2] if rank == 0 else batch[2:])
-print({name: value.item() for name, value in metric.compute().items()})
-"""
+def measure_share(rank: int, folder: Path, batch: torch.Tensor, judge: Judge) -> None:
+    """The metric of two processes, of which the first has two images and the second one."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    metric = icqa.ColorizationQuality(judge=judge)
+    metric.update(batch[:2] if rank == 0 else batch[2:])
+    (folder / str(rank)).write_text(str({name: value.item() for name, value in metric.compute().items()}))
+    dist.destroy_process_group()
 
 
 def test_metric_of_two_processes_is_that_of_one(batch: torch.Tensor, judge: Judge, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
-    torch.save(batch, tmp_path / "batch.pt")
-    (tmp_path / "share.py").write_text(_SHARE)
-    command = [sys.executable, "share.py"]
-    runs = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store"), "batch.pt"],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PATH": ""},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    both = [run.communicate()[0] for run in runs]
-    assert both[0] == both[1]
-    mean = judge(batch).double().mean(0).float()
-    assert both[0].strip() == str({"CF": mean[0].item(), "PR": mean[2].item()})
+    fork = multiprocessing.get_context("fork")
+    shares = [fork.Process(target=measure_share, args=(rank, tmp_path, batch, judge)) for rank in (0, 1)]
+    for process in shares:
+        process.start()
+    for process in shares:
+        process.join(120)
+    assert [process.exitcode for process in shares] == [0, 0]
+    mean = judge(batch).double().mean(0).float().tolist()
+    expected = str(dict(zip(("CF", "SCC", "PR"), mean, strict=True)))
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == [expected, expected]
 
 
 def test_metric_keeps_the_conventions_of_torchmetrics(batch: torch.Tensor, judge: Judge) -> None:
