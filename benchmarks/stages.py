@@ -33,6 +33,7 @@ STAGES = ("decode only", "preprocess only", "forward only")
 PIPELINE = "pipeline"
 _LEAST_SECONDS = 1.0  # that a rate is measured for,
 _LEAST_ITEMS = 8  # for each thread in a pass, so that its end, when threads have nothing to do, counts little
+_IMAGES = 16  # that the stages are measured with, over and over
 _ROUNDS = 3  # in turns with the other stages, so that a slow spell of the machine meets all; the median counts
 _MATRIX = {"cuda": 8192, "cpu": 2048}  # rows of the matrices whose product is taken as the peak
 
@@ -193,18 +194,19 @@ class Rates:
 
 def measure(engine: TorchEngine, images: ImageList) -> Rates:
     """Measure each stage alone, and the pipeline."""
-    paths = [images.path(name) for name in images.names]
+    names = images.names[:_IMAGES]
+    paths = [images.path(name) for name in names]
     pixels = [engine.decode(path) for path in paths]
-    prepared = [engine.prepare(image, name) for image, name in zip(pixels, images.names, strict=True)]
+    prepared = [engine.prepare(image, name) for image, name in zip(pixels, names, strict=True)]
     stages: dict[str, tuple[Callable[..., Any], Sequence[tuple]]] = {
         "decode only": (engine.decode, list(zip(paths))),
-        "preprocess only": (engine.prepare, list(zip(pixels, images.names, strict=True))),
-        "forward only": (engine.forward, list(zip(prepared, images.names, strict=True))),
-        PIPELINE: (engine.score, list(zip(paths, images.names, strict=True))),
+        "preprocess only": (engine.prepare, list(zip(pixels, names, strict=True))),
+        "forward only": (engine.forward, list(zip(prepared, names, strict=True))),
+        PIPELINE: (engine.score, list(zip(paths, names, strict=True))),
     }
     rounds = [{stage: rate(*of_stage, engine.workers) for stage, of_stage in stages.items()} for _ in range(_ROUNDS)]
     rates = {stage: statistics.median(of_round[stage] for of_round in rounds) for stage in stages}
-    return Rates(rates, engine.operations(pixels[0], images.names[0]), engine.matrix_peak(), engine.workers)
+    return Rates(rates, engine.operations(pixels[0], names[0]), engine.matrix_peak(), engine.workers)
 
 
 def rate(work: Callable[..., Any], items: Sequence[tuple], workers: int) -> float:

@@ -272,31 +272,47 @@ class ColorPrior(nn.Module):
             ``COMPARISONS`` of each cell, scaled to about [-1, 1], shape (B, 12, h, w).
         """
         probability = log_prior.exp()
-        entropy = -(probability * log_prior).sum(1, keepdim=True)
         expected = torch.einsum("bkhw,kc->bchw", probability, self.centers)
         second = torch.einsum("bkhw,k->bhw", probability, self.centers.square().sum(1))[:, None]
-        deviation = (second - expected.square().sum(1, keepdim=True)).clamp(min=1).sqrt()
-        surprise = self.surprise(log_prior, lab)[:, None]
-        mean = F.avg_pool2d(lab, 2)
-        ab = mean[:, 1:]
-        residual = ab - expected
-        distance = (residual.square().sum(1, keepdim=True) + 1e-6).sqrt()
-        chroma = (ab.square().sum(1, keepdim=True) + 1e-6).sqrt()
-        expected_chroma = torch.einsum("bkhw,k->bhw", probability, self.centers.norm(dim=1))[:, None]
-        return torch.cat(
-            (
-                surprise / 5,
-                (surprise - entropy) / 5,
-                entropy / 5,
-                expected / 50,
-                ab / 50,
-                residual / 50,
-                distance / deviation / 3,
-                (chroma - expected_chroma) / 50,
-                mean[:, :1] / 100,
-            ),
-            1,
-        )
+        chroma = torch.einsum("bkhw,k->bhw", probability, self.centers.norm(dim=1))[:, None]
+        entropy = -(probability * log_prior).sum(1, keepdim=True)
+        return comparison_maps(lab, expected, second, chroma, entropy, self.surprise(log_prior, lab)[:, None])
+
+
+def comparison_maps(
+    lab: Tensor, expected: Tensor, second: Tensor, expected_chroma: Tensor, entropy: Tensor, surprise: Tensor
+) -> Tensor:
+    """Set the pixels of each cell beside moments of its prior.
+
+    Args:
+        lab: CIELAB of the pixels, shape (B, 3, 2h, 2w).
+        expected: Mean a and b under the prior, shape (B, 2, h, w).
+        second: Mean of a^2 + b^2 under the prior, shape (B, 1, h, w), the same as what follows.
+        expected_chroma: Mean chroma under the prior.
+        entropy: Entropy of the prior, in nats.
+        surprise: Mean surprise of the four pixels, in nats.
+
+    Returns:
+        ``COMPARISONS`` of each cell, scaled to about [-1, 1], shape (B, 12, h, w).
+    """
+    deviation = (second - expected.square().sum(1, keepdim=True)).clamp(min=1).sqrt()
+    mean = F.avg_pool2d(lab, 2)
+    ab = mean[:, 1:]
+    residual = ab - expected
+    distance = (residual.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    chroma = (ab.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    maps = (
+        surprise / 5,
+        (surprise - entropy) / 5,
+        entropy / 5,
+        expected / 50,
+        ab / 50,
+        residual / 50,
+        distance / deviation / 3,
+        (chroma - expected_chroma) / 50,
+        mean[:, :1] / 100,
+    )
+    return torch.cat(maps, 1)
 
 
 @dataclass(frozen=True)

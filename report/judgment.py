@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from PIL import Image
@@ -29,6 +28,7 @@ from utils.arguments import inference_parser
 from utils.choices import PERCENTILES
 from utils.images import printable
 from utils.labels import LabeledObject, LabelError, read_objects, uses_coco91
+from utils.pages import render_page
 
 _TEMPLATE = "judgment.html.jinja"
 _QUALITY = 85  # of JPEG
@@ -155,25 +155,18 @@ class Judge:
             for judgment in judgments
         ]
         scored = [judgment for judgment in judgments if not judgment.error]
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["signed"] = signed
-        return environment.get_template(_TEMPLATE).render(
-            cards=list(zip(judgments, places, strict=True)),
-            dimensions=DIMENSIONS,
-            scored=len(scored),
-            best={d: max((judgment.scores[d] for judgment in scored), default=0) for d in DIMENSIONS},
-            reference=reference,
-            no_reference=self.no_reference,
-            percentile_of=percentile_of(self.scc),
-            colors=["#" + bytes(round(255 * float(x)) for x in color).hex() for color in scale_colors(33)],
-            ticks=scale_positions(),
-        )
+        context = {
+            "cards": list(zip(judgments, places, strict=True)),
+            "dimensions": DIMENSIONS,
+            "scored": len(scored),
+            "best": {d: max((judgment.scores[d] for judgment in scored), default=0) for d in DIMENSIONS},
+            "reference": reference,
+            "no_reference": self.no_reference,
+            "percentile_of": percentile_of(self.scc),
+            "colors": ["#" + bytes(round(255 * float(x)) for x in color).hex() for color in scale_colors(33)],
+            "ticks": scale_positions(),
+        }
+        return render_page(Path(__file__).with_name(_TEMPLATE), context, {"signed": signed})
 
 
 def to_csv(judgments: Sequence[Judgment]) -> str:

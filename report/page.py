@@ -5,8 +5,6 @@ to load anything. :func:`report_scores` makes it of a file of infer_PR.py, :func
 evaluate.py compares with people; both end in :func:`write_report`. The same input gives the same page, byte for byte.
 """
 
-import base64
-import hashlib
 import json
 import math
 import platform
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -31,6 +28,7 @@ from report.thumbnails import Thumbnail, choose_maps, finding_of, make_thumbnail
 from utils.choices import PERCENTILES, VERSION
 from utils.files import write_atomic
 from utils.labels import ObjectLabels
+from utils.pages import render_page
 from utils.scenes import ALL, INDEX_FILES, method_and_scene, read_index
 from utils.scores import read_scores
 
@@ -329,19 +327,8 @@ def _require_table(frame: pd.DataFrame, dimensions: Sequence[str]) -> None:
 
 def render(context: Mapping[str, Any]) -> str:
     """The page; its script is named by hash in the content security policy, so that no other runs."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"signed": signed, "address": address, "percent": lambda score: f"{(score + 1) * 50:.1f}%"}
-    page = environment.get_template(_TEMPLATE).render(context, script_hash="SCRIPT_HASH")
-    page = page.encode("utf-8", "replace").decode()  # Python reads file names of other bytes as lone surrogates
-    script = page.rpartition("<script>")[2].partition("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return page.replace("SCRIPT_HASH", f"sha256-{digest}", 1)
+    filters = {"signed": signed, "address": address, "percent": lambda score: f"{(score + 1) * 50:.1f}%"}
+    return render_page(Path(__file__).with_name(_TEMPLATE), context, filters)
 
 
 def address(parts: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from inference.networks import Networks
 from inference.resize import box_average, resize
 from models import load_model
 from models.preprocessing import Preprocess
+from tools import export
 from utils.checkpoint import read_checkpoint, seen_by
 from utils.choices import DIMENSIONS, SHIPPED
 from utils.files import sha256
@@ -157,3 +158,23 @@ def test_what_needs_torch_refuses_the_other_engine(run, tmp_path, options):
     done = run("infer_CF.py", tmp_path, "-o", tmp_path / "cf.csv", "--engine", "onnxruntime", *options)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "needs torch; leave out --engine onnxruntime" in done.err
+
+
+def test_the_exported_form_of_the_networks_gives_their_scores(graph):
+    """The graph is exported from networks whose prior works on rows; this is that form, run by torch."""
+    networks = export.Together(export.load_branches(SHIPPED)).eval()
+    pixels = read_rgb(SAMPLES / list_images(SAMPLES).names[0])
+    with torch.inference_mode():
+        values = networks(torch.from_numpy(resize(pixels, graph.size)), torch.full((2,), torch.nan))
+    assert [float(value[0]) for value in values] == pytest.approx([graph.score(pixels)[d] for d in DIMENSIONS], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_graph_can_be_made_again_from_the_checkpoints(tmp_path):
+    for dimension in DIMENSIONS:
+        shutil.copy(SHIPPED / f"{dimension}.pt", tmp_path)
+    command = [sys.executable, REPO / "tools/export.py", "--weights-dir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pixels = read_rgb(SAMPLES / list_images(SAMPLES).names[0])
+    assert Graph(tmp_path / GRAPH.name).score(pixels) == pytest.approx(Graph().score(pixels), abs=1e-5)

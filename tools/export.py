@@ -48,7 +48,7 @@ from inference.graph import ABOUT, GRAPH, Graph
 from inference.scorer import DIGITS
 from models import load_model
 from models.base import CompactNet, one_thread
-from models.color_prior import ColorPrior, soft_encode
+from models.color_prior import ColorPrior, comparison_maps, soft_encode
 from utils.files import sha256, write_atomic
 from utils.images import list_images, read_rgb
 
@@ -61,37 +61,19 @@ class CellsFirst(nn.Module):
 
 
 def compare(prior: ColorPrior, log_prior: Tensor, lab: Tensor) -> Tensor:
-    """Compute the result of ``ColorPrior.compare`` from a table (h w, K), with one matrix product in place of three."""
+    """Compute the result of ``ColorPrior.compare_pixels`` from a table (h w, K), with one matrix product in place of three."""
     side = lab.shape[-1] // 2
     probability = log_prior.exp()
     squared, norms = prior.centers.square().sum(1), prior.centers.norm(dim=1)
     sums = probability @ torch.cat((prior.centers, squared[:, None], norms[:, None]), 1)
     maps = torch.cat((sums, -(probability * log_prior).sum(1, keepdim=True)), 1).T.reshape(1, 5, side, side)
     expected, second, expected_chroma, entropy = maps.split((2, 1, 1, 1), 1)
-    deviation = (second - expected.square().sum(1, keepdim=True)).clamp(min=1).sqrt()
 
     index, weight = soft_encode(lab[:, 1:], prior.table)
     cells, weights = (F.pixel_unshuffle(x.float(), 2)[0].flatten(1).T for x in (index, weight))  # (h w, 16)
     of_pixels = (log_prior.gather(1, cells.long()).exp() * weights.clamp(min=1e-6)).reshape(-1, 4, 4).sum(1)
     surprise = -of_pixels.log().mean(1).reshape(1, 1, side, side)
-
-    mean = F.avg_pool2d(lab, 2)
-    ab = mean[:, 1:]
-    residual = ab - expected
-    distance = (residual.square().sum(1, keepdim=True) + 1e-6).sqrt()
-    chroma = (ab.square().sum(1, keepdim=True) + 1e-6).sqrt()
-    parts = (
-        surprise / 5,
-        (surprise - entropy) / 5,
-        entropy / 5,
-        expected / 50,
-        ab / 50,
-        residual / 50,
-        distance / deviation / 3,
-        (chroma - expected_chroma) / 50,
-        mean[:, :1] / 100,
-    )
-    return torch.cat(parts, 1)
+    return comparison_maps(lab, expected, second, expected_chroma, entropy, surprise)
 
 
 class Together(nn.Module):
@@ -106,7 +88,7 @@ class Together(nn.Module):
         self.branches = nn.ModuleDict(branches)
         prior = branches["SCC"].prior
         prior.classify = nn.Sequential(prior.classify, CellsFirst())
-        prior.compare = lambda log_prior, lab: compare(prior, log_prior, lab)
+        prior.compare_pixels = lambda log_prior, lab: compare(prior, log_prior, lab)
 
     def forward(self, levels: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score one image.

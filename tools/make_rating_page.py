@@ -53,7 +53,6 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # help and mistakes end here, before what is slow to load
 
-import base64
 import hashlib
 import io
 import json
@@ -67,7 +66,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import jinja2
 from PIL import Image
 from tqdm import tqdm
 
@@ -75,6 +73,7 @@ from evaluation.rating_files import FORMAT, LABELS
 from utils.files import write_atomic
 from utils.images import ImageList, ImageReadError, list_images, printable, read_rgb
 from utils.names import amount
+from utils.pages import render_page
 from utils.scenes import scenes_of
 
 _TEMPLATE = "rating_page.html.jinja"
@@ -296,18 +295,8 @@ def practice(source: str | None, pairs: bool, folder: Path) -> tuple[list[dict[s
 
 def render(study: dict[str, Any], context: dict[str, Any]) -> str:
     """Return the page; its content security policy allows its own script only, by hash."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content = json.dumps(study, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")  # no tag ends inside
-    page = environment.get_template(_TEMPLATE).render(context, study=content, script_hash="SCRIPT_HASH")
-    script = page.rpartition("<script>")[2].partition("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return page.replace("SCRIPT_HASH", f"sha256-{digest}", 1)
+    return render_page(Path(__file__).with_name(_TEMPLATE), context | {"study": content})
 
 
 def check_output(images: Path, output: Path) -> None:

@@ -11,6 +11,7 @@ interrupt: Ctrl-C ends a script with one line
 labels: label files of objects (YOLO), and the published color_.json
 metrics: SRCC, KRCC, PLCC and RMSE
 names: which names mean one image
+pages: HTML pages from templates
 png: the parts of PNG that Pillow does not read
 scenes: scene and method of images
 scores: the score file
