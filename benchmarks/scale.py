@@ -129,7 +129,8 @@ def main() -> int:
                 print(line, flush=True)
                 text += f"\n{line}\n"
     if args.write:
-        measure.write_section(PAGE, "", "How cost grows with the number of images", text)
+        top = PAGE.read_text(encoding="utf-8").partition("\n\n## ")[0]
+        measure.write_section(PAGE, top, "How cost grows with the number of images", text)
     return 0
 
 
